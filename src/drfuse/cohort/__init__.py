@@ -1,0 +1,11 @@
+"""Raw hospital tables and images in, a cohort on disk out.
+
+In: MIMIC-IV and MIMIC-CXR-JPG as released. Out: a folder with `manifest.json`, `stays.parquet`, `ehr.npy`,
+`cxr.npy` and `normalization.json` (see `docs/formats.md`). The queries are Ibis expressions; DuckDB runs them.
+"""
+
+from drfuse.cohort.build import prepare
+from drfuse.cohort.manifest import FlowStep, Manifest
+from drfuse.cohort.variables import Variable, load_variables
+
+__all__ = ["FlowStep", "Manifest", "Variable", "load_variables", "prepare"]

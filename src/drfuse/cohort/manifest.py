@@ -1,0 +1,87 @@
+"""What a cohort says about itself: `manifest.json`."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drfuse.cohort.variables import Variable
+from drfuse.errors import InputError, MissingInputError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """An inclusion criterion and the number of stays left after it."""
+
+    criterion: str
+    stays: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a cohort was made and what is in it.
+
+    Attributes:
+        drfuse: Version of this package that made it.
+        sources: Release and files of each source folder.
+        options: The options of `prepare` that decide the cohort's content.
+        flow: The inclusion flow.
+        variables: The variables on the last axis of `ehr.npy`, in order.
+        phenotypes: The label columns of `stays.parquet`, in order.
+        splits: Stays, and stays with a radiograph, of each split.
+        warnings: What was left out of the sources: rejected rows of each file, unreadable images.
+        files: SHA-256 of each other file of the cohort.
+        format_version: Version of this format.
+    """
+
+    drfuse: str
+    sources: dict[str, Any]
+    options: dict[str, Any]
+    flow: list[FlowStep]
+    variables: list[Variable]
+    phenotypes: list[str]
+    splits: dict[str, dict[str, int]]
+    warnings: dict[str, Any]
+    files: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` into `folder`."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Return the manifest of the cohort in `folder`.
+
+        Raises:
+            MissingInputError: If `folder` holds no manifest.
+            InputError: If the manifest is damaged, or of a version that this one cannot read.
+        """
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise MissingInputError(
+                f"{folder} is not a cohort: it has no manifest.json; run `drfuse prepare`"
+            )
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields["format_version"] != FORMAT_VERSION:
+                raise InputError(
+                    f"{path} has format version {fields['format_version']}, this drfuse reads "
+                    f"{FORMAT_VERSION}; run `drfuse prepare` again"
+                )
+            fields["flow"] = [FlowStep(**step) for step in fields["flow"]]
+            fields["variables"] = [Variable(**variable) for variable in fields["variables"]]
+            return cls(**fields)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged; run `drfuse prepare` again") from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""ICD-9 and ICD-10 codes of an admission -> phenotype labels."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import polars as pl
+import yaml
+
+from drfuse.errors import InputError, MissingInputError
+
+_CSV_COLUMNS = {"phenotype": pl.String, "icd_version": pl.Int64, "icd_code": pl.String}
+
+
+def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
+    """Return the codes of each phenotype, in file order: `phenotype`, `icd_version` (null: any), `icd_code`.
+
+    Args:
+        path: A CSV with those columns, or the YAML form of published benchmarks,
+            `name: {use_in_benchmark: bool, codes: [...]}`. Without it, the 25 phenotypes of the paper as HCUP
+            CCS categories.
+
+    Raises:
+        MissingInputError: If there is no such file.
+        InputError: If it has neither form, or defines no phenotype.
+    """
+    if path is None:
+        with as_file(files("drfuse.cohort") / "definitions" / "phenotype_codes.csv") as shipped:
+            return read_phenotypes(shipped)
+    if not path.is_file():
+        raise MissingInputError(f"there is no phenotype file {path}; expected CSV or YAML")
+    codes = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _read_csv(path)
+    if codes.is_empty():
+        raise InputError(f"{path} defines no phenotype; expected codes, and in YAML use_in_benchmark: true")
+    normalized = (
+        pl.col("icd_code").str.strip_chars().str.replace_all(".", "", literal=True).str.to_uppercase()
+    )
+    return codes.with_columns(normalized).unique(maintain_order=True)
+
+
+def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
+    """Return `hadm_id` and one boolean column a phenotype, for each admission that has any of the codes.
+
+    All diagnoses of the admission count, whatever their rank. A code without a version matches in both.
+
+    Args:
+        diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`.
+        codes: The phenotypes (see `read_phenotypes`).
+    """
+    table = ibis.memtable(codes)
+    code = diagnoses.icd_code.strip().replace(".", "").upper()
+    same_version = table.icd_version.isnull() | (table.icd_version == diagnoses.icd_version)
+    found = diagnoses.join(table, [code == table.icd_code, same_version])
+    names = codes["phenotype"].unique(maintain_order=True)
+    return found.group_by("hadm_id").agg(**{name: (found.phenotype == name).any() for name in names})
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_csv(path, schema_overrides=_CSV_COLUMNS).select(*_CSV_COLUMNS)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path} is not a CSV with the columns {', '.join(_CSV_COLUMNS)}") from error
+
+
+def _read_yaml(path: Path) -> pl.DataFrame:
+    try:
+        # BaseLoader keeps every code a string: a plain 0031 would be the octal number 25
+        groups = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        rows = [
+            {"phenotype": name, "icd_version": None, "icd_code": code}
+            for name, group in groups.items()
+            if group["use_in_benchmark"].lower() == "true"
+            for code in group["codes"]
+        ]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        form = "name: {use_in_benchmark: true, codes: [...]}"
+        raise InputError(f"{path} is not a YAML file of the form {form}") from error
+    return pl.DataFrame(rows, schema=_CSV_COLUMNS)

@@ -1,0 +1,56 @@
+"""Patient-level train, validation and test parts that do not change when the cohort grows."""
+
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import polars as pl
+
+from drfuse.errors import InputError, MissingInputError
+
+SPLITS = ("train", "validation", "test")
+_SYNONYMS = {"val": "validation", "valid": "validation", "dev": "validation"}
+
+
+def hash_split(subject_id: ir.IntegerColumn, seed: int) -> ir.StringValue:
+    """Return the part, 7:1:2, that each subject falls into; it depends on the subject and the seed alone.
+
+    The key is the SHA-256 of "seed:subject_id" in hexadecimal digits: read as a fraction of its range, the
+    first 7 tenths are `train`, the next one `validation`, the rest `test`. Any engine and any language can
+    repeat it.
+    """
+    digest = (ibis.literal(f"{seed}:") + subject_id.cast("string")).hexdigest("sha256")
+    first_digits = digest.substr(0, 13)
+    return ibis.cases(
+        (first_digits < _hexadecimal(0.7), "train"),
+        (first_digits < _hexadecimal(0.8), "validation"),
+        else_="test",
+    )
+
+
+def read_split_file(path: Path) -> pl.DataFrame:
+    """Return the rows (`subject_id`, `split`) of a split file.
+
+    Raises:
+        MissingInputError: If there is no such file.
+        InputError: If a column is missing, a split has another name, or a subject stands in two splits.
+    """
+    if not path.is_file():
+        raise MissingInputError(f"there is no split file {path}; expected a CSV with subject_id and split")
+    try:
+        rows = pl.read_csv(path, schema_overrides={"subject_id": pl.Int64, "split": pl.String})
+        rows = rows.select("subject_id", "split").unique()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(
+            f"{path} is not a CSV with whole numbers in subject_id and names in split"
+        ) from error
+    rows = rows.with_columns(pl.col("split").str.strip_chars().str.to_lowercase().replace(_SYNONYMS)).unique()
+    if unknown := sorted(set(rows["split"].unique()) - set(SPLITS), key=str):
+        raise InputError(f"{path} names the split {unknown[0]!r}; expected one of {', '.join(SPLITS)}")
+    if torn := rows.height - rows["subject_id"].n_unique():
+        raise InputError(f"{path} puts {torn} subjects into more than one split; give each subject one")
+    return rows
+
+
+def _hexadecimal(fraction: float) -> str:
+    return f"{int(fraction * 16**13):013x}"

@@ -1,0 +1,261 @@
+"""Open the tables of MIMIC-IV 1.0 to 3.1 and MIMIC-CXR-JPG 2.x where they lie, csv, csv.gz or parquet."""
+
+import csv
+import gzip
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
+
+from drfuse.errors import InputError, MissingInputError
+
+_FORMATS = (".parquet", ".csv.gz", ".csv")
+_MAX_DEPTH = 4  # physionet.org/files/mimiciv/2.2, as wget lays a mirror out
+
+_PATIENTS = {"subject_id": "int64", "gender": "string", "anchor_age": "int64", "anchor_year": "int64"}
+_ADMISSIONS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "admittime": "timestamp",
+    "admission_type": "string",
+    "hospital_expire_flag": "int64",
+}
+_ICUSTAYS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "stay_id": "int64",
+    "first_careunit": "string",
+    "last_careunit": "string",
+    "intime": "timestamp",
+    "outtime": "timestamp",
+    "los": "float64",
+}
+_DIAGNOSES = {"hadm_id": "int64", "icd_code": "string", "icd_version": "int64"}
+_EVENTS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "charttime": "timestamp",
+    "storetime": "timestamp",
+    "itemid": "int64",
+    "value": "string",
+    "valuenum": "float64",
+}
+_RADIOGRAPHS = {
+    "dicom_id": "string",
+    "subject_id": "int64",
+    "study_id": "int64",
+    "ViewPosition": "string",
+    "StudyDate": "string",
+    "StudyTime": "string",
+}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file that was read: its table, where it lies, and what its columns are called."""
+
+    table: str
+    path: Path
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MimicIV:
+    """The tables of one MIMIC-IV release as Ibis expressions; `admissions` calls the race column `race`."""
+
+    root: Path
+    patients: ir.Table
+    admissions: ir.Table
+    icustays: ir.Table
+    diagnoses: ir.Table
+    chartevents: ir.Table
+    labevents: ir.Table
+    files: tuple[SourceFile, ...]
+
+    @property
+    def release(self) -> str:
+        """The release as far as the files tell it: the folder's own number, else what its layout fits."""
+        if named := re.search(r"\d\.\d(\.\d)?", self.root.name):
+            return named.group()
+        admissions = next(file for file in self.files if file.table == "admissions")
+        if admissions.path.parent.name == "core":
+            return "1.x"
+        return "2.0 or later" if "race" in admissions.columns else "unknown"
+
+
+@dataclass(frozen=True)
+class MimicCxr:
+    """The metadata of one MIMIC-CXR-JPG release as an Ibis expression, and the folder of its images."""
+
+    root: Path
+    metadata: ir.Table
+    files: tuple[SourceFile, ...]
+
+
+def open_mimic_iv(folder: Path, connection: Backend) -> MimicIV:
+    """Return the tables of a MIMIC-IV release; nothing is read yet but headers.
+
+    Args:
+        folder: The release (it holds `icu/` and `hosp/`), or a folder above it.
+        connection: The DuckDB connection on which the tables are opened.
+
+    Raises:
+        MissingInputError: If the folder, a table or a column is not there.
+        InputError: If a file is not what its name says, or several releases lie under `folder`.
+    """
+    root = _find_release(folder, ("icu/icustays",), "a MIMIC-IV release (icu/icustays.csv.gz, hosp/...)")
+    files = [
+        _find_table(root, ("hosp", "core"), "patients"),
+        _find_table(root, ("hosp", "core"), "admissions"),
+        _find_table(root, ("icu",), "icustays"),
+        _find_table(root, ("hosp",), "diagnoses_icd"),
+        _find_table(root, ("icu",), "chartevents"),
+        _find_table(root, ("hosp",), "labevents"),
+    ]
+    patients, admissions, icustays, diagnoses, chartevents, labevents = files
+    race = "race" if "race" in admissions.columns else "ethnicity"
+    return MimicIV(
+        root=root,
+        patients=_read(patients, _PATIENTS, connection),
+        admissions=_read(admissions, _ADMISSIONS | {race: "string"}, connection).rename(race=race),
+        icustays=_read(icustays, _ICUSTAYS, connection),
+        diagnoses=_read(diagnoses, _DIAGNOSES, connection),
+        chartevents=_read(chartevents, _EVENTS | {"stay_id": "int64"}, connection),
+        labevents=_read(labevents, _EVENTS, connection),
+        files=tuple(files),
+    )
+
+
+def open_mimic_cxr(folder: Path, connection: Backend) -> MimicCxr:
+    """Return the metadata table and the image folder of a MIMIC-CXR-JPG release.
+
+    Raises:
+        MissingInputError: If the folder, the metadata file or one of its columns is not there.
+        InputError: If the metadata file is not what its name says.
+    """
+    stems = ("mimic-cxr-2.0.0-metadata", "mimic-cxr-2.1.0-metadata")
+    root = _find_release(folder, stems, "a MIMIC-CXR-JPG release (mimic-cxr-2.0.0-metadata.csv.gz)")
+    path = next(path for stem in stems if (path := _existing(root / stem)))
+    file = SourceFile("metadata", path, _columns_of(path))
+    return MimicCxr(root=root, metadata=_read(file, _RADIOGRAPHS, connection), files=(file,))
+
+
+@contextmanager
+def reading(files: Sequence[SourceFile]) -> Iterator[None]:
+    """Turn what DuckDB says of unreadable files into one sentence that names them.
+
+    Raises:
+        InputError: If a query within cannot read one of `files`.
+    """
+    try:
+        yield
+    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        reason = str(error).split("\n", 1)[0]
+        named = [file.path for file in files if str(file.path) in str(error)] or [file.path for file in files]
+        raise InputError(
+            f"cannot read {', '.join(map(str, named))}: {reason}; fetch the file again and check its sum"
+        ) from error
+
+
+def count_rejected_rows(connection: Backend) -> dict[str, int]:
+    """Return how many rows of each file (by name) were left out because a cell had the wrong type."""
+    query = """
+        SELECT file_path, count(DISTINCT line)
+        FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL
+    """
+    try:
+        rows = connection.raw_sql(query).fetchall()
+    except duckdb.CatalogException:  # no CSV file was scanned
+        return {}
+    return {Path(path).name: count for path, count in rows}
+
+
+def _find_release(folder: Path, stems: Sequence[str], what: str) -> Path:
+    """Return `folder`, or the one folder below it, in which a file of one of `stems` lies."""
+    if not folder.is_dir():
+        raise MissingInputError(f"there is no folder {folder}; expected {what}")
+    level = [folder]
+    for _ in range(_MAX_DEPTH + 1):
+        found = [path for path in level if any(_existing(path / stem) for stem in stems)]
+        if len(found) > 1:
+            names = ", ".join(str(path) for path in found)
+            raise InputError(f"{folder} holds more than one release ({names}); name one of them")
+        if found:
+            return found[0]
+        level = [child for path in level for child in _subfolders(path)]
+    raise MissingInputError(f"{folder} does not hold {what}; name the folder that does")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder` that are not the 65,000 patients' image folders (pXX, pXXXXXXXX)."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not re.fullmatch(r"p\d+", path.name))
+
+
+def _find_table(root: Path, modules: Sequence[str], table: str) -> SourceFile:
+    for module in modules:
+        if path := _existing(root / module / table):
+            return SourceFile(table, path, _columns_of(path))
+    places = " or ".join(f"{module}/{table}.csv.gz" for module in modules)
+    raise MissingInputError(f"{root} lacks the table {table}: expected {places} (or .csv, .parquet)")
+
+
+def _existing(stem: Path) -> Path | None:
+    paths = (stem.with_name(stem.name + suffix) for suffix in _FORMATS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _columns_of(path: Path) -> tuple[str, ...]:
+    """Return the column names of a table.
+
+    Raises:
+        InputError: If the file is not of the kind that its name says.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return tuple(pq.read_schema(path).names)
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig", newline="") as file
+        ):
+            return tuple(next(csv.reader(file), ()))
+    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, UnicodeDecodeError, csv.Error) as error:
+        kind = {".parquet": "a Parquet file", ".gz": "a gzip-compressed CSV file"}.get(
+            path.suffix, "a CSV file"
+        )
+        raise InputError(f"{path} is not {kind}, as its name says; fetch it again") from error
+
+
+def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> ir.Table:
+    """Open a file as a table of the columns in `schema`, with those types; other columns are never parsed.
+
+    A CSV row with a cell of the wrong type is left out and counted (`count_rejected_rows`).
+    """
+    if missing := [column for column in schema if column not in file.columns]:
+        raise MissingInputError(
+            f"{file.path} lacks the column {', '.join(missing)} of the table {file.table}"
+        )
+    if file.path.suffix == ".parquet":
+        table = connection.read_parquet(str(file.path))
+        return table.select(**{name: table[name].cast(kind) for name, kind in schema.items()})
+    types = {name: ibis.dtype(schema.get(name, "string")) for name in file.columns}
+    table = connection.read_csv(
+        str(file.path),
+        columns={name: connection.compiler.type_mapper.to_string(kind) for name, kind in types.items()},
+        auto_detect=False,
+        header=True,
+        delim=",",
+        quote='"',
+        escape='"',
+        ignore_errors=True,
+        store_rejects=True,
+    )
+    return table.select(*schema)
