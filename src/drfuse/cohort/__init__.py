@@ -1,7 +1,7 @@
 """Raw hospital tables and images in, a cohort on disk out.
 
 In: MIMIC-IV and MIMIC-CXR-JPG as released. Out: a folder with `manifest.json`, `stays.parquet`, `ehr.npy`,
-`cxr.npy` and `normalization.json` (see `docs/formats.md`). The queries are Ibis expressions; DuckDB runs them.
+`cxr.npy` and `normalization.json` (see `docs/formats.md`). Queries are Ibis expressions, run by DuckDB.
 """
 
 from drfuse.cohort.build import prepare

@@ -61,7 +61,7 @@ _STAYS_AT_A_TIME = 65_536
 
 @dataclass(frozen=True)
 class _Radiographs:
-    """What `cxr.npy` holds: `rows` of (`stay_id`, `dicom_id`, `cxr_row`), and the images that are not there."""
+    """What `cxr.npy` holds, as rows of `stay_id`, `dicom_id`, `cxr_row`, and the images it does not."""
 
     rows: pl.DataFrame
     unreadable: list[str]
@@ -221,7 +221,7 @@ def _describe_stays(
     labels = label_admissions(mimic.diagnoses.semi_join(candidates, "hadm_id"), codes)
     names = [name for name in labels.columns if name != "hadm_id"]
     stays = stays.left_join(labels, "hadm_id").order_by("stay_id")
-    table = stays.select(*_COLUMNS, *names).to_polars()
+    table: pl.DataFrame = stays.select(*_COLUMNS, *names).to_polars()
     table = table.with_columns(pl.col(names).fill_null(False), pl.col("n_hours").cast(pl.Int16))
     if split is None:
         return table
@@ -283,9 +283,9 @@ def _with_radiographs(stays: pl.DataFrame, radiographs: _Radiographs) -> pl.Data
 
 
 def _write_normalization(folder: Path, stays: pl.DataFrame, variables: Sequence[Variable]) -> None:
-    """Write mean and standard deviation of what was observed of each continuous variable in the training split.
+    """Write mean and standard deviation of each continuous variable over the training split's observations.
 
-    A variable that was never observed there, or never varied, keeps its normal value and a deviation of 1.
+    One never observed there has its normal value as mean; one that never varied, a deviation of 1.
     """
     ehr = np.load(folder / "ehr.npy", mmap_mode="r")
     rows = np.flatnonzero(stays["split"].to_numpy() == "train")

@@ -66,10 +66,8 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     """
     with Image.open(path) as image:
         image.draft("L", (size, size))  # JPEG decodes at 1/2, 1/4 or 1/8 of its size, never below `size`
-        if image.mode.startswith("I"):  # 16-bit grey
-            image = Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
-        fitted = ImageOps.fit(image.convert("L"), (size, size), method=Image.Resampling.BICUBIC)
-    return np.asarray(fitted)
+        grey = _eight_bits(image) if image.mode.startswith("I") else image.convert("L")
+    return np.asarray(ImageOps.fit(grey, (size, size), method=Image.Resampling.BICUBIC))
 
 
 def store_radiographs(paths: Sequence[Path], size: int, out: Path) -> Iterator[bool]:
@@ -90,6 +88,11 @@ def store_radiographs(paths: Sequence[Path], size: int, out: Path) -> Iterator[b
                 yield image is not None
         file.seek(0)
         _write_header(file, (n_stored, size, size))  # NumPy pads headers, so that they can grow in place
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey image in 8 bits (Pillow's own conversion would cut every value off at 255)."""
+    return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
 
 
 def _decode_or_none(path: Path, size: int) -> NDArray[np.uint8] | None:

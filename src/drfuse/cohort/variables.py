@@ -1,4 +1,4 @@
-"""The 17 clinical variables: which items feed them, and how a charted value becomes a number in their unit."""
+"""The 17 clinical variables: which items feed them, and how a charted value becomes a number in its unit."""
 
 import csv
 from dataclasses import dataclass
@@ -152,5 +152,4 @@ def _items(preset: Preset) -> ir.Table:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with (_DEFINITIONS / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader((_DEFINITIONS / name).read_text(encoding="utf-8").splitlines()))

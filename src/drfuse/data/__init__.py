@@ -1,0 +1,12 @@
+"""A cohort on disk in, batches out.
+
+`Cohort` opens the folder that `drfuse prepare` wrote, memory-mapped; `CohortDataModule` makes a `Batch` of
+any rows of it at once: imputed, scaled and one-hot hourly values of every stay, and the radiographs that exist.
+"""
+
+from drfuse.data.batch import Batch
+from drfuse.data.cohort import Cohort, Split, Subset
+from drfuse.data.datamodule import CohortDataModule, StayDataset
+from drfuse.data.features import EhrFeatures
+
+__all__ = ["Batch", "Cohort", "CohortDataModule", "EhrFeatures", "Split", "StayDataset", "Subset"]

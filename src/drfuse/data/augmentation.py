@@ -1,0 +1,40 @@
+"""Stored radiographs -> what an encoder reads; whole batches at once, on the device."""
+
+import torch
+from kornia import augmentation
+from torch import Tensor, nn
+
+# Mean over the three channels of the ImageNet statistics that published code uses: the input is grey.
+_MEAN = (0.485 + 0.456 + 0.406) / 3
+_STD = (0.229 + 0.224 + 0.225) / 3
+
+
+class CxrTransform(nn.Module):
+    """Scale radiographs to zero mean and unit deviation, and crop them; in training mode, augment them first.
+
+    The published augmentation: horizontal flip, then rotation within 45 degrees, scaling by 0.85 to 1.15 and
+    translation by up to 0.15 of the side; black fills what comes in from outside.
+
+    Args:
+        crop_size: Side of the centre crop, in pixels.
+    """
+
+    def __init__(self, crop_size: int) -> None:
+        super().__init__()
+        self.crop_size = crop_size
+        self.augment = nn.Sequential(
+            augmentation.RandomHorizontalFlip(p=0.5),
+            augmentation.RandomAffine(degrees=45.0, translate=(0.15, 0.15), scale=(0.85, 1.15), p=1.0),
+        )
+
+    @torch.no_grad()
+    def forward(self, cxr: Tensor) -> Tensor:
+        """Return float32 (M, 1, crop, crop) of uint8 (M, 1, size, size); M may be 0."""
+        if len(cxr) == 0:
+            return cxr.new_zeros((0, 1, self.crop_size, self.crop_size), dtype=torch.float32)
+        grey = cxr.float() / 255
+        if self.training:
+            grey = self.augment(grey)
+        margin = (cxr.shape[-1] - self.crop_size) // 2
+        inside = slice(margin, margin + self.crop_size)
+        return (grey[..., inside, inside] - _MEAN) / _STD

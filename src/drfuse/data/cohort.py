@@ -1,0 +1,119 @@
+"""Open a cohort on disk, memory-mapped, and look things up in it."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from drfuse.cohort.manifest import Manifest, sha256
+from drfuse.errors import InputError, MissingInputError
+
+Subset = Literal["full", "matched"]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort on disk: N stays, H hours, V variables, M radiographs.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: How it was made.
+        stays: A row a stay, ordered by `stay_id`.
+        ehr: Float32 (N, H, V) in physical units, NaN where nothing was observed; memory-mapped.
+        cxr: Uint8 (M, size, size); memory-mapped. `stays["cxr_row"]` points into it, null without radiograph.
+        normalization: `mean` and `std` of each continuous variable over the training split.
+    """
+
+    folder: Path
+    manifest: Manifest
+    stays: pl.DataFrame
+    ehr: NDArray[np.float32]
+    cxr: NDArray[np.uint8]
+    normalization: dict[str, dict[str, float]]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Cohort":
+        """Return the cohort in `folder`; nothing but the stays is read.
+
+        Raises:
+            MissingInputError: If `folder` is no cohort, or one of its files is missing.
+            InputError: If a file does not belong to the others.
+        """
+        manifest = Manifest.read(folder)
+        if missing := [name for name in manifest.files if not (folder / name).is_file()]:
+            raise MissingInputError(f"{folder} lacks {', '.join(missing)}; run `drfuse prepare` again")
+        try:
+            stays = pl.read_parquet(folder / "stays.parquet")
+            ehr = np.load(folder / "ehr.npy", mmap_mode="r")
+            cxr = np.load(folder / "cxr.npy", mmap_mode="r")
+            normalization = json.loads((folder / "normalization.json").read_text(encoding="utf-8"))
+        except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"{folder} is damaged ({error}); run `drfuse prepare` again") from error
+        expected = (stays.height, manifest.options["window_hours"], len(manifest.variables))
+        if ehr.shape != expected or len(cxr) != stays["has_cxr"].sum():
+            raise InputError(
+                f"{folder} holds files of different cohorts: ehr.npy has shape {ehr.shape}, expected "
+                f"{expected}; cxr.npy has {len(cxr)} images, expected {stays['has_cxr'].sum()}; "
+                "run `drfuse prepare` again"
+            )
+        return cls(folder, manifest, stays, ehr, cxr, normalization)
+
+    def __len__(self) -> int:
+        return self.stays.height
+
+    @property
+    def phenotypes(self) -> list[str]:
+        """The names of the labels, in order."""
+        return self.manifest.phenotypes
+
+    @property
+    def image_size(self) -> int:
+        """Side of the stored radiographs, in pixels."""
+        return int(self.cxr.shape[-1])
+
+    @cached_property
+    def labels(self) -> NDArray[np.float32]:
+        """The labels (N, C), 1 where the admission has the phenotype."""
+        return self.stays.select(self.phenotypes).cast(pl.Float32).to_numpy()
+
+    @cached_property
+    def n_hours(self) -> NDArray[np.int64]:
+        """Hours of each stay's window (N,), 1 to H."""
+        return self.stays["n_hours"].cast(pl.Int64).to_numpy()
+
+    @cached_property
+    def cxr_row(self) -> NDArray[np.int64]:
+        """The row of each stay's radiograph in `cxr` (N,), -1 where it has none."""
+        return self.stays["cxr_row"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+    @property
+    def has_cxr(self) -> NDArray[np.bool_]:
+        """Whether each stay has a radiograph (N,)."""
+        return self.cxr_row >= 0
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds that of every other file."""
+        return sha256(self.folder / "manifest.json")
+
+    def rows(self, split: Split, subset: Subset = "full") -> NDArray[np.int64]:
+        """Return the rows of a split, in order: all of its stays, or those with a radiograph (`matched`)."""
+        chosen = self.stays["split"].to_numpy() == split
+        return np.flatnonzero(chosen & self.has_cxr if subset == "matched" else chosen)
+
+    def row_of(self, stay_id: int) -> int:
+        """Return the row of a stay.
+
+        Raises:
+            InputError: If the cohort has no such stay.
+        """
+        row = self.stays["stay_id"].search_sorted(stay_id)
+        if row == len(self) or self.stays["stay_id"][row] != stay_id:
+            raise InputError(f"the cohort {self.folder} has no stay {stay_id}")
+        return int(row)

@@ -1,0 +1,135 @@
+"""A cohort -> batches for training, validation and prediction."""
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from drfuse.data.augmentation import CxrTransform
+from drfuse.data.batch import Batch
+from drfuse.data.cohort import Cohort, Subset
+from drfuse.data.features import EhrFeatures
+from drfuse.data.sampler import EvenBatches
+from drfuse.errors import InputError
+
+
+class StayDataset(Dataset[Batch]):
+    """The stays of a cohort, many at a time: indexing with B rows makes the batch of those stays."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.cohort = cohort
+        self.features = EhrFeatures(cohort.manifest.variables, cohort.normalization)
+        self._stay_id = cohort.stays["stay_id"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.cohort)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        """Return the batch of the given rows, in their order."""
+        cohort, at = self.cohort, np.asarray(rows, np.int64)
+        n_hours = cohort.n_hours[at]
+        values = torch.from_numpy(cohort.ehr[at, : n_hours.max()])
+        cxr_of = np.flatnonzero(cohort.has_cxr[at])
+        hours = torch.from_numpy(n_hours)
+        return Batch(
+            stay_id=torch.from_numpy(self._stay_id[at]),
+            ehr=self.features(values, hours),
+            n_hours=hours,
+            cxr=torch.from_numpy(cohort.cxr[cohort.cxr_row[at][cxr_of]])[:, None],
+            cxr_of=torch.from_numpy(cxr_of),
+            labels=torch.from_numpy(cohort.labels[at]),
+        )
+
+
+class CohortDataModule(L.LightningDataModule):
+    """Batches of a cohort: shuffled and augmented for training, in order otherwise.
+
+    Args:
+        cohort: The cohort.
+        train_on: Train and validate on all stays (`full`), or on those with a radiograph (`matched`).
+        batch_size: Stays a batch.
+        matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch.
+        crop_size: Side of the centre crop of the radiographs, in pixels.
+        augment: Whether training radiographs are augmented.
+        num_workers: Processes that make batches; 0 makes them in this one.
+        seed: Seed of the order of the training batches.
+
+    Raises:
+        InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        train_on: Subset = "full",
+        batch_size: int = 16,
+        matched_cxr_dropout: float = 0.3,
+        crop_size: int = 224,
+        augment: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or not 0 <= matched_cxr_dropout <= 1:
+            raise InputError("expected batch_size of at least 1 and matched_cxr_dropout from 0 to 1")
+        if not 1 <= crop_size <= cohort.image_size:
+            raise InputError(
+                f"crop_size is {crop_size}, but the cohort's radiographs have {cohort.image_size} pixels a "
+                f"side; choose a smaller crop, or prepare the cohort with --image-size {crop_size}"
+            )
+        self.train_rows = cohort.rows("train", train_on)
+        self.validation_rows = cohort.rows("validation", train_on)
+        for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
+            if len(rows) == 0:
+                raise InputError(
+                    f"the {split} split of {cohort.folder} has no stay in the {train_on} set; prepare a "
+                    "larger cohort, or one with another --seed or --split-file"
+                )
+        self.dataset = StayDataset(cohort)
+        self.transform_cxr = CxrTransform(crop_size)
+        self.cxr_dropout = matched_cxr_dropout if train_on == "matched" else 0.0
+        self.batch_size = batch_size
+        self.augment = augment
+        self.num_workers = num_workers
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return batches with even shares of radiographs, in an order of their own each epoch."""
+        has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
+        return self._loader(EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the validation split in order."""
+        return self._loader(self._in_order(self.validation_rows))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return all stays of the cohort in order."""
+        return self._loader(self._in_order(np.arange(len(self.dataset))))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """Drop radiographs (training on the matched subset) and transform those that are left."""
+        training = self.trainer is not None and self.trainer.training
+        if training and self.cxr_dropout:
+            batch = drop_cxr(batch, self.cxr_dropout)
+        self.transform_cxr.train(training and self.augment)
+        return batch.with_cxr(self.transform_cxr(batch.cxr))
+
+    def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
+        return [some.tolist() for some in np.split(rows, range(self.batch_size, len(rows), self.batch_size))]
+
+    def _loader(self, batches: EvenBatches | list[list[int]]) -> DataLoader[Batch]:
+        return DataLoader(
+            self.dataset,
+            sampler=batches,  # with batch_size=None, an item is a whole batch
+            batch_size=None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def drop_cxr(batch: Batch, share: float) -> Batch:
+    """Return the batch without a random `share` of its radiographs, rounded to whole ones."""
+    n_kept = len(batch.cxr) - round(share * len(batch.cxr))
+    return batch.keep_cxr(torch.randperm(len(batch.cxr), device=batch.cxr.device)[:n_kept])

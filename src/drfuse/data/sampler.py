@@ -1,0 +1,47 @@
+"""Batches that hold equal shares of stays with a radiograph."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+
+class EvenBatches(Sampler[list[int]]):
+    """Shuffled batches of rows, each with the same share of stays with a radiograph, up to one stay.
+
+    Every row comes once an epoch. Both groups are shuffled and then laid out evenly over the epoch.
+
+    Args:
+        rows: The rows to draw (n,).
+        has_cxr: Whether each of them has a radiograph (n,).
+        batch_size: Rows a batch; the last one may be smaller.
+        seed: Seed of the order; each epoch (`set_epoch`) has its own.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int64], has_cxr: NDArray[np.bool_], batch_size: int, seed: int
+    ) -> None:
+        self.groups = (rows[has_cxr], rows[~has_cxr])
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is drawn next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(sum(map(len, self.groups)) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        shuffled = np.concatenate([generator.permutation(group) for group in self.groups])
+        # stay i of a group of n stands at the fraction (i + u) / n of the epoch
+        place = np.concatenate(
+            [(np.arange(len(group)) + generator.random()) / max(1, len(group)) for group in self.groups]
+        )
+        order = shuffled[place.argsort(kind="stable")]
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size].tolist()

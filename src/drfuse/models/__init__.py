@@ -1,0 +1,9 @@
+"""A batch in, logits and named losses out: one file per published model, all under `FusionModel`.
+
+Models know tensors and sizes only: no files, no optimizer, no task. `encoders` and `losses` are shared.
+"""
+
+from drfuse.models.base import MODALITIES, FusionModel, FusionOutput
+from drfuse.models.drfuse import DrFuse, logit_pool
+
+__all__ = ["MODALITIES", "DrFuse", "FusionModel", "FusionOutput", "logit_pool"]

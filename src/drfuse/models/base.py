@@ -1,0 +1,44 @@
+"""The contract of every model: a batch in, logits and named losses out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from drfuse.data.batch import Batch
+
+MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
+"""What the last axis of `FusionOutput.modality_weights` stands for."""
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """What a model says of B stays and C phenotypes.
+
+    Attributes:
+        logits: (B, C).
+        modality_weights: (B, C, 3) over EHR-distinct, shared and CXR-distinct, each row summing to 1; the
+            last one is exactly 0 for a stay without a radiograph. None where the model has no such weights.
+        representations: Named representations, (B, D) for stays or (M, D) for radiographs.
+    """
+
+    logits: Tensor
+    modality_weights: Tensor | None = None
+    representations: dict[str, Tensor] = field(default_factory=dict)
+
+
+class FusionModel(nn.Module, ABC):
+    """A model of EHR time series and the radiographs that exist.
+
+    A subclass takes the number of features F and the number of labels C as its first two arguments. It never
+    sees what an absent radiograph would have shown, and in evaluation mode a stay's output does not depend on
+    the other stays of its batch.
+    """
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> FusionOutput:
+        """Return logits (B, C), and what else the model knows of each stay."""
+
+    @abstractmethod
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return scalars: `total`, which is to be minimised, and its named parts."""

@@ -1,0 +1,152 @@
+"""Encoders that all models share, so that a comparison changes the fusion and nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoBackbone, PreTrainedModel, ResNetBackbone, ResNetConfig
+
+from drfuse.errors import InputError, MissingInputError
+
+BackboneSpec = str | Mapping[str, Any]
+"""A ResNet by name, a folder of a pretrained backbone, or the fields of a `transformers.ResNetConfig`."""
+
+_RESNETS: dict[str, dict[str, Any]] = {
+    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
+    "resnet34": {"layer_type": "basic", "depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512]},
+    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048]},
+    "resnet101": {
+        "layer_type": "bottleneck",
+        "depths": [3, 4, 23, 3],
+        "hidden_sizes": [256, 512, 1024, 2048],
+    },
+}
+
+
+class EhrEncoder(nn.Module):
+    """Hourly features -> several representations: a shared first Transformer, then one for each of them.
+
+    f(X) = Transformer([phi(x_1) + delta_1, ..., phi(x_T) + delta_T]) (DrFuse, section 3.3), averaged over the
+    hours of the stay. Padded hours are masked out of attention and mean.
+
+    Args:
+        n_features: F, the features of an hour.
+        dim: D, the width of the representations.
+        heads: Attention heads; they divide `dim`.
+        layers: Transformer layers of each representation's own branch, after the shared first layer.
+        dropout: Dropout of the Transformer layers.
+        branches: How many representations.
+        max_hours: The longest series that has positions.
+        feedforward: Width of the Transformers' feed-forward layers.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        dim: int = 256,
+        heads: int = 4,
+        layers: int = 1,
+        dropout: float = 0.3,
+        branches: int = 2,
+        max_hours: int = 48,
+        feedforward: int = 2048,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim is {dim}, which {heads} heads do not divide; choose a multiple")
+
+        def transformer(n_layers: int) -> nn.TransformerEncoder:
+            layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
+            return nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
+
+        self.project = nn.Linear(n_features, dim)
+        self.positions = nn.Parameter(torch.empty(max_hours, dim).uniform_(-0.1, 0.1))
+        self.first = transformer(1)
+        self.branches = nn.ModuleList(transformer(layers) for _ in range(branches))
+
+    def forward(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor, ...]:
+        """Return a representation (B, D) for each branch, from ehr (B, T, F) and n_hours (B,).
+
+        Raises:
+            ValueError: If T is more than `max_hours`.
+        """
+        hours = ehr.shape[1]
+        if hours > len(self.positions):
+            raise ValueError(f"the series has {hours} hours; max_hours is {len(self.positions)}")
+        padded = torch.arange(hours, device=ehr.device) >= n_hours[:, None]  # (B, T)
+        hidden = self.first(self.project(ehr) + self.positions[:hours], src_key_padding_mask=padded)
+        return tuple(
+            branch(hidden, src_key_padding_mask=padded).masked_fill(padded[..., None], 0.0).sum(1)
+            / n_hours[:, None]
+            for branch in self.branches
+        )
+
+
+class CxrEncoder(nn.Module):
+    """Radiographs -> one representation each: a backbone, averaged over space, projected to `dim`.
+
+    It runs on the M radiographs that exist; with none, neither the backbone nor its BatchNorm is touched.
+
+    Args:
+        dim: D, the width of the representation.
+        backbone: See `build_backbone`.
+    """
+
+    def __init__(self, dim: int = 256, backbone: BackboneSpec = "resnet50") -> None:
+        super().__init__()
+        self.backbone = build_backbone(backbone)
+        self.project = nn.Linear(self.backbone.channels[-1], dim)
+
+    def forward(self, cxr: Tensor) -> Tensor:
+        """Return (M, D) from cxr (M, 1, H, W)."""
+        if len(cxr) == 0:
+            return cxr.new_zeros(0, self.project.out_features)
+        features = self.backbone(cxr.contiguous(memory_format=torch.channels_last)).feature_maps[-1]
+        projected: Tensor = self.project(features.mean(dim=(2, 3)))
+        return projected
+
+
+def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
+    """Return a `transformers` backbone that reads grey images in one channel.
+
+    Args:
+        spec: `resnet18`, `resnet34`, `resnet50` or `resnet101`, made new; or the fields of a `ResNetConfig`,
+            made new; or a local folder with a pretrained backbone, whose first convolution is summed over its
+            three input channels.
+
+    Raises:
+        MissingInputError: If `spec` is none of the names and no folder.
+        InputError: If the folder holds no backbone that `transformers` can load.
+    """
+    if not isinstance(spec, str):
+        return ResNetBackbone(ResNetConfig(num_channels=1, **spec))
+    if spec in _RESNETS:
+        return ResNetBackbone(ResNetConfig(num_channels=1, **_RESNETS[spec]))
+    if not Path(spec).is_dir():
+        names = ", ".join(_RESNETS)
+        raise MissingInputError(f"the backbone {spec!r} is no folder here and none of {names}")
+    try:
+        backbone: PreTrainedModel = AutoBackbone.from_pretrained(spec, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{spec} holds no backbone that transformers can load: {error}") from error
+    _sum_channels(backbone)
+    return backbone
+
+
+def _sum_channels(backbone: PreTrainedModel) -> None:
+    """Sum the first convolution over its input channels, so that one acts as that many equal ones would.
+
+    Raises:
+        InputError: If the backbone has no convolution.
+    """
+    convolution = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
+    if convolution is None:
+        raise InputError(f"{type(backbone).__name__} has no convolution that reads an image's channels")
+    convolution.weight = nn.Parameter(convolution.weight.detach().sum(dim=1, keepdim=True))
+    convolution.in_channels = 1
+    backbone.config.num_channels = 1
+    for module in backbone.modules():
+        if hasattr(module, "num_channels"):  # transformers checks its input against this
+            module.num_channels = 1
