@@ -1,7 +1,8 @@
 """A cohort on disk in, batches out.
 
 `Cohort` opens the folder that `drfuse prepare` wrote, memory-mapped; `CohortDataModule` makes a `Batch` of
-any rows of it at once: imputed, scaled and one-hot hourly values of every stay, and the radiographs that exist.
+any rows of it at once: imputed, scaled and one-hot hourly values of every stay, and the radiographs that
+exist.
 """
 
 from drfuse.data.batch import Batch

@@ -1,7 +1,9 @@
 """The contract of every model: a batch in, logits and named losses out."""
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -33,7 +35,21 @@ class FusionModel(nn.Module, ABC):
     A subclass takes the number of features F and the number of labels C as its first two arguments. It never
     sees what an absent radiograph would have shown, and in evaluation mode a stay's output does not depend on
     the other stays of its batch.
+
+    Attributes:
+        init_args: The arguments of the constructor, defaults included, from which it can be made again.
     """
+
+    init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the constructor's arguments."""
+        model = super().__new__(cls)
+        if args or kwargs:  # copying makes an empty object
+            bound = inspect.signature(cls).bind(*args, **kwargs)
+            bound.apply_defaults()
+            model.init_args = dict(bound.arguments)
+        return model
 
     @abstractmethod
     def forward(self, batch: Batch) -> FusionOutput:

@@ -1,6 +1,4 @@
-"""DrFuse: Yao et al., "DrFuse: Learning Disentangled Representation for Clinical Multi-Modal Fusion with
-Missing Modality and Modal Inconsistency", AAAI 2024, Eq. 1 to 13. `docs/fidelity.md` lists every option.
-"""
+"""DrFuse (Yao et al., AAAI 2024, Eq. 1 to 13); `docs/fidelity.md` lists where published code differs."""
 
 import math
 from typing import Literal
@@ -16,7 +14,7 @@ from drfuse.models.losses import at_least_float32, attention_ranking, jensen_sha
 
 
 def logit_pool(a: Tensor, b: Tensor) -> Tensor:
-    """Return the logits of the mean of two Bernoulli probabilities given as logits, element by element (Eq. 2).
+    """Return the logits of the mean of two Bernoulli probabilities, themselves given as logits (Eq. 2).
 
     log(sigmoid(a) + sigmoid(b)) - log(sigmoid(-a) + sigmoid(-b)): equal to the equation's quotient, but
     accurate where that overflows or cancels. Half precision is raised to float32.

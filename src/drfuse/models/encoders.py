@@ -1,8 +1,8 @@
 """Encoders that all models share, so that a comparison changes the fusion and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class EhrEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(f"dim is {dim}, which {heads} heads do not divide; choose a multiple")
+            raise InputError(f"dim is {dim}, which {heads} heads do not divide; choose a multiple")
 
         def transformer(n_layers: int) -> nn.TransformerEncoder:
             layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
@@ -70,11 +70,13 @@ class EhrEncoder(nn.Module):
         """Return a representation (B, D) for each branch, from ehr (B, T, F) and n_hours (B,).
 
         Raises:
-            ValueError: If T is more than `max_hours`.
+            InputError: If T is more than `max_hours`.
         """
         hours = ehr.shape[1]
         if hours > len(self.positions):
-            raise ValueError(f"the series has {hours} hours; max_hours is {len(self.positions)}")
+            raise InputError(
+                f"the series has {hours} hours, the model positions for {len(self.positions)}; set max_hours"
+            )
         padded = torch.arange(hours, device=ehr.device) >= n_hours[:, None]  # (B, T)
         hidden = self.first(self.project(ehr) + self.positions[:hours], src_key_padding_mask=padded)
         return tuple(
@@ -97,7 +99,7 @@ class CxrEncoder(nn.Module):
     def __init__(self, dim: int = 256, backbone: BackboneSpec = "resnet50") -> None:
         super().__init__()
         self.backbone = build_backbone(backbone)
-        self.project = nn.Linear(self.backbone.channels[-1], dim)
+        self.project = nn.Linear(cast(list[int], self.backbone.channels)[-1], dim)
 
     def forward(self, cxr: Tensor) -> Tensor:
         """Return (M, D) from cxr (M, 1, H, W)."""
@@ -127,8 +129,9 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
     if not Path(spec).is_dir():
         names = ", ".join(_RESNETS)
         raise MissingInputError(f"the backbone {spec!r} is no folder here and none of {names}")
+    load: Callable[..., PreTrainedModel] = AutoBackbone.from_pretrained
     try:
-        backbone: PreTrainedModel = AutoBackbone.from_pretrained(spec, local_files_only=True)
+        backbone = load(spec, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{spec} holds no backbone that transformers can load: {error}") from error
     _sum_channels(backbone)
@@ -149,4 +152,4 @@ def _sum_channels(backbone: PreTrainedModel) -> None:
     backbone.config.num_channels = 1
     for module in backbone.modules():
         if hasattr(module, "num_channels"):  # transformers checks its input against this
-            module.num_channels = 1
+            vars(module)["num_channels"] = 1

@@ -33,9 +33,9 @@ def jensen_shannon(p_logits: Tensor, q_logits: Tensor, outcomes: Literal["both",
     p, q = at_least_float32(p_logits), at_least_float32(q_logits)
     divergence = _half_divergence(p, q)
     if outcomes == "both":
-        largest = torch.tensor(p.shape[-1] * LN_2, dtype=p.dtype)
-        largest = torch.nextafter(largest, torch.zeros_like(largest)).item()  # rounding may not pass D ln 2
-        return (divergence + _half_divergence(-p, -q)).sum(-1).clamp(0.0, largest)
+        divergence = (divergence + _half_divergence(-p, -q)).sum(-1)
+        largest = torch.nextafter(divergence.new_tensor(p.shape[-1] * LN_2), divergence.new_zeros(()))
+        return torch.minimum(divergence.clamp(min=0.0), largest)  # rounding may not leave 0 .. D ln 2
     return divergence.sum(-1)
 
 

@@ -1,0 +1,165 @@
+"""The `drfuse` command: each sub-command is one function, whose signature and docstring are its options."""
+
+import inspect
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse._actions import ActionConfigFile  # the package exports it to no type checker
+from rich.console import Console
+from rich.logging import RichHandler
+
+from drfuse import __version__
+from drfuse.errors import InputError
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A sub-command: the function behind it, its positional arguments, and how its result is shown."""
+
+    function: str
+    summary: str
+    show: Callable[[Any, Console], None]
+    positional: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., Any]:
+        module, name = self.function.rsplit(".", 1)
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function
+
+
+class _Parser(ArgumentParser):
+    """A parser whose options are spelled with hyphens; underscores are understood too."""
+
+    def format_help(self, *arguments: Any) -> str:
+        return _hyphenated(super().format_help(*arguments))
+
+    def format_usage(self) -> str:
+        return _hyphenated(super().format_usage())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the `drfuse` command; wrong input ends in one sentence and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True)
+    _log_to(errors)
+    name = next((argument for argument in given if argument in _COMMANDS), None)
+    parser = _parser(name)
+    if name is None:
+        parser.parse_args(given)
+        parser.print_help()
+        return
+    command = _COMMANDS[name]
+    function = command.load()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it sets its own level on import
+    options = parser.parse_args(_as_parameters(given, function))
+    try:
+        result = function(**_call_arguments(parser, options, name))
+    except InputError as error:
+        message = f"drfuse {name}: error: {error}"
+        errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        errors.print(f"drfuse {name}: interrupted")
+        raise SystemExit(130) from None
+    command.show(result, Console())
+
+
+def _parser(chosen: str | None) -> _Parser:
+    """Return the parser; only the chosen command's function is imported, so that `--help` comes at once."""
+    parser = _Parser(prog="drfuse", description="Predictions from ICU records and chest radiographs.")
+    parser.add_argument("--version", action="version", version=f"drfuse {__version__}")
+    commands = parser.add_subcommands(required=False)
+    for name, command in _COMMANDS.items():
+        sub = _Parser(description=command.summary)
+        if name == chosen:
+            function = command.load()
+            described = parse_from_object(function)
+            sub.description = f"{described.short_description}\n\n{described.long_description or ''}".strip()
+            helps = {parameter.arg_name: parameter.description for parameter in described.params}
+            sub.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
+            for positional in command.positional:
+                kind = inspect.signature(function).parameters[positional].annotation
+                sub.add_argument(positional, type=kind, help=helps[positional])
+            sub.add_function_arguments(function, as_positional=False, skip=set(command.positional))
+        commands.add_subcommand(name, sub, help=command.summary)
+    return parser
+
+
+def _call_arguments(parser: ArgumentParser, options: Namespace, name: str) -> dict[str, Any]:
+    arguments = dict(parser.instantiate_classes(options)[name].items())
+    arguments.pop("config", None)
+    return arguments
+
+
+def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """Return the arguments with options named like the function's parameters; a bare flag means true."""
+    parameters = inspect.signature(function).parameters
+    flags = {f"--{name}" for name, parameter in parameters.items() if parameter.annotation is bool}
+    named = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if _OPTION.fullmatch(option):
+            option = "--" + option[2:].replace("-", "_")
+            if option in flags and not equals and following.lower() not in ("true", "false"):
+                equals, value = "=", "true"
+        named.append(option + equals + value)
+    return named
+
+
+def _hyphenated(text: str) -> str:
+    return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)
+
+
+def _log_to(console: Console) -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
+    )
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between lightning and torch, nothing of the user's
+
+
+def _show_cohort(manifest: Any, console: Console) -> None:
+    from drfuse.report import flow_table
+
+    console.print(flow_table(manifest))
+
+
+def _show_run(result: Any, console: Console) -> None:
+    console.print(
+        f"wrote {result.folder}: best of {result.epochs} epochs is {result.best_epoch}, "
+        f"validation macro PRAUC {result.val_prauc:.3f}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _show_metrics(metrics: Any, console: Console) -> None:
+    from drfuse.report import metrics_table
+
+    for measured in metrics:
+        console.print(metrics_table(measured))
+
+
+_COMMANDS = {
+    "prepare": _Command(
+        "drfuse.cohort.prepare", "Raw MIMIC-IV and MIMIC-CXR-JPG files -> a cohort.", _show_cohort
+    ),
+    "train": _Command(
+        "drfuse.training.train", "A cohort -> a trained run with its predictions.", _show_run, ("cohort",)
+    ),
+    "evaluate": _Command(
+        "drfuse.evaluation.evaluate", "A run -> PRAUC and AUROC with intervals.", _show_metrics, ("run",)
+    ),
+}

@@ -1,0 +1,229 @@
+"""The predictions of a run -> macro PRAUC with its interval, and every phenotype's PRAUC and AUROC."""
+
+import dataclasses
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from drfuse.errors import InputError
+from drfuse.evaluation.metrics import prauc_auroc, resample
+from drfuse.run import Predictions, RunFiles
+
+logger = logging.getLogger(__name__)
+
+TestSet = Literal["matched", "full"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % bootstrap interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PhenotypeMetrics:
+    """How well one phenotype is predicted."""
+
+    phenotype: str
+    n_positive: int
+    prauc: Estimate
+    auroc: Estimate
+
+
+@dataclass(frozen=True)
+class TestSetMetrics:
+    """How well a run predicts the stays of one test set.
+
+    Attributes:
+        test_on: All stays of the test split (`full`), or those with a radiograph (`matched`).
+        n_stays: Stays that were evaluated.
+        n_with_cxr: Those with a radiograph.
+        n_subjects: Their subjects.
+        n_without_prediction: Stays left out because the model says nothing of them.
+        bootstrap_unit: What was resampled.
+        n_resamples: How often.
+        seed: Seed of the resampling.
+        prauc_macro: Mean PRAUC over the phenotypes that have a positive.
+        auroc_macro: Mean AUROC over the phenotypes that have a positive and a negative.
+        left_out: Phenotypes without a positive, which are in neither mean.
+        phenotypes: Each phenotype's own metrics.
+    """
+
+    test_on: TestSet
+    n_stays: int
+    n_with_cxr: int
+    n_subjects: int
+    n_without_prediction: int
+    bootstrap_unit: str
+    n_resamples: int
+    seed: int
+    prauc_macro: Estimate
+    auroc_macro: Estimate
+    left_out: list[str]
+    phenotypes: list[PhenotypeMetrics]
+
+
+def evaluate(
+    run: Path,
+    test_on: TestSet | None = None,
+    n_resamples: int = 1000,
+    bootstrap_unit: Literal["subject", "stay"] = "subject",
+    seed: int = 0,
+) -> list[TestSetMetrics]:
+    """Measure how well a run predicts the test split, from its `predictions.parquet`.
+
+    Writes `metrics.json` and `metrics.csv` into the run. In a resample without a positive of some phenotype,
+    that phenotype is left out of the resample's mean.
+
+    Args:
+        run: Folder that `drfuse train` wrote.
+        test_on: All stays of the test split (`full`), or those with a radiograph (`matched`); without it,
+            both.
+        n_resamples: Bootstrap resamples behind each interval.
+        bootstrap_unit: Resample subjects, since one person may have many stays, or single stays as the
+            published code does.
+        seed: Seed of the resampling.
+
+    Returns:
+        The metrics of each test set.
+
+    Raises:
+        InputError: If `run` is no finished run, or a test set has no stay or no positive.
+    """
+    if n_resamples < 1:
+        raise InputError(f"n_resamples is {n_resamples}; expected at least 1")
+    files = RunFiles(run)
+    predictions = Predictions.read(files.predictions)
+    test_sets: tuple[TestSet, ...] = ("matched", "full") if test_on is None else (test_on,)
+    metrics = [
+        evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed) for test_set in test_sets
+    ]
+    for measured in metrics:
+        if measured.left_out:
+            logger.warning(
+                "no positive in the %s test set, so left out of its mean: %s",
+                measured.test_on,
+                ", ".join(measured.left_out),
+            )
+        if measured.n_without_prediction:
+            logger.warning(
+                "%d stays of the %s test set have no prediction and are left out",
+                measured.n_without_prediction,
+                measured.test_on,
+            )
+    _write(files, metrics)
+    return metrics
+
+
+def evaluate_test_set(
+    predictions: Predictions,
+    test_on: TestSet,
+    n_resamples: int = 1000,
+    bootstrap_unit: Literal["subject", "stay"] = "subject",
+    seed: int = 0,
+) -> TestSetMetrics:
+    """Return the metrics of one test set.
+
+    Raises:
+        InputError: If it has no stay that was predicted, or no positive of any phenotype.
+    """
+    stays = predictions.stays
+    chosen = (stays["split"] == "test").to_numpy()
+    if test_on == "matched":
+        chosen &= stays["has_cxr"].to_numpy()
+    predicted = chosen & np.isfinite(predictions.logits).all(axis=1)
+    labels, logits = predictions.labels[predicted], predictions.logits[predicted]
+    n_positive = labels.sum(axis=0, dtype=np.int64)
+    if not n_positive.any():
+        raise InputError(
+            f"the {test_on} test set has {len(labels)} stays and no positive of any phenotype; "
+            "evaluate a run on a larger cohort"
+        )
+    units = stays[f"{bootstrap_unit}_id"].to_numpy()[predicted]
+    occurs = n_positive > 0
+    prauc, auroc = prauc_auroc(labels, logits)
+    praucs, aurocs = prauc_auroc(labels, logits, resample(units, n_resamples, seed))
+    evaluated = stays.filter(predicted)
+    return TestSetMetrics(
+        test_on=test_on,
+        n_stays=evaluated.height,
+        n_with_cxr=int(evaluated["has_cxr"].sum()),
+        n_subjects=evaluated["subject_id"].n_unique(),
+        n_without_prediction=int((chosen & ~predicted).sum()),
+        bootstrap_unit=bootstrap_unit,
+        n_resamples=n_resamples,
+        seed=seed,
+        prauc_macro=_estimate(_mean(prauc[:, occurs])[0], _mean(praucs[:, occurs])),
+        auroc_macro=_estimate(_mean(auroc[:, occurs])[0], _mean(aurocs[:, occurs])),
+        left_out=[name for name, found in zip(predictions.phenotypes, occurs, strict=True) if not found],
+        phenotypes=[
+            PhenotypeMetrics(
+                phenotype=name,
+                n_positive=int(n_positive[c]),
+                prauc=_estimate(prauc[0, c], praucs[:, c]),
+                auroc=_estimate(auroc[0, c], aurocs[:, c]),
+            )
+            for c, name in enumerate(predictions.phenotypes)
+        ],
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean (R,) of values (R, C) over those that are defined; NaN where none is."""
+    defined = np.isfinite(values)
+    count = defined.sum(axis=1)
+    total = np.where(defined, values, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
+    defined = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (math.nan, math.nan)
+    return Estimate(float(value), float(low), float(high))
+
+
+def _write(files: RunFiles, metrics: list[TestSetMetrics]) -> None:
+    """Write `metrics.json` and `metrics.csv`; undefined numbers are null and empty."""
+    sets = {measured.test_on: _without_nan(dataclasses.asdict(measured)) for measured in metrics}
+    _replace(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
+    rows = [
+        {
+            "test_on": measured.test_on,
+            "phenotype": one.phenotype,
+            "n_stays": measured.n_stays,
+            "n_positive": one.n_positive,
+            "prauc": one.prauc.value,
+            "prauc_low": one.prauc.low,
+            "prauc_high": one.prauc.high,
+            "auroc": one.auroc.value,
+            "auroc_low": one.auroc.low,
+            "auroc_high": one.auroc.high,
+        }
+        for measured in metrics
+        for one in measured.phenotypes
+    ]
+    _replace(files.metrics_table, pl.DataFrame(rows).fill_nan(None).write_csv())
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text, encoding="utf-8")
+    beside.rename(path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,117 @@
+"""A run on disk: what `drfuse train` writes and everything after it reads."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from drfuse.errors import InputError, MissingInputError
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where the files of a run lie.
+
+    Attributes:
+        folder: The run.
+    """
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """Every option that was set, defaults included; `drfuse train --config` repeats the run."""
+        return self.folder / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """The best weights; their metadata name the cohort and the sizes."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        """A row a stay (see `Predictions`)."""
+        return self.folder / "predictions.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """What `drfuse evaluate` measured."""
+        return self.folder / "metrics.json"
+
+    @property
+    def metrics_table(self) -> Path:
+        """The same as a table, a row a test set and phenotype."""
+        return self.folder / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an interrupted run resumes from."""
+        return self.folder / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Losses and validation PRAUC of each epoch, as CSV and for TensorBoard."""
+        return self.folder / "logs"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of every stay of its cohort: N stays, C phenotypes.
+
+    Attributes:
+        phenotypes: The C names.
+        stays: `subject_id`, `stay_id`, `split` and `has_cxr` of each stay.
+        logits: Float32 (N, C); NaN where the model cannot tell.
+        labels: Uint8 (N, C).
+        modality_weights: Float32 (N, C, 3) over EHR-distinct, shared and CXR-distinct, if the model has them.
+    """
+
+    phenotypes: list[str]
+    stays: pl.DataFrame
+    logits: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    modality_weights: NDArray[np.float32] | None
+
+    def write(self, path: Path) -> None:
+        """Write a Parquet file; it appears when it is complete."""
+        n_labels = len(self.phenotypes)
+        table = self.stays.with_columns(
+            pl.Series("logits", self.logits, dtype=pl.Array(pl.Float32, n_labels)),
+            pl.Series("labels", self.labels, dtype=pl.Array(pl.UInt8, n_labels)),
+        )
+        if self.modality_weights is not None:
+            shape = (n_labels, 3)
+            weights = pl.Series("modality_weights", self.modality_weights, dtype=pl.Array(pl.Float32, shape))
+            table = table.with_columns(weights)
+        beside = path.with_name(f".{path.name}.partial")
+        table.write_parquet(beside, metadata={"phenotypes": json.dumps(self.phenotypes)})
+        beside.rename(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Predictions":
+        """Return the predictions in a file.
+
+        Raises:
+            MissingInputError: If there is no such file.
+            InputError: If it is no file of predictions.
+        """
+        if not path.is_file():
+            raise MissingInputError(
+                f"{path.parent} has no {path.name}: it is no finished run of `drfuse train`"
+            )
+        try:
+            table = pl.read_parquet(path)
+            phenotypes = json.loads(pl.read_parquet_metadata(path)["phenotypes"])
+            weights = table["modality_weights"].to_numpy() if "modality_weights" in table.columns else None
+            return cls(
+                phenotypes=phenotypes,
+                stays=table.select("subject_id", "stay_id", "split", "has_cxr"),
+                logits=table["logits"].to_numpy(),
+                labels=table["labels"].to_numpy(),
+                modality_weights=weights,
+            )
+        except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
+            raise InputError(f"{path} holds no predictions of `drfuse train`; train the run again") from error
