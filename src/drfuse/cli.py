@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace
@@ -39,6 +39,13 @@ class _Command:
 
 class _Parser(ArgumentParser):
     """A parser whose options are spelled with hyphens; underscores are understood too."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        """Say in one sentence what is wrong with the arguments, and end with exit code 2."""
+        program = self.prog.replace(" [options]", "")
+        problem = _PARAMETER.sub(_as_option, " ".join(message.split()))
+        problem = re.sub(r'Parser key "([\w.]+)":', r"--\1:", problem)
+        self.exit(2, f"{program}: error: {_hyphenated(problem)}; see `{program} --help`\n")
 
     def format_help(self, *arguments: Any) -> str:
         return _hyphenated(super().format_help(*arguments))
@@ -116,6 +123,12 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
     return named
 
 
+def _as_option(parameter: re.Match[str]) -> str:
+    """Return a parameter as the user writes it: jsonargparse says `prepare.mimic_iv` for --mimic-iv."""
+    command, name = parameter.groups()
+    return name if name in _COMMANDS[command].positional else f"--{name}"
+
+
 def _hyphenated(text: str) -> str:
     return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)
 
@@ -163,3 +176,4 @@ _COMMANDS = {
         "drfuse.evaluation.evaluate", "A run -> PRAUC and AUROC with intervals.", _show_metrics, ("run",)
     ),
 }
+_PARAMETER = re.compile(rf"\b({'|'.join(_COMMANDS)})\.(\w+(?:\.\w+)*)")

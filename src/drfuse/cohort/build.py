@@ -57,6 +57,7 @@ _COLUMNS = (
 )
 _RADIOGRAPH_COLUMNS = ("has_cxr", "dicom_id", "cxr_row")
 _STAYS_AT_A_TIME = 65_536
+_CELLS_AT_A_TIME = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def _database(folder: Path) -> Iterator[Backend]:
     scratch.mkdir()
     connection = ibis.duckdb.connect(scratch / "tables.duckdb", temp_directory=str(scratch))
     connection.raw_sql("SET enable_progress_bar = false")
+    connection.raw_sql("SET TimeZone = 'UTC'")  # times with a zone, in Parquet, mean the same everywhere
     try:
         yield connection
     finally:
@@ -247,7 +249,8 @@ def _write_ehr(
     rows = ibis.memtable(stays.select("stay_id").with_row_index("row"))
     columns = ibis.memtable({"variable": [v.name for v in variables], "column": range(len(variables))})
     cells = hourly.join(rows, "stay_id").join(columns, "variable").select("row", "hour", "column", "value")
-    for batch in connection.to_pyarrow_batches(cells):
+    connection.create_table("cells", cells)
+    for batch in connection.con.table("cells").to_arrow_reader(_CELLS_AT_A_TIME):
         row, hour, column, value = (batch[name].to_numpy() for name in ("row", "hour", "column", "value"))
         ehr[row, hour, column] = value
     ehr.flush()
@@ -310,7 +313,7 @@ def _report(rejected: dict[str, int], unreadable: list[str], strict: bool) -> No
     """Warn of what was left out, or refuse to leave it out."""
     problems = [f"{count} rows of {name} do not parse" for name, count in rejected.items()]
     if unreadable:
-        problems.append(f"{len(unreadable)} images are missing or unreadable, first {unreadable[0]}")
+        problems.append(f"{len(unreadable)} images are missing or unreadable")
     if problems and strict:
         raise InputError(f"{'; '.join(problems)}; mend them, or leave --strict out to go on without them")
     for problem in problems:

@@ -43,7 +43,8 @@ def _describe(mimic: MimicIV, window_hours: int) -> ir.Table:
     stays = mimic.icustays.left_join(mimic.admissions.drop("subject_id"), "hadm_id").left_join(
         mimic.patients, "subject_id"
     )
-    window_end = ibis.least(stays.outtime, stays.intime + ibis.interval(hours=window_hours))
+    full_window = stays.intime + ibis.interval(hours=window_hours)
+    window_end = (stays.outtime > full_window).ifelse(full_window, stays.outtime)  # null without outtime
     seconds = window_end.delta(stays.intime, unit="second")
     return stays.select(
         "subject_id",

@@ -24,7 +24,7 @@ _PATIENTS = {"subject_id": "int64", "gender": "string", "anchor_age": "int64", "
 _ADMISSIONS = {
     "subject_id": "int64",
     "hadm_id": "int64",
-    "admittime": "timestamp",
+    "admittime": "timestamp(6)",
     "admission_type": "string",
     "hospital_expire_flag": "int64",
 }
@@ -34,16 +34,16 @@ _ICUSTAYS = {
     "stay_id": "int64",
     "first_careunit": "string",
     "last_careunit": "string",
-    "intime": "timestamp",
-    "outtime": "timestamp",
+    "intime": "timestamp(6)",
+    "outtime": "timestamp(6)",
     "los": "float64",
 }
 _DIAGNOSES = {"hadm_id": "int64", "icd_code": "string", "icd_version": "int64"}
 _EVENTS = {
     "subject_id": "int64",
     "hadm_id": "int64",
-    "charttime": "timestamp",
-    "storetime": "timestamp",
+    "charttime": "timestamp(6)",
+    "storetime": "timestamp(6)",
     "itemid": "int64",
     "value": "string",
     "valuenum": "float64",
@@ -244,11 +244,12 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
             f"{file.path} lacks the column {', '.join(missing)} of the table {file.table}"
         )
     if file.path.suffix == ".parquet":
-        table = connection.read_parquet(str(file.path))
+        table = connection.read_parquet(_literally(file.path))
         return table.select(**{name: table[name].cast(kind) for name, kind in schema.items()})
     types = {name: ibis.dtype(schema.get(name, "string")) for name in file.columns}
     table = connection.read_csv(
-        str(file.path),
+        _literally(file.path),
+        compression="gzip" if file.path.suffix == ".gz" else "none",
         columns={name: connection.compiler.type_mapper.to_string(kind) for name, kind in types.items()},
         auto_detect=False,
         header=True,
@@ -259,3 +260,8 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
         store_rejects=True,
     )
     return table.select(*schema)
+
+
+def _literally(path: Path) -> str:
+    """Return a path in which DuckDB finds no pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))

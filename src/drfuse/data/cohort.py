@@ -53,8 +53,14 @@ class Cohort:
             ehr = np.load(folder / "ehr.npy", mmap_mode="r")
             cxr = np.load(folder / "cxr.npy", mmap_mode="r")
             normalization = json.loads((folder / "normalization.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+        except (ValueError, OSError, EOFError, pl.exceptions.PolarsError) as error:
             raise InputError(f"{folder} is damaged ({error}); run `drfuse prepare` again") from error
+        needed = {"subject_id", "stay_id", "n_hours", "has_cxr", "cxr_row", "split", *manifest.phenotypes}
+        if absent := sorted(needed - set(stays.columns)):
+            raise InputError(f"{folder}/stays.parquet lacks {', '.join(absent)}; run `drfuse prepare` again")
+        continuous = {variable.name for variable in manifest.variables if variable.kind == "continuous"}
+        if absent := sorted(continuous - set(normalization)):
+            raise InputError(f"{folder}/normalization.json lacks {absent[0]}; run `drfuse prepare` again")
         expected = (stays.height, manifest.options["window_hours"], len(manifest.variables))
         if ehr.shape != expected or len(cxr) != stays["has_cxr"].sum():
             raise InputError(

@@ -97,7 +97,10 @@ class CohortDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches with even shares of radiographs, in an order of their own each epoch."""
         has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
-        return self._loader(EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed))
+        batches = EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed)
+        if self.trainer is not None:  # a resumed run fetches its first batch before it sets the epoch
+            batches.set_epoch(self.trainer.current_epoch)
+        return self._loader(batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation split in order."""
@@ -126,6 +129,7 @@ class CohortDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own, or starting an epoch would draw from the model's numbers
         )
 
 

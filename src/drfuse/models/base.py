@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from drfuse.data.batch import Batch
@@ -27,6 +28,15 @@ class FusionOutput:
     logits: Tensor
     modality_weights: Tensor | None = None
     representations: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "FusionOutput":
+        """Return the output on a device; `kwargs` as those of `Tensor.to`."""
+        weights = self.modality_weights
+        return FusionOutput(
+            self.logits.to(device, **kwargs),
+            None if weights is None else weights.to(device, **kwargs),
+            {name: tensor.to(device, **kwargs) for name, tensor in self.representations.items()},
+        )
 
 
 class FusionModel(nn.Module, ABC):

@@ -1,17 +1,19 @@
 """Encoders that all models share, so that a comparison changes the fusion and nothing else."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoBackbone, PreTrainedModel, ResNetBackbone, ResNetConfig
+from transformers import AutoBackbone, AutoConfig, PreTrainedModel, ResNetBackbone, ResNetConfig
 
 from drfuse.errors import InputError, MissingInputError
 
 BackboneSpec = str | Mapping[str, Any]
-"""A ResNet by name, a folder of a pretrained backbone, or the fields of a `transformers.ResNetConfig`."""
+"""A new ResNet by name or by the fields of a `ResNetConfig`, or a folder or hub name of a pretrained one."""
 
 _RESNETS: dict[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
@@ -104,7 +106,7 @@ class CxrEncoder(nn.Module):
     def forward(self, cxr: Tensor) -> Tensor:
         """Return (M, D) from cxr (M, 1, H, W)."""
         if len(cxr) == 0:
-            return cxr.new_zeros(0, self.project.out_features)
+            return self.project.weight.new_zeros(0, self.project.out_features)
         features = self.backbone(cxr.contiguous(memory_format=torch.channels_last)).feature_maps[-1]
         projected: Tensor = self.project(features.mean(dim=(2, 3)))
         return projected
@@ -115,27 +117,40 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
 
     Args:
         spec: `resnet18`, `resnet34`, `resnet50` or `resnet101`, made new; or the fields of a `ResNetConfig`,
-            made new; or a local folder with a pretrained backbone, whose first convolution is summed over its
-            three input channels.
+            made new; or a folder or a name on the Hugging Face hub ("owner/name") with pretrained weights,
+            whose first convolution is summed over its three input channels.
 
     Raises:
-        MissingInputError: If `spec` is none of the names and no folder.
-        InputError: If the folder holds no backbone that `transformers` can load.
+        MissingInputError: If `spec` is none of these names and no folder.
+        InputError: If there are no weights that fit a backbone of `transformers`.
     """
     if not isinstance(spec, str):
         return ResNetBackbone(ResNetConfig(num_channels=1, **spec))
     if spec in _RESNETS:
         return ResNetBackbone(ResNetConfig(num_channels=1, **_RESNETS[spec]))
-    if not Path(spec).is_dir():
+    if not Path(spec).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
         names = ", ".join(_RESNETS)
         raise MissingInputError(f"the backbone {spec!r} is no folder here and none of {names}")
-    load: Callable[..., PreTrainedModel] = AutoBackbone.from_pretrained
-    try:
-        backbone = load(spec, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{spec} holds no backbone that transformers can load: {error}") from error
+    backbone = _load_pretrained(spec)
     _sum_channels(backbone)
     return backbone
+
+
+def _load_pretrained(spec: str) -> PreTrainedModel:
+    """Return the backbone of a pretrained model in a folder or on the hub, without a classifier's head."""
+    try:
+        config = AutoConfig.from_pretrained(spec)
+        with torch.device("meta"):  # AutoBackbone itself asks the hub even for a folder
+            kind: Any = type(cast(Any, AutoBackbone).from_config(config))
+        backbone, loading = kind.from_pretrained(spec, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise InputError(f"{spec} holds no backbone that transformers can load: {reason}") from error
+    if missing := loading["missing_keys"]:
+        raise InputError(
+            f"{spec} lacks {len(missing)} of the weights of {kind.__name__}, {min(missing)} first"
+        )
+    return cast(PreTrainedModel, backbone)
 
 
 def _sum_channels(backbone: PreTrainedModel) -> None:

@@ -35,10 +35,10 @@ def metrics_table(metrics: TestSetMetrics) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("phenotype", overflow="ellipsis", no_wrap=True)
-    table.add_column("positive", justify="right", min_width=8)
-    table.add_column("PRAUC (95 % interval)", justify="right", min_width=21)
-    table.add_column("AUROC", justify="right", min_width=5)
+    table.add_column("phenotype")
+    table.add_column("positive", justify="right", no_wrap=True)
+    table.add_column("PRAUC (95 % interval)", justify="right", no_wrap=True)
+    table.add_column("AUROC", justify="right", no_wrap=True)
     for one in metrics.phenotypes:
         table.add_row(one.phenotype, f"{one.n_positive:,}", _with_interval(one.prauc), _point(one.auroc))
     table.add_section()

@@ -68,10 +68,10 @@ class FusionTask(L.LightningModule):
         self.val_prauc.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> FusionOutput:  # noqa: ARG002
-        """Return what `predictions.parquet` keeps of a batch: logits and weights, in float32 on the CPU."""
+        """Return what `predictions.parquet` keeps of a batch: logits and modality weights, in float32."""
         output = self.model(batch)
         weights = output.modality_weights
-        return FusionOutput(output.logits.float().cpu(), None if weights is None else weights.float().cpu())
+        return FusionOutput(output.logits.float(), None if weights is None else weights.float())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which cohort the weights come from."""

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import ibis
+import polars as pl
+import pytest
+
+from drfuse.cohort.phenotypes import label_admissions, read_phenotypes
+from drfuse.errors import InputError, MissingInputError
+
+CSV = """\
+phenotype,icd_version,icd_code
+Shock,9,78550
+Shock,10,R57.0
+Heart failure,9,4280
+Heart failure,10,I509
+Clash,9,E849
+"""
+YAML = """\
+Typhoid:
+  use_in_benchmark: true
+  codes: [0031, 0021, "0020"]
+Shock:
+  use_in_benchmark: true
+  id: 249
+  codes:
+  - 78550
+  - R57.0
+  - e849
+Left out:
+  use_in_benchmark: false
+  codes: ["4280"]
+"""
+
+
+def phenotypes(text: str, name: str, folder: Path) -> pl.DataFrame:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return read_phenotypes(path)
+
+
+def labels(codes: pl.DataFrame, *diagnoses: tuple[int, str, int]) -> dict[int, set[str]]:
+    """Return the phenotypes of each admission that has any."""
+    rows = [{"hadm_id": hadm, "icd_code": code, "icd_version": version} for hadm, code, version in diagnoses]
+    table = label_admissions(ibis.memtable(rows), codes).to_pyarrow().to_pylist()
+    return {row.pop("hadm_id"): {name for name, present in row.items() if present} for row in table}
+
+
+def test_the_paper_has_25_phenotypes() -> None:
+    codes = read_phenotypes(None)
+    assert codes["phenotype"].n_unique() == 25
+    assert set(codes["icd_version"].unique()) == {9, 10}
+    assert codes["icd_code"].null_count() == 0
+
+
+def test_the_shipped_codes_are_the_published_ones(shared: Path) -> None:
+    published = read_phenotypes(shared / "reference" / "phenotype_codes.csv")
+    assert read_phenotypes(None).equals(published)
+
+
+def test_all_diagnoses_of_an_admission_count(tmp_path: Path) -> None:
+    codes = phenotypes(CSV, "codes.csv", tmp_path)
+    found = labels(codes, (1, "Z000", 10), (1, "I509", 10), (1, "4280", 9), (1, "78550", 9), (2, "Z000", 10))
+    assert found == {1: {"Heart failure", "Shock"}}
+
+
+@pytest.mark.parametrize("code", ["R570", "R57.0", " R570 ", "r570", "r57.0\t"])
+def test_codes_match_whatever_their_spelling(code: str, tmp_path: Path) -> None:
+    codes = phenotypes(CSV, "codes.csv", tmp_path)
+    assert labels(codes, (1, code.rstrip("\t"), 10)) == {1: {"Shock"}}
+
+
+def test_a_longer_code_is_another_code(tmp_path: Path) -> None:
+    codes = phenotypes(CSV, "codes.csv", tmp_path)
+    assert labels(codes, (1, "R5701", 10), (2, "R57", 10), (3, "428", 9)) == {}
+
+
+def test_in_a_csv_the_version_counts(tmp_path: Path) -> None:
+    codes = phenotypes(CSV, "codes.csv", tmp_path)
+    assert labels(codes, (1, "E849", 9), (2, "E849", 10)) == {1: {"Clash"}}
+
+
+def test_in_a_yaml_file_codes_are_of_both_versions(tmp_path: Path) -> None:
+    codes = phenotypes(YAML, "codes.yaml", tmp_path)
+    assert labels(codes, (1, "E849", 9), (2, "E849", 10)) == {1: {"Shock"}, 2: {"Shock"}}
+
+
+def test_yaml_codes_that_look_octal_keep_their_digits(tmp_path: Path) -> None:
+    codes = phenotypes(YAML, "codes.yml", tmp_path)
+    assert codes.filter(phenotype="Typhoid")["icd_code"].to_list() == ["0031", "0021", "0020"]
+
+
+def test_yaml_groups_out_of_the_benchmark_are_left_out(tmp_path: Path) -> None:
+    codes = phenotypes(YAML, "codes.yaml", tmp_path)
+    assert codes["phenotype"].unique(maintain_order=True).to_list() == ["Typhoid", "Shock"]
+
+
+def test_csv_codes_keep_their_leading_zeros_and_file_order(tmp_path: Path) -> None:
+    codes = phenotypes(
+        "icd_code,icd_version,phenotype\n0031,9,B\n0021,9,A\n0031,9,B\n", "codes.csv", tmp_path
+    )
+    assert codes.rows() == [("B", 9, "0031"), ("A", 9, "0021")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("codes.csv", "phenotype,icd_code\nShock,78550\n"),
+        ("codes.csv", "phenotype,icd_version,icd_code\nShock,nine,78550\n"),
+        ("codes.csv", "phenotype,icd_version,icd_code\n"),
+        ("codes.csv", ""),
+        ("codes.yaml", "- Shock\n- Heart failure\n"),
+        ("codes.yaml", "Shock: [78550]\n"),
+        ("codes.yaml", "Shock: {use_in_benchmark: true}\n"),
+        ("codes.yaml", "Shock: {use_in_benchmark: true, codes: \n"),
+        ("codes.yaml", "Shock: {use_in_benchmark: false, codes: ['78550']}\n"),
+        ("codes.yaml", ""),
+    ],
+)
+def test_a_file_that_defines_no_phenotypes_is_named(name: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=name):
+        phenotypes(text, name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["codes.csv", "codes.yaml"])
+def test_a_binary_file_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff\xfe" * 50)
+    with pytest.raises(InputError, match=name):
+        read_phenotypes(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"nothing here\.csv"):
+        read_phenotypes(tmp_path / "nothing here.csv")

@@ -1,0 +1,256 @@
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from drfuse.cohort.radiographs import decode, image_paths, select_radiographs, store_radiographs
+from drfuse.cohort.stays import select_stays
+from drfuse.cohort.tables import open_mimic_cxr, open_mimic_iv
+from tests.mimic import SECOND, Hospital, Stay, Suffix, draw, image_path
+
+MIDNIGHT = datetime(2150, 3, 1)
+
+
+def selected(
+    hospital: Hospital, folder: Path, views: Sequence[str] = ("AP",), suffix: Suffix = ".csv"
+) -> dict[int, str]:
+    """Return the dicom_id of each stay's radiograph."""
+    connection = ibis.duckdb.connect()
+    mimic = open_mimic_iv(hospital.write(folder / "iv", suffix=suffix), connection)
+    cxr = open_mimic_cxr(hospital.write_radiographs(folder / "cxr", suffix=suffix), connection)
+    stays = connection.create_table("stays", select_stays(mimic, window_hours=48)[-1].stays)
+    rows = select_radiographs(cxr.metadata, stays, views).to_pyarrow().to_pylist()
+    assert len(rows) == len({row["stay_id"] for row in rows})
+    return {row["stay_id"]: row["dicom_id"] for row in rows}
+
+
+@pytest.fixture
+def hospital() -> Hospital:
+    return Hospital()
+
+
+@pytest.fixture
+def stay(hospital: Hospital) -> Stay:
+    return hospital.add_stay(hours=100)
+
+
+def test_the_last_study_of_the_window_counts(hospital: Hospital, stay: Stay, tmp_path: Path) -> None:
+    hospital.radiograph(stay, at=3)
+    last = hospital.radiograph(stay, at=40)
+    hospital.radiograph(stay, at=20)
+    assert selected(hospital, tmp_path) == {stay.stay_id: last}
+
+
+def test_studies_outside_the_window_are_left_out(hospital: Hospital, tmp_path: Path) -> None:
+    long, short = (hospital.add_stay(hours=hours) for hours in (100, 10))
+    inside = hospital.radiograph(long, at=1)
+    hospital.radiograph(long, at=-1)
+    hospital.radiograph(long, at=49)
+    hospital.radiograph(short, at=11)
+    assert selected(hospital, tmp_path) == {long.stay_id: inside}
+
+
+def test_the_window_holds_both_of_its_ends(hospital: Hospital, tmp_path: Path) -> None:
+    millisecond = 0.001 * SECOND
+    expected = set()
+    for at, counts in ((0, True), (-millisecond, False), (10, True), (10 + millisecond, False)):
+        stay = hospital.add_stay(hours=10)
+        hospital.radiograph(stay, at=at)
+        if counts:
+            expected.add(stay.stay_id)
+    assert set(selected(hospital, tmp_path)) == expected
+
+
+def test_other_views_are_ignored_until_they_are_asked_for(
+    hospital: Hospital, stay: Stay, tmp_path: Path
+) -> None:
+    frontal = hospital.radiograph(stay, at=1)
+    posterior = hospital.radiograph(stay, at=2, view="PA")
+    lateral = hospital.radiograph(stay, at=3, view="LATERAL")
+    hospital.radiograph(stay, at=4, ViewPosition=None)
+    assert selected(hospital, tmp_path) == {stay.stay_id: frontal}
+    assert selected(hospital, tmp_path, ("AP", "PA")) == {stay.stay_id: posterior}
+    assert selected(hospital, tmp_path, ("LATERAL",)) == {stay.stay_id: lateral}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_study_time_has_lost_its_leading_zeros(suffix: Suffix, hospital: Hospital, tmp_path: Path) -> None:
+    after_midnight = {
+        1000.266: timedelta(minutes=10, seconds=0.266),
+        59.5: timedelta(seconds=59.5),
+        0.0: timedelta(0),
+        3.0: timedelta(seconds=3),
+        51801.029: timedelta(hours=5, minutes=18, seconds=1.029),
+        184051.247: timedelta(hours=18, minutes=40, seconds=51.247),
+        235959.999: timedelta(hours=23, minutes=59, seconds=59.999),
+    }
+    expected = set()
+    for study_time, after in after_midnight.items():
+        whole_second = MIDNIGHT + timedelta(seconds=after // timedelta(seconds=1))
+        in_time = hospital.add_stay(intime=whole_second)
+        too_late = hospital.add_stay(intime=whole_second + timedelta(seconds=1))
+        too_early = hospital.add_stay(hours=1, intime=whole_second - timedelta(hours=1, seconds=1))
+        for stay in (in_time, too_late, too_early):
+            hospital.radiograph(stay, StudyDate=21500301, StudyTime=study_time)
+        expected.add(in_time.stay_id)
+    assert set(selected(hospital, tmp_path, suffix=suffix)) == expected
+
+
+def test_a_study_without_time_is_left_out(hospital: Hospital, stay: Stay, tmp_path: Path) -> None:
+    hospital.radiograph(stay, at=1, StudyTime=None)
+    hospital.radiograph(stay, at=1, StudyDate=None)
+    hospital.radiograph(stay, at=1, StudyDate=21501399)
+    assert selected(hospital, tmp_path) == {}
+
+
+def test_of_two_images_taken_at_once_the_later_ids_count(
+    hospital: Hospital, stay: Stay, tmp_path: Path
+) -> None:
+    first, second = hospital.radiograph(stay, at=1), hospital.radiograph(stay, at=1)
+    assert first < second
+    assert selected(hospital, tmp_path) == {stay.stay_id: second}
+
+
+def test_two_stays_of_a_subject_keep_their_own_radiographs(hospital: Hospital, tmp_path: Path) -> None:
+    first = hospital.add_stay(hours=30)
+    second = hospital.add_stay(hours=30, same_subject=first, intime=first.intime + timedelta(days=30))
+    images = {one.stay_id: hospital.radiograph(one, at=5) for one in (first, second)}
+    assert selected(hospital, tmp_path) == images
+
+
+def test_images_lie_where_the_release_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    assert image_paths(tmp_path, [(90_000_001, 93_000_001, "abc")]) == [
+        tmp_path / "files/p90/p90000001/s93000001/abc.jpg"
+    ]
+    assert image_path(90_000_001, 93_000_001, "abc") == Path("files/p90/p90000001/s93000001/abc.jpg")
+
+
+@pytest.mark.parametrize("folder", [".", "resized"])
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".png"])
+def test_resized_images_lie_in_one_flat_folder(folder: str, suffix: str, tmp_path: Path) -> None:
+    image = tmp_path / folder / f"abc{suffix}"
+    image.parent.mkdir(exist_ok=True)
+    image.touch()
+    found, missing = image_paths(tmp_path, [(90_000_001, 93_000_001, "abc"), (90_000_002, 93_000_002, "def")])
+    assert found.samefile(image)
+    assert not missing.exists()
+
+
+def write_image(pixels: NDArray[np.uint8 | np.uint16], path: Path, mode: str | None = None) -> Path:
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path)
+    return path
+
+
+def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    assert np.array_equal(decode(write_image(pixels, tmp_path / "image.png"), 40), pixels)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_short_side_fits_and_the_long_side_is_cropped_at_its_centre(wide: bool, tmp_path: Path) -> None:
+    pixels = np.repeat(
+        np.arange(100, dtype=np.uint8)[:, None] * 2, 60, axis=1
+    )  # (100, 60), darker at the top
+    if wide:
+        pixels = pixels.T
+    found = decode(write_image(pixels, tmp_path / "image.png"), 60)
+    assert np.array_equal(found, pixels[:, 20:80] if wide else pixels[20:80])
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 192), (192, 256), (500, 300), (61, 340), (20, 33)])
+def test_any_shape_becomes_a_square_without_distortion(height: int, width: int, tmp_path: Path) -> None:
+    short = min(height, width)
+    y, x = np.mgrid[:height, :width]
+    inside = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2) < short / 4  # a disc in the middle
+    path = write_image((inside * 255).astype(np.uint8), tmp_path / "image.png")
+    found = decode(path, 48)
+    assert (found.shape, found.dtype) == ((48, 48), np.uint8)
+    bright = found > 127
+    extent = bright.any(axis=0).sum(), bright.any(axis=1).sum()
+    assert extent == (pytest.approx(24, abs=2), pytest.approx(24, abs=2))
+    assert bright[23:25, 23:25].all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA"])
+def test_colour_images_become_grey(mode: str, tmp_path: Path) -> None:
+    pixels = np.full((32, 32), 90, np.uint8)
+    found = decode(write_image(pixels, tmp_path / "image.png", mode), 32)
+    assert np.abs(found.astype(int) - 90).max() <= 2
+
+
+def test_16_bit_images_keep_their_upper_bits(tmp_path: Path) -> None:
+    pixels = np.linspace(0, 2**16 - 1, 32 * 32).reshape(32, 32).astype(np.uint16)
+    found = decode(write_image(pixels, tmp_path / "image.png"), 32)
+    assert np.array_equal(found, pixels >> 8)
+
+
+def test_a_large_jpeg_looks_the_same_when_decoded_small(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_bytes(draw((1500, 1200), seed=3))
+    with Image.open(path) as image:
+        crop = image.crop((0, 150, 1200, 1350)).resize((64, 64), Image.Resampling.BICUBIC)
+    difference = np.abs(decode(path, 64).astype(int) - np.asarray(crop))
+    assert difference.mean() < 2
+
+
+def broken_image(kind: str, path: Path) -> Path:
+    """Write an image that cannot be read, or none."""
+    jpeg = draw((64, 64), seed=0)
+    contents = {
+        "empty": b"",
+        "text": b"this is not an image\n" * 20,
+        "truncated": jpeg[: len(jpeg) // 2],
+        "cut in its header": jpeg[:30],
+    }
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes(contents[kind])
+    return path
+
+
+BROKEN = ["missing", "empty", "text", "truncated", "cut in its header", "folder"]
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_image_that_cannot_be_read_is_an_error(kind: str, tmp_path: Path) -> None:
+    with pytest.raises((OSError, ValueError, SyntaxError)):
+        decode(broken_image(kind, tmp_path / "image.jpg"), 32)
+
+
+def test_unreadable_images_take_no_row(tmp_path: Path) -> None:
+    readable = []
+    for number in range(4):
+        readable.append(tmp_path / f"{number}.jpg")
+        readable[-1].write_bytes(draw((48, 40), seed=number))
+    broken = [broken_image(kind, tmp_path / f"{kind}.jpg") for kind in BROKEN]
+    paths = [broken[0], readable[0], *broken[1:4], readable[1], readable[2], *broken[4:], readable[3]]
+
+    was_read = list(store_radiographs(paths, 32, tmp_path / "cxr.npy"))
+
+    assert was_read == [path in readable for path in paths]
+    stored = np.load(tmp_path / "cxr.npy", mmap_mode="r")
+    assert stored.dtype == np.uint8
+    assert np.array_equal(stored, np.stack([decode(path, 32) for path in readable]))
+
+
+@pytest.mark.parametrize("n_images", [0, 1, 300])
+def test_any_number_of_images_can_be_stored(n_images: int, tmp_path: Path) -> None:
+    paths = []
+    for number in range(n_images):
+        paths.append(tmp_path / f"{number}.png")
+        file = BytesIO()
+        Image.fromarray(np.full((8, 8), number % 256, np.uint8)).save(file, "PNG")
+        paths[-1].write_bytes(file.getvalue())
+    assert all(store_radiographs(paths, 8, tmp_path / "cxr.npy"))
+    stored = np.load(tmp_path / "cxr.npy")
+    assert stored.shape == (n_images, 8, 8)
+    assert stored[:, 0, 0].tolist() == [number % 256 for number in range(n_images)]

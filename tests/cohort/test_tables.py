@@ -1,0 +1,281 @@
+import gzip
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import polars as pl
+import pytest
+
+from drfuse.cohort.tables import MimicIV, count_rejected_rows, open_mimic_cxr, open_mimic_iv, reading
+from drfuse.errors import InputError, MissingInputError
+from tests.mimic import HEART_RATE, Hospital, Layout, Suffix, write_tables
+
+TABLES = ("patients", "admissions", "icustays", "diagnoses", "chartevents", "labevents")
+SUFFIXES: tuple[Suffix, ...] = (".csv", ".csv.gz", ".parquet")
+
+
+def open_folder(folder: Path) -> MimicIV:
+    return open_mimic_iv(folder, ibis.duckdb.connect())
+
+
+def rows(table: ir.Table) -> list[dict[str, Any]]:
+    return table.to_pyarrow().to_pylist()
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    """Replace text that stands in a CSV file once or more."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def hospital() -> Hospital:
+    hospital = Hospital()
+    stay = hospital.add_stay(race="ASIAN")
+    hospital.chart(stay, HEART_RATE, 80)
+    hospital.lab(stay, 50931, 90)
+    hospital.diagnose(stay, "0031", 9)
+    hospital.radiograph(stay)
+    return hospital
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("layout", ["hosp", "core"])
+def test_every_layout_and_format_gives_the_same_tables(
+    layout: Layout, suffix: Suffix, hospital: Hospital, tmp_path: Path
+) -> None:
+    reference = open_folder(hospital.write(tmp_path / "reference"))
+    found = open_folder(hospital.write(tmp_path / "found", layout, suffix))
+    for table in TABLES:
+        assert rows(getattr(found, table)) == rows(getattr(reference, table)), table
+    assert rows(found.admissions)[0]["race"] == "ASIAN"
+    assert rows(found.diagnoses)[0]["icd_code"] == "0031"
+
+
+def test_columns_are_found_by_name(hospital: Hospital, tmp_path: Path) -> None:
+    reference = open_folder(hospital.write(tmp_path / "reference", suffix=".csv"))
+    frames = {
+        stem: frame.select(*reversed(frame.columns)).with_columns(ours=pl.lit('a "new", one'))
+        for stem, frame in hospital.frames().items()
+    }
+    found = open_folder(write_tables(frames, tmp_path / "found", ".csv"))
+    for table in TABLES:
+        assert rows(getattr(found, table)) == rows(getattr(reference, table)), table
+
+
+def test_types_are_stated_not_guessed(hospital: Hospital, tmp_path: Path) -> None:
+    mimic = open_folder(hospital.write(tmp_path, suffix=".csv"))
+    assert mimic.chartevents.value.type().is_string()  # though it holds numbers only
+    assert mimic.chartevents.valuenum.type().is_float64()
+    assert mimic.chartevents.charttime.type().is_timestamp()
+    assert mimic.diagnoses.icd_code.type().is_string()
+    assert mimic.icustays.stay_id.type().is_int64()
+
+
+@pytest.mark.parametrize("parquet_type", [pl.Int32, pl.UInt32, pl.Float64, pl.String])
+def test_parquet_ids_of_another_type_are_cast(
+    parquet_type: type[pl.DataType], hospital: Hospital, tmp_path: Path
+) -> None:
+    frames = {
+        stem: frame.cast({name: parquet_type for name in frame.columns if name.endswith("_id")})
+        for stem, frame in hospital.frames().items()
+    }
+    mimic = open_folder(write_tables(frames, tmp_path, ".parquet"))
+    assert rows(mimic.icustays)[0]["stay_id"] == 92_000_001
+
+
+@pytest.mark.parametrize("above", [".", "2.2", "physionet.org/files/mimiciv/2.2"])
+def test_the_folder_may_be_given_with_or_without_its_top(
+    above: str, hospital: Hospital, tmp_path: Path
+) -> None:
+    root = hospital.write(tmp_path / "given" / above)
+    hospital.write_radiographs(tmp_path / "given-cxr" / above)
+    mimic = open_folder(tmp_path / "given")
+    cxr = open_mimic_cxr(tmp_path / "given-cxr", ibis.duckdb.connect())
+    assert mimic.root.samefile(root)
+    assert len(rows(mimic.icustays)) == len(rows(cxr.metadata)) == 1
+    assert cxr.root.samefile(tmp_path / "given-cxr" / above)
+
+
+@pytest.mark.parametrize("name", ["it's here", "100% new", "two  spaces", "čšž", "a,b", "{x}"])
+def test_any_name_of_a_folder_will_do(name: str, hospital: Hospital, tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        mimic = open_folder(hospital.write(tmp_path / suffix[1:] / name, suffix=suffix))
+        assert len(rows(mimic.icustays)) == 1
+
+
+@pytest.mark.parametrize(("name", "neighbour"), [("mimic [2.2]", "mimic 2"), ("a?", "ab"), ("*", "any")])
+def test_a_name_is_no_pattern(name: str, neighbour: str, hospital: Hospital, tmp_path: Path) -> None:
+    other = Hospital()
+    other.add_stay()
+    other.add_stay()
+    for suffix in SUFFIXES:
+        other.write(tmp_path / suffix[1:] / neighbour, suffix=suffix)
+        mimic = open_folder(hospital.write(tmp_path / suffix[1:] / name, suffix=suffix))
+        assert len(rows(mimic.icustays)) == 1
+
+
+def test_two_releases_in_one_folder_are_refused(hospital: Hospital, tmp_path: Path) -> None:
+    for release in ("2.2", "3.1"):
+        hospital.write(tmp_path / release)
+    with pytest.raises(InputError, match=r"more than one release .*2\.2.*3\.1"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout", "release"),
+    [("mimiciv-3.1", "hosp", "3.1"), ("mimic", "core", "1.x"), ("mimic", "hosp", "2.0 or later")],
+)
+def test_the_release_is_told_as_far_as_it_shows(
+    folder: str, layout: Layout, release: str, hospital: Hospital, tmp_path: Path
+) -> None:
+    assert open_folder(hospital.write(tmp_path / folder, layout)).release == release
+
+
+def test_quoted_cells_line_ends_and_byte_order_marks_are_read(hospital: Hospital, tmp_path: Path) -> None:
+    folder = hospital.write(tmp_path, suffix=".csv")
+    rewrite(folder / "hosp/admissions.csv", "ASIAN", '"ASIAN, ""OTHER"""')
+    rewrite(folder / "hosp/diagnoses_icd.csv", "0031", '"0031"')
+    rewrite(folder / "hosp/labevents.csv", "90,90.0,,", '90,90.0,,"two\nlines"')
+    for path in folder.rglob("*.csv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    mimic = open_folder(folder)
+    assert rows(mimic.admissions)[0]["race"] == 'ASIAN, "OTHER"'
+    assert rows(mimic.diagnoses)[0]["icd_code"] == "0031"
+    assert rows(mimic.icustays)[0]["los"] == pytest.approx(100 / 24)
+    assert rows(mimic.chartevents)[0]["value"] == "80"
+    assert [row["value"] for row in rows(mimic.labevents)] == ["90"]
+
+
+def test_rows_that_do_not_parse_are_left_out_and_counted(hospital: Hospital, tmp_path: Path) -> None:
+    stay = hospital.add_stay()
+    for value in (81, 82, 83):
+        hospital.chart(stay, HEART_RATE, value)
+    folder = hospital.write(tmp_path, suffix=".csv")
+    rewrite(folder / "icu/chartevents.csv", ",82,82.0,", ",82,eighty-two,")
+    rewrite(folder / "icu/chartevents.csv", ",83,83.0,,0\n", ",83\n")
+    connection = ibis.duckdb.connect()
+    mimic = open_mimic_iv(folder, connection)
+    assert sorted(row["value"] for row in rows(mimic.chartevents)) == ["80", "81"]
+    assert len(rows(mimic.labevents)) == 1
+    assert count_rejected_rows(connection) == {"chartevents.csv": 2}
+
+
+def test_a_row_with_two_wrong_cells_counts_once_however_often_it_is_read(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    folder = hospital.write(tmp_path, suffix=".csv")
+    rewrite(folder / "hosp/patients.csv", "60,2150", "sixty,last year")
+    connection = ibis.duckdb.connect()
+    mimic = open_mimic_iv(folder, connection)
+    assert rows(mimic.patients) == rows(mimic.patients) == []
+    assert count_rejected_rows(connection) == {"patients.csv": 1}
+
+
+def test_no_rows_were_rejected_where_no_csv_was_read(hospital: Hospital, tmp_path: Path) -> None:
+    connection = ibis.duckdb.connect()
+    assert len(rows(open_mimic_iv(hospital.write(tmp_path, suffix=".parquet"), connection).icustays)) == 1
+    assert count_rejected_rows(connection) == {}
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="nowhere"):
+        open_folder(tmp_path / "nowhere")
+
+
+def test_a_folder_without_a_release_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"does not hold a MIMIC-IV release.*icu/icustays"):
+        open_folder(tmp_path)
+    with pytest.raises(MissingInputError, match=r"does not hold a MIMIC-CXR-JPG release.*metadata"):
+        open_mimic_cxr(tmp_path, ibis.duckdb.connect())
+
+
+@pytest.mark.parametrize(
+    "stem", ["hosp/patients", "hosp/admissions", "hosp/diagnoses_icd", "icu/chartevents", "hosp/labevents"]
+)
+def test_a_missing_table_is_named(stem: str, hospital: Hospital, tmp_path: Path) -> None:
+    (hospital.write(tmp_path) / f"{stem}.csv.gz").unlink()
+    with pytest.raises(MissingInputError, match=rf"lacks the table \w+.*{stem}\.csv\.gz"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("stem", "column"),
+    [
+        ("hosp/patients", "anchor_year"),
+        ("hosp/admissions", "hospital_expire_flag"),
+        ("icu/icustays", "intime"),
+        ("hosp/diagnoses_icd", "icd_version"),
+        ("icu/chartevents", "stay_id"),
+        ("hosp/labevents", "valuenum"),
+    ],
+)
+def test_a_missing_column_is_named(
+    stem: str, column: str, suffix: Suffix, hospital: Hospital, tmp_path: Path
+) -> None:
+    frames = hospital.frames()
+    frames[stem] = frames[stem].drop(column)
+    write_tables(frames, tmp_path, suffix)
+    with pytest.raises(MissingInputError, match=rf"{stem}\{suffix} lacks the column {column} "):
+        open_folder(tmp_path)
+
+
+def test_a_file_that_is_not_what_its_name_says_is_named(hospital: Hospital, tmp_path: Path) -> None:
+    text = b"subject_id,gender\n1,F\n"
+    wrong = {
+        "patients.csv.gz": text,
+        "patients.parquet": text,
+        "patients.csv": gzip.compress(text),
+    }
+    for number, (name, content) in enumerate(wrong.items()):
+        folder = hospital.write(tmp_path / str(number))
+        (folder / "hosp/patients.csv.gz").unlink()
+        (folder / "hosp" / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name} is not a.* as its name says"):
+            open_folder(folder)
+
+
+def test_an_empty_file_is_named(hospital: Hospital, tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        folder = hospital.write(tmp_path / suffix[1:], suffix=suffix)
+        (folder / f"hosp/patients{suffix}").write_bytes(b"")
+        with pytest.raises(InputError, match=rf"patients\{suffix}"):
+            open_folder(folder)
+
+
+def test_a_damaged_file_is_named_in_one_sentence(hospital: Hospital, tmp_path: Path) -> None:
+    stay = hospital.add_stay()
+    for row in range(5000):
+        hospital.chart(stay, HEART_RATE, 50 + row * 7919 % 100, at=row * 7919 % 100)
+    path = hospital.write(tmp_path) / "icu/chartevents.csv.gz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"chartevents\.csv\.gz") as caught:
+        read_chart_events(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def read_chart_events(folder: Path) -> list[dict[str, Any]]:
+    mimic = open_folder(folder)
+    with reading(mimic.files):
+        return rows(mimic.chartevents)
+
+
+@pytest.mark.parametrize("times", [pl.Datetime("ns"), pl.Datetime("ms"), pl.String])
+def test_parquet_times_of_any_kind_become_the_same_type(
+    times: pl.DataType, hospital: Hospital, tmp_path: Path
+) -> None:
+    reference = open_folder(hospital.write(tmp_path / "csv", suffix=".csv"))
+    text = pl.col(pl.Datetime).dt.strftime("%Y-%m-%d %H:%M:%S")
+    frames = {
+        stem: frame.with_columns(text if times == pl.String else pl.col(pl.Datetime).cast(times))
+        for stem, frame in hospital.frames().items()
+    }
+    found = open_folder(write_tables(frames, tmp_path / "parquet", ".parquet"))
+    for table in TABLES:
+        assert getattr(found, table).schema() == getattr(reference, table).schema(), table
+        assert rows(getattr(found, table)) == rows(getattr(reference, table)), table

@@ -1,0 +1,30 @@
+"""Fixtures of the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: tests use no network
+
+from drfuse.cohort import prepare
+from tests.mimic import write_hospital
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of real input and published facts beside the checkout; skip where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs real input in {SHARED}, which is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a prepared cohort of 80 synthetic stays with 48-pixel radiographs; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("hospital")
+    mimic_iv, mimic_cxr = write_hospital(folder, n_stays=80, seed=1, image_size=64)
+    prepare(mimic_iv, folder / "cohort", mimic_cxr, image_size=48)
+    return folder / "cohort"

@@ -1,0 +1,43 @@
+"""What a batch says of its stays and radiographs."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from tests.builders import make_batch
+
+
+@pytest.mark.parametrize("cxr_of", [(), (0, 2), (3,), (0, 1, 2, 3)])
+def test_has_cxr_is_true_where_a_radiograph_is(cxr_of: Sequence[int]) -> None:
+    batch = make_batch(cxr_of)
+    assert len(batch) == 4
+    assert batch.has_cxr.dtype == torch.bool
+    assert batch.has_cxr.tolist() == [row in cxr_of for row in range(4)]
+
+
+@pytest.mark.parametrize("kept", [[1, 2], [2, 1], [], [0, 1, 2], [2, 0, 1]])
+def test_kept_radiographs_stay_with_their_stays_in_order(kept: list[int]) -> None:
+    batch = make_batch((0, 1, 3))
+    smaller = batch.keep_cxr(torch.tensor(kept, dtype=torch.int64))
+    assert smaller.cxr_of.tolist() == [(0, 1, 3)[image] for image in sorted(kept)]
+    assert torch.equal(smaller.cxr, batch.cxr[sorted(kept)])
+    assert smaller.cxr.shape[1:] == batch.cxr.shape[1:]
+    assert torch.equal(smaller.ehr, batch.ehr)
+    assert torch.equal(smaller.labels, batch.labels)
+    assert batch.cxr_of.tolist() == [0, 1, 3]  # the batch itself is as it was
+
+
+def test_other_pixels_belong_to_the_same_stays() -> None:
+    batch = make_batch((0, 3))
+    other = batch.with_cxr(torch.zeros(2, 1, 4, 4))
+    assert other.cxr.shape == (2, 1, 4, 4)
+    assert torch.equal(other.cxr_of, batch.cxr_of)
+    assert torch.equal(other.stay_id, batch.stay_id)
+
+
+def test_every_field_moves_to_the_device() -> None:
+    moved = make_batch().to("meta")
+    for name in ("stay_id", "ehr", "n_hours", "cxr", "cxr_of", "labels"):
+        assert getattr(moved, name).device.type == "meta"
+    assert moved.has_cxr.device.type == "meta"

@@ -1,0 +1,315 @@
+"""From a cohort on disk to the batches of a training run."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drfuse.data import Batch, Cohort, CohortDataModule, EhrFeatures, StayDataset
+from drfuse.data.datamodule import drop_cxr
+from drfuse.errors import InputError
+from tests.builders import write_cohort
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    return Cohort.open(write_cohort(tmp_path / "cohort"))
+
+
+@pytest.fixture
+def larger(tmp_path: Path) -> Cohort:
+    splits = ("train",) * 40 + ("validation",) * 20
+    return Cohort.open(write_cohort(tmp_path / "larger", splits, with_cxr=range(0, 60, 2)))
+
+
+class Recorder(L.LightningModule):
+    """Keeps the batches that training and validation see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.trained: list[tuple[int, Batch]] = []
+        self.validated: list[Batch] = []
+        self.predicted: list[Batch] = []
+
+    def training_step(self, batch: Batch) -> Tensor:
+        self.trained.append((self.current_epoch, batch))
+        return self.weight * 1.0
+
+    def validation_step(self, batch: Batch) -> None:
+        self.validated.append(batch)
+
+    def predict_step(self, batch: Batch) -> None:
+        self.predicted.append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(epochs: int = 1) -> L.Trainer:
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    return L.Trainer(max_epochs=epochs, accelerator="cpu", num_sanity_val_steps=1, **quiet)
+
+
+def fit(epochs: int = 1, seed: int = 0, **options: Any) -> Recorder:
+    torch.manual_seed(seed)
+    recorder = Recorder()
+    trainer(epochs).fit(recorder, datamodule=CohortDataModule(seed=seed, **options))
+    return recorder
+
+
+def grey_levels(batch: Batch) -> list[int]:
+    """Return the stored grey value of each radiograph, which is its row in the cohort."""
+    mean, std = (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3
+    side = batch.cxr.shape[-1] // 2
+    return [round(value) for value in ((batch.cxr[:, 0, side, side] * std + mean) * 255).tolist()]
+
+
+# --- the dataset --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [10, 1, 6], [4], [0], [11, 9, 7]])
+def test_indexing_with_rows_makes_the_batch_of_those_stays(cohort: Cohort, rows: list[int]) -> None:
+    batch = StayDataset(cohort)[rows]
+    assert batch.stay_id.tolist() == [1000 + 10 * row for row in rows]
+    assert batch.n_hours.tolist() == cohort.n_hours[rows].tolist()
+    assert torch.equal(batch.labels, torch.tensor(cohort.labels[rows]))
+    assert batch.ehr.shape == (len(rows), max(cohort.n_hours[rows]), 59)
+    with_cxr = [(i, row) for i, row in enumerate(rows) if cohort.has_cxr[row]]
+    assert batch.cxr_of.tolist() == [i for i, _ in with_cxr]
+    assert batch.cxr.dtype == torch.uint8
+    assert batch.cxr.shape == (len(with_cxr), 1, 12, 12)
+    for image, (_, row) in zip(batch.cxr, with_cxr, strict=True):
+        assert (image == row).all()
+    dtypes = {name: getattr(batch, name).dtype for name in ("stay_id", "n_hours", "cxr_of", "ehr", "labels")}
+    integers, floats = ("stay_id", "n_hours", "cxr_of"), ("ehr", "labels")
+    assert dtypes == dict.fromkeys(integers, torch.int64) | dict.fromkeys(floats, torch.float32)
+
+
+def test_a_stay_s_features_do_not_depend_on_its_batch(cohort: Cohort) -> None:
+    dataset = StayDataset(cohort)
+    together = dataset[list(range(12))]
+    features = EhrFeatures(cohort.manifest.variables, cohort.normalization)
+    for row in range(12):
+        hours = int(cohort.n_hours[row])
+        alone = dataset[[row]]
+        assert alone.ehr.shape[1] == hours
+        assert torch.equal(alone.ehr[0], together.ehr[row, :hours])
+        assert (together.ehr[row, hours:] == 0).all()
+        values = torch.tensor(np.array(cohort.ehr[[row], :hours]))
+        assert torch.equal(alone.ehr, features(values, torch.tensor([hours])))
+
+
+def test_the_dataset_has_as_many_stays_as_the_cohort(cohort: Cohort) -> None:
+    assert len(StayDataset(cohort)) == 12
+
+
+# --- loaders ------------------------------------------------------------------------------------------------
+
+
+def stay_ids(batches: list[Batch]) -> list[int]:
+    return [stay_id for batch in batches for stay_id in batch.stay_id.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("train_on", "train", "validation"),
+    [("full", [0, 1, 2, 3, 4, 5], [6, 7, 8]), ("matched", [0, 2, 3], [6, 8])],
+)
+def test_training_and_validation_read_their_own_split(
+    cohort: Cohort, train_on: Any, train: list[int], validation: list[int]
+) -> None:
+    module = CohortDataModule(cohort, train_on, batch_size=2, crop_size=8)
+    assert sorted(stay_ids(list(module.train_dataloader()))) == [1000 + 10 * row for row in train]
+    assert stay_ids(list(module.val_dataloader())) == [1000 + 10 * row for row in validation]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 12, 100])
+def test_prediction_reads_every_stay_in_order(cohort: Cohort, batch_size: int) -> None:
+    batches = list(CohortDataModule(cohort, batch_size=batch_size, crop_size=8).predict_dataloader())
+    assert stay_ids(batches) == [1000 + 10 * row for row in range(12)]
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+    assert len(batches[-1]) <= batch_size
+
+
+def test_worker_processes_make_the_same_batches(cohort: Cohort) -> None:
+    here = list(CohortDataModule(cohort, batch_size=4, crop_size=8).train_dataloader())
+    there = list(CohortDataModule(cohort, batch_size=4, crop_size=8, num_workers=1).train_dataloader())
+    assert stay_ids(here) == stay_ids(there)
+    assert all(torch.equal(a.ehr, b.ehr) for a, b in zip(here, there, strict=True))
+
+
+# --- in a run -----------------------------------------------------------------------------------------------
+
+
+def test_each_epoch_has_its_own_order_and_the_seed_decides_it(larger: Cohort) -> None:
+    def orders(seed: int) -> list[list[int]]:
+        trained = fit(2, seed, cohort=larger, batch_size=8, crop_size=8).trained
+        return [stay_ids([batch for at, batch in trained if at == epoch]) for epoch in (0, 1)]
+
+    first, second = orders(0)
+    assert first != second
+    assert sorted(first) == sorted(second) == [1000 + 10 * row for row in range(40)]
+    assert orders(0) == [first, second]
+    assert orders(1)[0] != first
+
+
+def test_equal_seeds_repeat_augmentation_and_dropping(larger: Cohort) -> None:
+    options: dict[str, Any] = {"cohort": larger, "train_on": "matched", "batch_size": 8, "crop_size": 8}
+    first, again, other = (fit(1, seed, **options).trained for seed in (3, 3, 4))
+    for (_, one), (_, same) in zip(first, again, strict=True):
+        assert torch.equal(one.cxr_of, same.cxr_of)
+        assert torch.equal(one.cxr, same.cxr)
+    assert not all(torch.equal(a.cxr, b.cxr) for (_, a), (_, b) in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_matched_training_drops_radiographs_and_validation_keeps_them(larger: Cohort, share: float) -> None:
+    recorder = fit(
+        2, cohort=larger, train_on="matched", batch_size=10, crop_size=8, matched_cxr_dropout=share
+    )
+    assert len(recorder.trained) == 2 * 2
+    for _, batch in recorder.trained:
+        assert len(batch) == 10
+        assert len(batch.cxr) == round(10 * (1 - share))
+        assert batch.has_cxr.sum() == len(batch.cxr)
+    assert recorder.validated
+    assert all(len(batch.cxr) == len(batch) for batch in recorder.validated)
+
+
+def test_training_on_all_stays_drops_no_radiograph(larger: Cohort) -> None:
+    recorder = fit(cohort=larger, batch_size=8, crop_size=8)
+    assert sum(len(batch.cxr) for _, batch in recorder.trained) == 20
+    assert {len(batch.cxr) for _, batch in recorder.trained} == {4}
+
+
+def test_which_radiographs_are_dropped_changes_from_epoch_to_epoch(larger: Cohort) -> None:
+    recorder = fit(6, cohort=larger, train_on="matched", batch_size=20, crop_size=8)
+    times_seen = Counter(int(batch.stay_id[row]) for _, batch in recorder.trained for row in batch.cxr_of)
+    assert len(times_seen) == 20
+    assert sum(times_seen.values()) == 6 * 14
+    assert len(set(times_seen.values())) > 1
+
+
+def test_only_training_augments(larger: Cohort) -> None:
+    recorder = fit(cohort=larger, batch_size=8, crop_size=8)
+    for batch in recorder.validated:
+        rows = [(int(batch.stay_id[at]) - 1000) // 10 for at in batch.cxr_of]
+        assert grey_levels(batch) == rows
+        assert all(image.max() == image.min() for image in batch.cxr)
+        assert batch.cxr.shape[1:] == (1, 8, 8)
+    augmented = [image for _, batch in recorder.trained for image in batch.cxr]
+    assert any(image.max() > image.min() for image in augmented)
+
+
+def test_augmentation_can_be_left_out(larger: Cohort) -> None:
+    recorder = fit(cohort=larger, batch_size=8, crop_size=8, augment=False)
+    for _, batch in recorder.trained:
+        assert grey_levels(batch) == [(int(batch.stay_id[at]) - 1000) // 10 for at in batch.cxr_of]
+        assert all(image.max() == image.min() for image in batch.cxr)
+
+
+def test_prediction_neither_drops_nor_augments(larger: Cohort) -> None:
+    recorder = Recorder()
+    module = CohortDataModule(larger, train_on="matched", batch_size=8, crop_size=8)
+    trainer().predict(recorder, datamodule=module)
+    assert stay_ids(recorder.predicted) == [1000 + 10 * row for row in range(60)]
+    assert sum(len(batch.cxr) for batch in recorder.predicted) == 30
+    for batch in recorder.predicted:
+        assert grey_levels(batch) == [(int(batch.stay_id[at]) - 1000) // 10 for at in batch.cxr_of]
+
+
+def test_batches_without_any_radiograph_reach_the_model(tmp_path: Path) -> None:
+    cohort = Cohort.open(write_cohort(tmp_path / "none", with_cxr=()))
+    recorder = fit(cohort=cohort, batch_size=4, crop_size=8)
+    assert all(batch.cxr.shape == (0, 1, 8, 8) for _, batch in recorder.trained)
+    assert all(batch.cxr.dtype == torch.float32 for _, batch in recorder.trained)
+
+
+def test_without_a_trainer_a_batch_is_transformed_as_for_evaluation(cohort: Cohort) -> None:
+    module = CohortDataModule(cohort, train_on="matched", batch_size=4, crop_size=8)
+    batch = module.on_after_batch_transfer(next(iter(module.val_dataloader())), 0)
+    assert grey_levels(batch) == [6, 8]
+
+
+# --- dropping -----------------------------------------------------------------------------------------------
+
+
+def images(n: int) -> Batch:
+    everything = torch.arange(n)
+    return Batch(
+        everything,
+        torch.zeros(n, 1, 1),
+        torch.ones(n),
+        everything[:, None, None, None],
+        everything,
+        torch.zeros(n, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "kept"), [(16, 0.3, 11), (10, 0.3, 7), (1, 0.3, 1), (0, 0.3, 0), (8, 1.0, 0)]
+)
+def test_a_share_of_the_radiographs_is_dropped(n: int, share: float, kept: int) -> None:
+    batch = drop_cxr(images(n), share)
+    assert len(batch) == n
+    assert len(batch.cxr) == kept
+    assert batch.cxr.flatten().tolist() == batch.cxr_of.tolist() == sorted(set(batch.cxr_of.tolist()))
+
+
+def test_every_radiograph_is_dropped_equally_often() -> None:
+    torch.manual_seed(0)
+    kept = Counter(row for _ in range(2000) for row in drop_cxr(images(10), 0.3).cxr_of.tolist())
+    assert all(abs(kept[row] / 2000 - 0.7) < 0.05 for row in range(10))
+
+
+# --- wrong settings -----------------------------------------------------------------------------------------
+
+
+def test_a_crop_larger_than_the_radiographs_says_what_to_do(cohort: Cohort) -> None:
+    with pytest.raises(InputError, match=r"crop_size is 13.*12 pixels.*smaller crop.*--image-size 13"):
+        CohortDataModule(cohort, crop_size=13)
+    with pytest.raises(InputError, match="crop_size is 224"):
+        CohortDataModule(cohort)
+    CohortDataModule(cohort, crop_size=12)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_empty_split_says_what_to_do(tmp_path: Path, split: str) -> None:
+    others = tuple(name for name in ("train", "validation", "test") if name != split)
+    cohort = Cohort.open(write_cohort(tmp_path / "cohort", others * 4, with_cxr=(0, 1)))
+    with pytest.raises(
+        InputError, match=f"the {split} split of .* no stay in the full set; prepare .*--split-file"
+    ):
+        CohortDataModule(cohort, crop_size=8)
+
+
+def test_matched_training_needs_radiographs_in_both_splits(tmp_path: Path) -> None:
+    cohort = Cohort.open(write_cohort(tmp_path / "cohort", with_cxr=(0, 2)))
+    CohortDataModule(cohort, "full", crop_size=8)
+    with pytest.raises(InputError, match=r"the validation split of .* no stay in the matched set"):
+        CohortDataModule(cohort, "matched", crop_size=8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"matched_cxr_dropout": 1.1}, {"matched_cxr_dropout": -0.1}, {"crop_size": 0}],
+)
+def test_settings_without_a_meaning_are_refused(cohort: Cohort, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        CohortDataModule(cohort, **({"crop_size": 8} | options))
+
+
+def test_the_published_settings_are_the_defaults(tmp_path: Path) -> None:
+    cohort = Cohort.open(write_cohort(tmp_path / "cohort", image_size=224))
+    module = CohortDataModule(cohort)
+    assert module.batch_size == 16
+    assert module.transform_cxr.crop_size == 224
+    assert module.cxr_dropout == 0.0
+    assert CohortDataModule(cohort, "matched").cxr_dropout == 0.3

@@ -1,0 +1,138 @@
+"""From predictions on disk to metrics on disk."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import average_precision_score
+
+from drfuse.errors import InputError
+from drfuse.evaluation import evaluate, evaluate_test_set
+from drfuse.run import Predictions, RunFiles
+
+
+def predictions(n: int = 80, n_labels: int = 4, seed: int = 0) -> Predictions:
+    """Return random predictions; the last label never occurs, every second stay has a radiograph."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, n_labels)) < 0.3).astype(np.uint8)
+    labels[:, -1] = 0
+    stays = pl.DataFrame(
+        {
+            "subject_id": np.arange(n) // 2,
+            "stay_id": 1000 + np.arange(n),
+            "split": np.where(np.arange(n) // 2 % 4 == 0, "train", "test"),
+            "has_cxr": np.arange(n) % 2 == 0,
+        }
+    )
+    logits = rng.normal(size=(n, n_labels)).astype(np.float32) + labels
+    return Predictions([f"p{c}" for c in range(n_labels)], stays, logits, labels, None)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    predictions().write(RunFiles(tmp_path).predictions)
+    return tmp_path
+
+
+def test_macro_is_the_mean_over_the_phenotypes_that_occur() -> None:
+    given = predictions()
+    measured = evaluate_test_set(given, "full", n_resamples=20)
+    test = (given.stays["split"] == "test").to_numpy()
+    expected = [average_precision_score(given.labels[test, c], given.logits[test, c]) for c in range(3)]
+    assert measured.prauc_macro.value == pytest.approx(np.mean(expected))
+    assert measured.left_out == ["p3"]
+    assert np.isnan(measured.phenotypes[3].prauc.value)
+
+
+def test_only_the_test_split_counts() -> None:
+    given = predictions()
+    other_logits = given.logits.copy()
+    other_logits[(given.stays["split"] != "test").to_numpy()] = 9.0
+    changed = Predictions(given.phenotypes, given.stays, other_logits, given.labels, None)
+    assert (
+        evaluate_test_set(given, "full", 50).prauc_macro == evaluate_test_set(changed, "full", 50).prauc_macro
+    )
+
+
+def test_matched_are_the_test_stays_with_a_radiograph() -> None:
+    full = evaluate_test_set(predictions(), "full", n_resamples=5)
+    matched = evaluate_test_set(predictions(), "matched", n_resamples=5)
+    assert (full.n_stays, full.n_with_cxr) == (60, 30)
+    assert (matched.n_stays, matched.n_with_cxr) == (30, 30)
+
+
+def test_the_interval_holds_the_value_and_repeats_with_its_seed() -> None:
+    first = evaluate_test_set(predictions(), "full", seed=4).prauc_macro
+    assert first.low < first.value < first.high
+    assert first == evaluate_test_set(predictions(), "full", seed=4).prauc_macro
+    assert first != evaluate_test_set(predictions(), "full", seed=5).prauc_macro
+
+
+def test_subjects_of_many_stays_widen_the_interval() -> None:
+    given = predictions(n=40)
+    copies = 6  # each stay six times: six times the rows, no more information
+    repeated = Predictions(
+        given.phenotypes,
+        pl.concat([given.stays] * copies),
+        np.tile(given.logits, (copies, 1)),
+        np.tile(given.labels, (copies, 1)),
+        None,
+    )
+    by_subject = evaluate_test_set(repeated, "full", 300, "subject").prauc_macro
+    by_stay = evaluate_test_set(
+        Predictions(
+            repeated.phenotypes,
+            repeated.stays.with_columns(stay_id=pl.int_range(pl.len())),
+            repeated.logits,
+            repeated.labels,
+            None,
+        ),
+        "full",
+        300,
+        "stay",
+    ).prauc_macro
+    assert by_subject.high - by_subject.low > 1.5 * (by_stay.high - by_stay.low)
+
+
+def test_stays_without_prediction_are_left_out_and_counted(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = predictions()
+    given.logits[~given.stays["has_cxr"].to_numpy()] = np.nan
+    given.write(RunFiles(run).predictions)
+    with caplog.at_level(logging.WARNING):
+        (full,) = evaluate(run, "full", n_resamples=5)
+    assert (full.n_stays, full.n_without_prediction) == (30, 30)
+    assert "30 stays of the full test set have no prediction" in caplog.text
+
+
+def test_both_test_sets_are_written(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        measured = evaluate(run, n_resamples=10)
+    assert "no positive in the matched test set, so left out of its mean: p3" in caplog.text
+    written = json.loads((run / "metrics.json").read_text())["test"]
+    assert list(written) == ["matched", "full"]
+    assert written["full"]["prauc_macro"]["value"] == measured[1].prauc_macro.value
+    assert written["full"]["phenotypes"][3]["prauc"]["value"] is None
+    assert {"n_stays", "n_subjects", "bootstrap_unit", "n_resamples", "seed"} <= written["full"].keys()
+    table = pl.read_csv(run / "metrics.csv")
+    assert table.height == 2 * 4
+    assert table.filter(phenotype="p0", test_on="full")["prauc"].item() == pytest.approx(
+        measured[1].phenotypes[0].prauc.value
+    )
+
+
+@pytest.mark.parametrize("test_on", ["full", "matched"])
+def test_a_test_set_without_positives_is_refused(test_on: str) -> None:
+    given = predictions()
+    given.labels[:] = 0
+    with pytest.raises(InputError, match=f"the {test_on} test set has .* no positive"):
+        evaluate_test_set(given, test_on)  # type: ignore[arg-type]
+
+
+def test_a_folder_without_predictions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no predictions\.parquet"):
+        evaluate(tmp_path)

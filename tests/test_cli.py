@@ -1,0 +1,145 @@
+"""The command line: options, errors and what it shows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from drfuse import __version__
+from drfuse.cli import main
+from tests.mimic import write_hospital
+
+TINY = """
+model:
+  class_path: drfuse.models.DrFuse
+  init_args:
+    dim: 16
+    heads: 2
+    cxr_backbone: {embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], layer_type: basic}
+crop_size: 32
+epochs: 1
+accelerator: cpu
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return str(tmp_path / "tiny.yaml")
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a command that must end with exit code 2 says."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_help_comes_without_loading_torch() -> None:
+    program = "import sys; from drfuse.cli import main; main([]); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    for command in ("prepare", "train", "evaluate"):
+        assert command in shown.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"drfuse {__version__}"
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+def test_every_option_has_hyphens_and_a_description(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    options = [line.split()[0] for line in shown.splitlines() if line.startswith("  --")]
+    assert options
+    assert not [option for option in options if "_" in option]
+    assert "(type:" in shown
+
+
+def test_prepare_reads_options_with_hyphens_and_bare_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mimic_iv, mimic_cxr = write_hospital(tmp_path, n_stays=20)
+    arguments = ["prepare", "--mimic-iv", str(mimic_iv), "--mimic-cxr", str(mimic_cxr), "--image-size=40"]
+    arguments += ["--out", str(tmp_path / "cohort"), "--view", '["AP", "PA"]', "--strict", "--seed", "3"]
+    main(arguments)
+    options = json.loads((tmp_path / "cohort" / "manifest.json").read_text())["options"]
+    assert (options["image_size"], options["view"], options["seed"]) == (40, ["AP", "PA"], 3)
+    shown = capsys.readouterr().out
+    assert "same first and last care unit" in shown
+    assert "with radiograph" in shown
+
+
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = error_of(["prepare", "--mimic-iv", str(tmp_path / "no"), "--out", str(tmp_path / "c")], capsys)
+    assert said.startswith(f"drfuse prepare: error: there is no folder {tmp_path / 'no'}")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_missing_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--mimic-iv" in error_of(["prepare", "--out", str(tmp_path / "c")], capsys)
+
+
+def test_an_unknown_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(["evaluate", str(tmp_path), "--resamples", "9"], capsys)
+    assert "--resamples" in said
+
+
+def test_train_and_evaluate(
+    small_cohort: Path, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    main(["train", str(small_cohort), "--out", str(run), "--config", tiny])
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line.startswith(f"wrote {run}: best of 1 epochs is 0, validation macro PRAUC 0.")
+    main(["evaluate", str(run), "--test-on", "matched", "--n-resamples", "50"])
+    shown = capsys.readouterr().out
+    assert "matched test set" in shown
+    assert "PRAUC (95 % interval)" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert list(json.loads((run / "metrics.json").read_text())["test"]) == ["matched"]
+
+
+def test_a_runs_own_configuration_repeats_it(small_cohort: Path, tmp_path: Path, tiny: str) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    main(["train", str(small_cohort), "--out", str(first), "--config", tiny, "--seed", "7"])
+    main(["train", "--config", str(first / "config.yaml"), "--out", str(again)])
+    assert (again / "config.yaml").read_text() == (first / "config.yaml").read_text()
+    assert (again / "predictions.parquet").read_bytes() == (first / "predictions.parquet").read_bytes()
+
+
+def test_a_users_own_model_is_named_by_its_import_path(small_cohort: Path, tmp_path: Path, tiny: str) -> None:
+    model = ["--model", "tests.training.own_model.FirstHour", "--model.scale", "0.5"]
+    main(["train", str(small_cohort), "--out", str(tmp_path / "run"), "--config", tiny, *model])
+    described = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]
+    assert described == {
+        "class_path": "tests.training.own_model.FirstHour",
+        "init_args": {"scale": 0.5},
+    }
+
+
+def test_model_options_are_set_one_by_one(small_cohort: Path, tmp_path: Path, tiny: str) -> None:
+    options = ["--model.alignment", "mse", "--model.attention-ranking", "false"]
+    main(["train", str(small_cohort), "--out", str(tmp_path / "run"), "--config", tiny, *options])
+    arguments = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["init_args"]
+    assert (arguments["alignment"], arguments["attention_ranking"], arguments["dim"]) == ("mse", False, 16)
+
+
+def test_print_config_writes_a_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "cohort", "--out", "run", "--print-config"])
+    options = yaml.safe_load(capsys.readouterr().out)
+    assert options["batch_size"] == 16
+    assert options["lr"] == 1e-4

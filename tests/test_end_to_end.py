@@ -1,0 +1,64 @@
+"""Raw files -> cohort -> trained run -> evaluation, by the command line alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from drfuse.cli import main
+from tests.mimic import write_hospital
+
+SMALL_RESNET = "{embedding_size: 16, hidden_sizes: [16, 32], depths: [1, 1], layer_type: basic}"
+
+
+def run_everything(mimic_iv: Path, mimic_cxr: Path, out: Path, *train_options: str) -> None:
+    """Prepare, train for an epoch, and evaluate on both test sets."""
+    cohort, run = str(out / "cohort"), str(out / "run")
+    main(["prepare", "--mimic-iv", str(mimic_iv), "--mimic-cxr", str(mimic_cxr), "--out", cohort])
+    main(["train", cohort, "--out", run, "--epochs", "1", *train_options])
+    main(["evaluate", run, "--n-resamples", "200"])
+
+
+def check_run(out: Path, n_stays: int) -> None:
+    """Check that every file that the design names is there and of one piece."""
+    assert {path.name for path in (out / "cohort").iterdir()} == {
+        "manifest.json",
+        "stays.parquet",
+        "ehr.npy",
+        "cxr.npy",
+        "normalization.json",
+    }
+    assert {path.name for path in (out / "run").iterdir()} == {
+        "config.yaml",
+        "model.safetensors",
+        "predictions.parquet",
+        "metrics.json",
+        "metrics.csv",
+        "checkpoints",
+        "logs",
+    }
+    predictions = pl.read_parquet(out / "run" / "predictions.parquet")
+    assert predictions.height == n_stays
+    assert np.isfinite(predictions["logits"].to_numpy()).all()
+    metrics = json.loads((out / "run" / "metrics.json").read_text())["test"]
+    for test_set in ("matched", "full"):
+        macro = metrics[test_set]["prauc_macro"]
+        assert 0 < macro["low"] <= macro["high"] <= 1
+
+
+def test_from_synthetic_files_to_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mimic_iv, mimic_cxr = write_hospital(tmp_path, n_stays=80, seed=1, image_size=64)
+    model = ["--model.dim", "32", "--model.cxr-backbone", SMALL_RESNET, "--crop-size", "64"]
+    run_everything(mimic_iv, mimic_cxr, tmp_path, *model)
+    check_run(tmp_path, n_stays=80)
+    shown = capsys.readouterr().out
+    assert "Who is in" in shown
+    assert "full test set" in shown
+
+
+@pytest.mark.slow
+def test_from_the_mimic_demo_to_metrics(shared: Path, tmp_path: Path) -> None:
+    run_everything(shared / "mimic-iv-demo", shared / "mimic-cxr-demo", tmp_path, "--precision", "bf16-mixed")
+    check_run(tmp_path, n_stays=112)

@@ -1,0 +1,56 @@
+"""Predictions on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from drfuse.errors import InputError
+from drfuse.run import Predictions
+
+
+def example(weights: bool) -> Predictions:
+    rng = np.random.default_rng(0)
+    return Predictions(
+        phenotypes=["gout", "shock"],
+        stays=pl.DataFrame(
+            {"subject_id": [1, 1, 2], "stay_id": [5, 6, 7], "split": ["train", "test", "test"]}
+        ).with_columns(has_cxr=pl.Series([True, False, True])),
+        logits=rng.normal(size=(3, 2)).astype(np.float32),
+        labels=np.array([[0, 1], [1, 0], [1, 1]], np.uint8),
+        modality_weights=rng.random((3, 2, 3)).astype(np.float32) if weights else None,
+    )
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_what_is_written_is_read(tmp_path: Path, weights: bool) -> None:
+    written = example(weights)
+    written.write(tmp_path / "predictions.parquet")
+    read = Predictions.read(tmp_path / "predictions.parquet")
+    assert read.phenotypes == written.phenotypes
+    assert read.stays.equals(written.stays)
+    np.testing.assert_array_equal(read.logits, written.logits)
+    np.testing.assert_array_equal(read.labels, written.labels)
+    if written.modality_weights is None:
+        assert read.modality_weights is None
+    else:
+        np.testing.assert_array_equal(read.modality_weights, written.modality_weights)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.parquet"]
+
+
+def test_missing_predictions_name_the_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"{tmp_path} has no predictions\.parquet"):
+        Predictions.read(tmp_path / "predictions.parquet")
+
+
+def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(InputError, match="holds no predictions"):
+        Predictions.read(tmp_path / "predictions.parquet")
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "predictions.parquet").write_text("no")
+    with pytest.raises(InputError, match="holds no predictions"):
+        Predictions.read(tmp_path / "predictions.parquet")

@@ -1,0 +1,236 @@
+"""From a cohort to a run on disk."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score
+
+from drfuse.cohort import prepare
+from drfuse.data import Cohort, CohortDataModule
+from drfuse.errors import InputError
+from drfuse.models import DrFuse
+from drfuse.run import Predictions, RunFiles
+from drfuse.training import FusionTask, TrainedRun, train
+from tests.mimic import write_hospital
+from tests.training.own_model import FirstHour
+
+BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+TINY = partial(DrFuse, dim=16, heads=2, cxr_backbone=BACKBONE)
+
+Trainer = Callable[..., TrainedRun]
+
+
+@pytest.fixture
+def fit(small_cohort: Path, tmp_path: Path) -> Trainer:
+    """Return `train` on the small cohort: tiny model, 32 pixels, two epochs, into `tmp_path / "run"`."""
+    return partial(
+        train,
+        small_cohort,
+        out=tmp_path / "run",
+        model=TINY,
+        epochs=2,
+        lr=1e-3,
+        crop_size=32,
+        accelerator="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return train(small_cohort, out, TINY, epochs=3, lr=3e-3, crop_size=32, accelerator="cpu")
+
+
+def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {"config.yaml", "model.safetensors", "predictions.parquet", "checkpoints", "logs"}
+    assert (finished.folder / "checkpoints" / "last.ckpt").is_file()
+    logs = [path.name for path in (finished.folder / "logs").iterdir()]
+    assert "metrics.csv" in logs
+    assert any(name.startswith("events.out.tfevents") for name in logs)
+
+
+def test_the_configuration_names_every_option_defaults_included(
+    finished: TrainedRun, small_cohort: Path
+) -> None:
+    options = yaml.safe_load((finished.folder / "config.yaml").read_text())
+    assert options["cohort"] == str(small_cohort)
+    assert options["model"]["class_path"] == "drfuse.models.drfuse.DrFuse"
+    assert options["model"]["init_args"]["dim"] == 16
+    assert options["model"]["init_args"]["alignment_weight"] == 1.0
+    assert options["model"]["init_args"]["cxr_backbone"] == BACKBONE
+    assert (options["lr"], options["patience"], options["seed"]) == (3e-3, 10, 0)
+
+
+def test_the_weights_name_their_cohort_and_sizes(finished: TrainedRun, small_cohort: Path) -> None:
+    cohort = Cohort.open(small_cohort)
+    with safe_open(finished.folder / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["cohort"] == cohort.fingerprint
+    assert json.loads(metadata["phenotypes"]) == cohort.phenotypes
+    assert (metadata["n_features"], metadata["n_labels"]) == ("59", "25")
+
+
+def test_predictions_have_a_row_a_stay_of_every_split(finished: TrainedRun, small_cohort: Path) -> None:
+    cohort = Cohort.open(small_cohort)
+    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    assert predictions.stays["stay_id"].equals(cohort.stays["stay_id"])
+    assert set(predictions.stays["split"]) == {"train", "validation", "test"}
+    np.testing.assert_array_equal(predictions.labels, cohort.labels)
+    assert predictions.modality_weights is not None
+    has_cxr = predictions.stays["has_cxr"].to_numpy()
+    assert (predictions.modality_weights[~has_cxr][..., 2] == 0).all()
+    assert (predictions.modality_weights[has_cxr][..., 2] > 0).all()
+
+
+def test_predictions_come_from_the_saved_weights(finished: TrainedRun, small_cohort: Path) -> None:
+    cohort = Cohort.open(small_cohort)
+    data = CohortDataModule(cohort, crop_size=32)
+    model = TINY(len(data.dataset.features), len(cohort.phenotypes))
+    model.load_state_dict(load_file(finished.folder / "model.safetensors"))
+    model.eval()
+    with torch.no_grad():
+        logits = model(data.on_after_batch_transfer(data.dataset[list(range(len(cohort)))], 0)).logits
+    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    np.testing.assert_allclose(predictions.logits, logits.numpy(), atol=1e-4)
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(finished: TrainedRun) -> None:
+    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    rows = (predictions.stays["split"] == "validation").to_numpy()
+    labels, logits = predictions.labels[rows], predictions.logits[rows]
+    occurs = labels.any(axis=0)
+    expected = average_precision_score(labels[:, occurs], logits[:, occurs], average="macro")
+    assert finished.val_prauc == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_seed_decides_the_run(fit: Trainer, tmp_path: Path) -> None:
+    runs = [fit(out=tmp_path / name, seed=seed) for name, seed in (("a", 5), ("b", 5), ("c", 6))]
+    first, again, other = (Predictions.read(RunFiles(run.folder).predictions).logits for run in runs)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(epochs=4, out=tmp_path / "whole")
+
+    def die_in_epoch_two(task: FusionTask) -> None:
+        if task.current_epoch == 2:
+            raise RuntimeError("power cut")
+        original(task)
+
+    original = FusionTask.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionTask, "on_train_epoch_start", die_in_epoch_two)
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit(epochs=4, out=tmp_path / "cut")
+    assert not (tmp_path / "cut" / "predictions.parquet").exists()
+    resumed = fit(epochs=4, out=tmp_path / "cut")
+    assert (resumed.best_epoch, resumed.val_prauc) == (whole.best_epoch, whole.val_prauc)
+    expected, actual = (Predictions.read(RunFiles(run.folder).predictions).logits for run in (whole, resumed))
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_an_interrupted_run_with_other_options_is_refused(fit: Trainer, tmp_path: Path) -> None:
+    fit()
+    (tmp_path / "run" / "predictions.parquet").unlink()
+    with pytest.raises(InputError, match="interrupted run with another lr"):
+        fit(lr=1e-4)
+
+
+def test_an_interrupted_run_on_another_cohort_is_refused(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        mimic_iv, mimic_cxr = write_hospital(tmp_path / str(seed), n_stays=80, seed=seed)
+        prepare(mimic_iv, tmp_path / "cohort", mimic_cxr, image_size=32, overwrite=seed == 2)
+        if seed == 1:
+            train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32)
+            (tmp_path / "run" / "predictions.parquet").unlink()
+    with pytest.raises(InputError, match="trained on another cohort"):
+        train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32)
+
+
+def test_a_finished_run_is_kept_unless_told_otherwise(fit: Trainer) -> None:
+    first = fit(epochs=1)
+    before = RunFiles(first.folder).predictions.read_bytes()
+    with pytest.raises(InputError, match="is a finished run"):
+        fit(epochs=1, seed=3)
+    assert RunFiles(first.folder).predictions.read_bytes() == before
+    fit(epochs=1, seed=3, overwrite=True)
+    assert RunFiles(first.folder).predictions.read_bytes() != before
+
+
+def test_a_folder_that_is_no_run_is_never_touched(fit: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("theme: dark\n")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="holds something that is no run"):
+            fit(overwrite=overwrite)
+    assert (tmp_path / "run" / "config.yaml").read_text() == "theme: dark\n"
+
+
+def test_training_stops_when_validation_no_longer_improves(fit: Trainer) -> None:
+    result = fit(epochs=30, patience=2, lr=1e-12)
+    assert result.epochs == 3
+    assert result.best_epoch == 0
+
+
+def test_training_learns(fit: Trainer) -> None:
+    def losses(out: Path) -> list[float]:
+        lines = (out / "logs" / "metrics.csv").read_text().splitlines()
+        column = lines[0].split(",").index("train/total")
+        return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+
+    result = fit(epochs=8, lr=1e-2, augment=False)
+    history = losses(result.folder)
+    assert len(history) == 8
+    assert history[-1] < 0.9 * history[0]
+
+
+def test_matched_trains_and_validates_on_stays_with_a_radiograph(fit: Trainer, small_cohort: Path) -> None:
+    result = fit(train_on="matched")
+    predictions = Predictions.read(RunFiles(result.folder).predictions)
+    assert len(predictions.logits) == len(Cohort.open(small_cohort))
+    rows = (predictions.stays["split"] == "validation").to_numpy() & predictions.stays["has_cxr"].to_numpy()
+    occurs = predictions.labels[rows].any(axis=0)
+    expected = average_precision_score(
+        predictions.labels[rows][:, occurs], predictions.logits[rows][:, occurs]
+    )
+    assert result.val_prauc == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_users_own_model_trains(fit: Trainer) -> None:
+    result = fit(model=FirstHour)
+    assert Predictions.read(RunFiles(result.folder).predictions).modality_weights is None
+
+
+def test_a_validation_split_without_positives_is_refused(tmp_path: Path) -> None:
+    mimic_iv, _ = write_hospital(tmp_path, n_stays=60)
+    codes = tmp_path / "codes.csv"
+    codes.write_text("phenotype,icd_version,icd_code\nnever seen,10,Z9999\n")
+    prepare(mimic_iv, tmp_path / "cohort", phenotypes=codes)
+    with pytest.raises(InputError, match="no phenotype occurs in the validation split"):
+        train(tmp_path / "cohort", tmp_path / "run", TINY)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"patience": 0}, {"lr": 0.0}])
+def test_options_out_of_range_are_refused(fit: Trainer, options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="expected epochs and patience"):
+        fit(**options)
+
+
+def test_bfloat16_trains(fit: Trainer) -> None:
+    result = fit(epochs=1, precision="bf16-mixed")
+    logits = Predictions.read(RunFiles(result.folder).predictions).logits
+    assert logits.dtype == np.float32
+    assert np.isfinite(logits).all()
