@@ -70,7 +70,7 @@ def test_prepare_reads_options_with_hyphens_and_bare_flags(
 ) -> None:
     mimic_iv, mimic_cxr = write_hospital(tmp_path, n_stays=20)
     arguments = ["prepare", "--mimic-iv", str(mimic_iv), "--mimic-cxr", str(mimic_cxr), "--image-size=40"]
-    arguments += ["--out", str(tmp_path / "cohort"), "--view", '["AP", "PA"]', "--strict", "--seed", "3"]
+    arguments += ["--out", str(tmp_path / "cohort"), "--view", "AP", "PA", "--strict", "--seed", "3"]
     main(arguments)
     options = json.loads((tmp_path / "cohort" / "manifest.json").read_text())["options"]
     assert (options["image_size"], options["view"], options["seed"]) == (40, ["AP", "PA"], 3)

@@ -1,6 +1,7 @@
 """The `drfuse` command: each sub-command is one function, whose signature and docstring are its options."""
 
 import inspect
+import json
 import logging
 import re
 import sys
@@ -8,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace
@@ -109,17 +110,30 @@ def _call_arguments(parser: ArgumentParser, options: Namespace, name: str) -> di
 
 
 def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """Return the arguments with options named like the function's parameters; a bare flag means true."""
+    """Return the arguments as jsonargparse reads them.
+
+    Options are named like the function's parameters, a bare flag means true, and what follows an option that
+    takes several values, up to the next option, becomes a list.
+    """
     parameters = inspect.signature(function).parameters
-    flags = {f"--{name}" for name, parameter in parameters.items() if parameter.annotation is bool}
-    named = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    named: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
         option, equals, value = argument.partition("=")
-        if _OPTION.fullmatch(option):
-            option = "--" + option[2:].replace("-", "_")
-            if option in flags and not equals and following.lower() not in ("true", "false"):
-                equals, value = "=", "true"
-        named.append(option + equals + value)
+        if not _OPTION.fullmatch(option):
+            named.append(argument)
+            continue
+        name = option[2:].replace("-", "_")
+        kind = parameters[name].annotation if name in parameters else None
+        if kind is bool and not equals and (not left or left[0].lower() not in ("true", "false")):
+            equals, value = "=", "true"
+        elif get_origin(kind) is Sequence and not equals:
+            n_values = next((i for i, following in enumerate(left) if following.startswith("-")), len(left))
+            if n_values and not left[0].startswith("["):
+                equals, value = "=", json.dumps(left[:n_values])
+                del left[:n_values]
+        named.append(f"--{name}{equals}{value}")
     return named
 
 
