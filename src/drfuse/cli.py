@@ -46,13 +46,13 @@ class _Parser(ArgumentParser):
         program = self.prog.replace(" [options]", "")
         problem = _PARAMETER.sub(_as_option, " ".join(message.split()))
         problem = re.sub(r'Parser key "([\w.]+)":', r"--\1:", problem)
-        self.exit(2, f"{program}: error: {_hyphenated(problem)}; see `{program} --help`\n")
+        self.exit(2, f"{program}: error: {_readable(problem)}; see `{program} --help`\n")
 
     def format_help(self, *arguments: Any) -> str:
-        return _hyphenated(super().format_help(*arguments))
+        return _readable(super().format_help(*arguments))
 
     def format_usage(self) -> str:
-        return _hyphenated(super().format_usage())
+        return _readable(super().format_usage())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,7 +104,7 @@ def _parser(chosen: str | None) -> _Parser:
 
 
 def _call_arguments(parser: ArgumentParser, options: Namespace, name: str) -> dict[str, Any]:
-    arguments = dict(parser.instantiate_classes(options)[name].items())
+    arguments = dict(parser.instantiate(options)[name].items())
     arguments.pop("config", None)
     return arguments
 
@@ -143,7 +143,9 @@ def _as_option(parameter: re.Match[str]) -> str:
     return name if name in _COMMANDS[command].positional else f"--{name}"
 
 
-def _hyphenated(text: str) -> str:
+def _readable(text: str) -> str:
+    """Return jsonargparse's words with options as the user writes them and types without their modules."""
+    text = re.sub(r"<class '(\w+)'>|typing\.|collections\.abc\.", r"\1", text)
     return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)
 
 
