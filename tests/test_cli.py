@@ -77,6 +77,7 @@ def test_prepare_reads_options_with_hyphens_and_bare_flags(
     shown = capsys.readouterr().out
     assert "same first and last care unit" in shown
     assert "with radiograph" in shown
+    assert shown.splitlines()[-1] == f"wrote {tmp_path / 'cohort'}: 20 stays"
 
 
 def test_wrong_input_is_one_sentence_and_exit_code_2(
@@ -103,12 +104,14 @@ def test_train_and_evaluate(
     run = tmp_path / "run"
     main(["train", str(small_cohort), "--out", str(run), "--config", tiny])
     last_line = capsys.readouterr().out.splitlines()[-1]
-    assert last_line.startswith(f"wrote {run}: best of 1 epochs is 0, validation macro PRAUC 0.")
+    assert last_line.startswith(f"wrote {run}: best epoch 0 of 0 to 0, validation macro PRAUC 0.")
     main(["evaluate", str(run), "--test-on", "matched", "--n-resamples", "50"])
     shown = capsys.readouterr().out
     assert "matched test set" in shown
     assert "PRAUC (95 % interval)" in shown
-    assert max(map(len, shown.splitlines())) <= 80
+    *table, last_line = shown.splitlines()
+    assert max(map(len, table)) <= 80
+    assert last_line == f"wrote {run / 'metrics.json'} and metrics.csv"
     assert list(json.loads((run / "metrics.json").read_text())["test"]) == ["matched"]
 
 

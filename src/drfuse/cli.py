@@ -29,7 +29,7 @@ class _Command:
 
     function: str
     summary: str
-    show: Callable[[Any, Console], None]
+    show: Callable[[Any, dict[str, Any], Console], None]
     positional: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it sets its own level on import
     options = parser.parse_args(_as_parameters(given, function))
     try:
-        result = function(**_call_arguments(parser, options, name))
+        called_with = _call_arguments(parser, options, name)
+        result = function(**called_with)
     except InputError as error:
         message = f"drfuse {name}: error: {error}"
         errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         errors.print(f"drfuse {name}: interrupted")
         raise SystemExit(130) from None
-    command.show(result, Console())
+    command.show(result, called_with, Console())
 
 
 def _parser(chosen: str | None) -> _Parser:
@@ -159,26 +160,31 @@ def _log_to(console: Console) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between lightning and torch, nothing of the user's
 
 
-def _show_cohort(manifest: Any, console: Console) -> None:
+def _show_cohort(manifest: Any, arguments: dict[str, Any], console: Console) -> None:
     from drfuse.report import flow_table
 
     console.print(flow_table(manifest))
+    _say(console, f"wrote {arguments['out']}: {manifest.flow[-1].stays:,} stays")
 
 
-def _show_run(result: Any, console: Console) -> None:
-    console.print(
-        f"wrote {result.folder}: best of {result.epochs} epochs is {result.best_epoch}, "
+def _show_run(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
+    _say(
+        console,
+        f"wrote {result.folder}: best epoch {result.best_epoch} of 0 to {result.epochs - 1}, "
         f"validation macro PRAUC {result.val_prauc:.3f}",
-        soft_wrap=True,
-        highlight=False,
     )
 
 
-def _show_metrics(metrics: Any, console: Console) -> None:
+def _show_metrics(metrics: Any, arguments: dict[str, Any], console: Console) -> None:
     from drfuse.report import metrics_table
 
     for measured in metrics:
         console.print(metrics_table(measured))
+    _say(console, f"wrote {arguments['run'] / 'metrics.json'} and metrics.csv")
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
 _COMMANDS = {
