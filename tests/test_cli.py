@@ -18,7 +18,7 @@ model:
   init_args:
     dim: 16
     heads: 2
-    cxr_backbone: {embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], layer_type: basic}
+    cxr_backbone: {embedding_size: 16, hidden_sizes: [16, 32], depths: [1, 1], layer_type: basic}
 crop_size: 32
 epochs: 1
 accelerator: cpu
@@ -104,7 +104,7 @@ def test_train_and_evaluate(
     run = tmp_path / "run"
     main(["train", str(small_cohort), "--out", str(run), "--config", tiny])
     last_line = capsys.readouterr().out.splitlines()[-1]
-    assert last_line.startswith(f"wrote {run}: best epoch 0 of 0 to 0, validation macro PRAUC 0.")
+    assert last_line.startswith(f"wrote {run}: best epoch 1 of 1, validation macro PRAUC 0.")
     main(["evaluate", str(run), "--test-on", "matched", "--n-resamples", "50"])
     shown = capsys.readouterr().out
     assert "matched test set" in shown

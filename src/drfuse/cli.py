@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
 from docstring_parser import parse_from_object
@@ -61,24 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     errors = Console(stderr=True)
     _log_to(errors)
     name = next((argument for argument in given if argument in _COMMANDS), None)
-    parser = _parser(name)
     if name is None:
+        parser = _parser(None)
         parser.parse_args(given)
         parser.print_help()
         return
-    command = _COMMANDS[name]
-    function = command.load()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it sets its own level on import
-    options = parser.parse_args(_as_parameters(given, function))
+    sys.path.append(str(Path.cwd()))  # for a model of the user's own
     try:
+        command = _COMMANDS[name]
+        function = command.load()
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it sets its own level on import
+        parser = _parser(name)
+        options = parser.parse_args(_as_parameters(given, function))
         called_with = _call_arguments(parser, options, name)
         result = function(**called_with)
-    except InputError as error:
+    except (InputError, OSError) as error:  # what the user can put right: input, permissions, a full disk
         message = f"drfuse {name}: error: {error}"
         errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        errors.print(f"drfuse {name}: interrupted")
+        errors.print(f"drfuse {name}: interrupted; the same command goes on or starts again")
         raise SystemExit(130) from None
     command.show(result, called_with, Console())
 
@@ -157,6 +160,7 @@ def _log_to(console: Console) -> None:
         handlers=[RichHandler(console=console, show_time=False, show_path=False)],
     )
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between lightning and torch, nothing of the user's
 
 
@@ -170,7 +174,7 @@ def _show_cohort(manifest: Any, arguments: dict[str, Any], console: Console) -> 
 def _show_run(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
     _say(
         console,
-        f"wrote {result.folder}: best epoch {result.best_epoch} of 0 to {result.epochs - 1}, "
+        f"wrote {result.folder}: best epoch {result.best_epoch + 1} of {result.epochs}, "
         f"validation macro PRAUC {result.val_prauc:.3f}",
     )
 

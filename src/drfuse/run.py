@@ -1,14 +1,31 @@
 """A run on disk: what `drfuse train` writes and everything after it reads."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError, MissingInputError
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it takes the place of `path` when it is complete."""
+    beside = path.with_name(f".{path.name}.partial")
+    yield beside
+    beside.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is never seen half-written."""
+    with appearing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -52,8 +69,13 @@ class RunFiles:
         return self.folder / "checkpoints"
 
     @property
+    def last_checkpoint(self) -> Path:
+        """The state after the last complete epoch."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
     def logs(self) -> Path:
-        """Losses and validation PRAUC of each epoch, as CSV and for TensorBoard."""
+        """Losses and validation PRAUC of each epoch, for TensorBoard and, a folder for each start, in CSV."""
         return self.folder / "logs"
 
 
@@ -86,9 +108,8 @@ class Predictions:
             shape = (n_labels, 3)
             weights = pl.Series("modality_weights", self.modality_weights, dtype=pl.Array(pl.Float32, shape))
             table = table.with_columns(weights)
-        beside = path.with_name(f".{path.name}.partial")
-        table.write_parquet(beside, metadata={"phenotypes": json.dumps(self.phenotypes)})
-        beside.rename(path)
+        with appearing(path) as beside:
+            table.write_parquet(beside, metadata={"phenotypes": json.dumps(self.phenotypes)})
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":
@@ -103,8 +124,8 @@ class Predictions:
                 f"{path.parent} has no {path.name}: it is no finished run of `drfuse train`"
             )
         try:
-            table = pl.read_parquet(path)
-            phenotypes = json.loads(pl.read_parquet_metadata(path)["phenotypes"])
+            table = pl.read_parquet(path, glob=False)
+            phenotypes = json.loads(pq.read_metadata(path).metadata[b"phenotypes"])
             weights = table["modality_weights"].to_numpy() if "modality_weights" in table.columns else None
             return cls(
                 phenotypes=phenotypes,

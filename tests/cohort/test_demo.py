@@ -26,7 +26,12 @@ def test_112_of_140_stays_are_included(demo: Prepared) -> None:
     assert [step.stays for step in demo.manifest.flow] == [140, 129, 112, 112, 112]
     assert demo.stays["stay_id"].n_unique() == demo.stays.height == 112
     assert demo.ehr.shape == (112, 48, 17)
-    assert demo.manifest.warnings == {"rejected_rows": {}, "unreadable_images": []}
+    assert demo.manifest.warnings == {
+        "rejected_rows": {},
+        "unreadable_images": [],
+        "undated_images": 0,
+        "phenotypes_without_positive": [],
+    }
 
 
 def test_44_stays_have_a_radiograph(demo: Prepared) -> None:

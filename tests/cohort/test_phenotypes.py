@@ -42,7 +42,8 @@ def labels(codes: pl.DataFrame, *diagnoses: tuple[int, str, int]) -> dict[int, s
     """Return the phenotypes of each admission that has any."""
     rows = [{"hadm_id": hadm, "icd_code": code, "icd_version": version} for hadm, code, version in diagnoses]
     table = label_admissions(ibis.memtable(rows), codes).to_pyarrow().to_pylist()
-    return {row.pop("hadm_id"): {name for name, present in row.items() if present} for row in table}
+    names = codes["phenotype"].unique(maintain_order=True)
+    return {row["hadm_id"]: {name for c, name in enumerate(names) if row[f"label_{c}"]} for row in table}
 
 
 def test_the_paper_has_25_phenotypes() -> None:

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from drfuse.cohort.radiographs import decode, image_paths, select_radiographs, store_radiographs
-from drfuse.cohort.stays import select_stays
+from drfuse.cohort.radiographs import date_studies, decode, image_paths, select_radiographs, store_radiographs
+from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import open_mimic_cxr, open_mimic_iv
 from tests.mimic import SECOND, Hospital, Stay, Suffix, draw, image_path
 
@@ -24,8 +24,8 @@ def selected(
     connection = ibis.duckdb.connect()
     mimic = open_mimic_iv(hospital.write(folder / "iv", suffix=suffix), connection)
     cxr = open_mimic_cxr(hospital.write_radiographs(folder / "cxr", suffix=suffix), connection)
-    stays = connection.create_table("stays", select_stays(mimic, window_hours=48)[-1].stays)
-    rows = select_radiographs(cxr.metadata, stays, views).to_pyarrow().to_pylist()
+    stays = connection.create_table("stays", select_stays(describe_stays(mimic, window_hours=48))[-1].stays)
+    rows = select_radiographs(date_studies(cxr.metadata), stays, views).to_pyarrow().to_pylist()
     assert len(rows) == len({row["stay_id"] for row in rows})
     return {row["stay_id"]: row["dicom_id"] for row in rows}
 

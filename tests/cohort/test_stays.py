@@ -4,7 +4,7 @@ from typing import Any
 
 import ibis
 
-from drfuse.cohort.stays import select_stays
+from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import open_mimic_iv
 from tests.mimic import INTIME, SECOND, Hospital
 
@@ -16,7 +16,7 @@ def steps_of(hospital: Hospital, folder: Path, window_hours: int = 48, **options
     mimic = open_mimic_iv(hospital.write(folder, suffix=".csv"), ibis.duckdb.connect())
     return {
         step.criterion: step.stays.order_by("stay_id").to_pyarrow().to_pylist()
-        for step in select_stays(mimic, window_hours, **options)
+        for step in select_stays(describe_stays(mimic, window_hours), **options)
     }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import ibis
 import pytest
 
-from drfuse.cohort.stays import select_stays
+from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import open_mimic_iv
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset
@@ -37,7 +37,7 @@ def hourly(hospital: Hospital, folder: Path, preset: Preset = "extended", window
     """Return what stands in each hour of each included stay."""
     connection = ibis.duckdb.connect()
     mimic = open_mimic_iv(hospital.write(folder, suffix=".csv"), connection)
-    stays = connection.create_table("stays", select_stays(mimic, window_hours)[-1].stays)
+    stays = connection.create_table("stays", select_stays(describe_stays(mimic, window_hours))[-1].stays)
     measurements = connection.create_table("measurements", measure(mimic, stays, preset))
     rows = last_of_each_hour(measurements, preset).to_pyarrow().to_pylist()
     found = Hourly()

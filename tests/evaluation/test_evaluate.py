@@ -119,7 +119,10 @@ def test_both_test_sets_are_written(run: Path, caplog: pytest.LogCaptureFixture)
     assert written["full"]["phenotypes"][3]["prauc"]["value"] is None
     assert {"n_stays", "n_subjects", "bootstrap_unit", "n_resamples", "seed"} <= written["full"].keys()
     table = pl.read_csv(run / "metrics.csv")
-    assert table.height == 2 * 4
+    assert table.height == 2 * (4 + 1)
+    assert table.filter(phenotype="macro", test_on="full")["prauc"].item() == pytest.approx(
+        measured[1].prauc_macro.value
+    )
     assert table.filter(phenotype="p0", test_on="full")["prauc"].item() == pytest.approx(
         measured[1].phenotypes[0].prauc.value
     )
@@ -136,3 +139,52 @@ def test_a_test_set_without_positives_is_refused(test_on: str) -> None:
 def test_a_folder_without_predictions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no predictions\.parquet"):
         evaluate(tmp_path)
+
+
+def test_measuring_one_test_set_keeps_the_other(run: Path) -> None:
+    evaluate(run, n_resamples=5)
+    before = json.loads((run / "metrics.json").read_text())["test"]
+    evaluate(run, "matched", n_resamples=6)
+    after = json.loads((run / "metrics.json").read_text())["test"]
+    assert after["full"] == before["full"]
+    assert after["matched"]["n_resamples"] == 6
+    assert set(pl.read_csv(run / "metrics.csv")["test_on"]) == {"full", "matched"}
+
+
+def test_without_radiographs_only_the_full_test_set_is_measured(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = predictions()
+    without = given.stays.with_columns(has_cxr=pl.lit(False))
+    Predictions(given.phenotypes, without, given.logits, given.labels, None).write(RunFiles(run).predictions)
+    with caplog.at_level(logging.WARNING):
+        (measured,) = evaluate(run, n_resamples=5)
+    assert measured.test_on == "full"
+    assert "there is no matched test set" in caplog.text
+
+
+def test_a_run_that_predicts_nothing_is_told_so() -> None:
+    given = predictions()
+    given.logits[:] = np.nan
+    with pytest.raises(InputError, match="the run predicts none of the 60 stays of the full test set"):
+        evaluate_test_set(given, "full")
+
+
+def test_an_infinite_logit_is_a_prediction() -> None:
+    given = predictions()
+    given.logits[0] = np.inf
+    assert evaluate_test_set(given, "full", n_resamples=5).n_without_prediction == 0
+
+
+@pytest.mark.parametrize(("test_on", "unit"), [("all", "subject"), ("full", "patient")])
+def test_unknown_choices_are_refused(test_on: str, unit: str) -> None:
+    with pytest.raises(InputError, match="expected one of"):
+        evaluate_test_set(predictions(), test_on, 5, unit)  # type: ignore[arg-type]
+
+
+def test_a_folder_whose_name_is_a_pattern_is_read_itself(tmp_path: Path) -> None:
+    for name, seed in (("run1", 1), ("run[1]", 2)):
+        (tmp_path / name).mkdir()
+        predictions(seed=seed).write(RunFiles(tmp_path / name).predictions)
+    read = Predictions.read(RunFiles(tmp_path / "run[1]").predictions)
+    np.testing.assert_array_equal(read.logits, predictions(seed=2).logits)

@@ -1,6 +1,7 @@
 """From a cohort to a run on disk."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,20 +10,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
 from drfuse.cohort import prepare
-from drfuse.data import Cohort, CohortDataModule
+from drfuse.cohort.phenotypes import read_phenotypes
+from drfuse.data import Batch, Cohort, CohortDataModule
 from drfuse.errors import InputError
-from drfuse.models import DrFuse
+from drfuse.models import DrFuse, FusionModel, FusionOutput
 from drfuse.run import Predictions, RunFiles
 from drfuse.training import FusionTask, TrainedRun, train
 from tests.mimic import write_hospital
 from tests.training.own_model import FirstHour
 
-BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+BACKBONE = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"}
 TINY = partial(DrFuse, dim=16, heads=2, cxr_backbone=BACKBONE)
 
 Trainer = Callable[..., TrainedRun]
@@ -53,9 +56,9 @@ def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
     names = {path.name for path in finished.folder.iterdir()}
     assert names == {"config.yaml", "model.safetensors", "predictions.parquet", "checkpoints", "logs"}
     assert (finished.folder / "checkpoints" / "last.ckpt").is_file()
+    assert (finished.folder / "logs" / "version_0" / "metrics.csv").is_file()
     logs = [path.name for path in (finished.folder / "logs").iterdir()]
-    assert "metrics.csv" in logs
-    assert any(name.startswith("events.out.tfevents") for name in logs)
+    assert any(name.startswith("events.out.tfevents") for name in logs), logs
 
 
 def test_the_configuration_names_every_option_defaults_included(
@@ -73,10 +76,10 @@ def test_the_configuration_names_every_option_defaults_included(
 def test_the_weights_name_their_cohort_and_sizes(finished: TrainedRun, small_cohort: Path) -> None:
     cohort = Cohort.open(small_cohort)
     with safe_open(finished.folder / "model.safetensors", "pt") as file:
-        metadata = file.metadata()
+        metadata = json.loads(file.metadata()["drfuse"])
     assert metadata["cohort"] == cohort.fingerprint
-    assert json.loads(metadata["phenotypes"]) == cohort.phenotypes
-    assert (metadata["n_features"], metadata["n_labels"]) == ("59", "25")
+    assert metadata["phenotypes"] == cohort.phenotypes
+    assert (metadata["n_features"], metadata["n_labels"]) == (59, 25)
 
 
 def test_predictions_have_a_row_a_stay_of_every_split(finished: TrainedRun, small_cohort: Path) -> None:
@@ -119,26 +122,171 @@ def test_the_seed_decides_the_run(fit: Trainer, tmp_path: Path) -> None:
     assert (first != other).any()
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = fit(epochs=4, out=tmp_path / "whole")
+def cut(fit: Trainer, epoch: int, monkeypatch: pytest.MonkeyPatch, **options: object) -> None:
+    """Train, and die at the start of an epoch."""
 
-    def die_in_epoch_two(task: FusionTask) -> None:
-        if task.current_epoch == 2:
+    def die(task: FusionTask) -> None:
+        if task.current_epoch == epoch:
             raise RuntimeError("power cut")
         original(task)
 
     original = FusionTask.on_train_epoch_start
     with monkeypatch.context() as patch:
-        patch.setattr(FusionTask, "on_train_epoch_start", die_in_epoch_two)
+        patch.setattr(FusionTask, "on_train_epoch_start", die)
         with pytest.raises(RuntimeError, match="power cut"):
-            fit(epochs=4, out=tmp_path / "cut")
-    assert not (tmp_path / "cut" / "predictions.parquet").exists()
-    resumed = fit(epochs=4, out=tmp_path / "cut")
+            fit(**options)
+
+
+def logits_of(run: TrainedRun) -> np.ndarray:
+    return Predictions.read(RunFiles(run.folder).predictions).logits
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(epochs=4, out=tmp_path / "whole")
+    cut(fit, 2, monkeypatch, epochs=4)
+    assert not (tmp_path / "run" / "predictions.parquet").exists()
+    resumed = fit(epochs=4)
     assert (resumed.best_epoch, resumed.val_prauc) == (whole.best_epoch, whole.val_prauc)
-    expected, actual = (Predictions.read(RunFiles(run.folder).predictions).logits for run in (whole, resumed))
-    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(logits_of(resumed), logits_of(whole))
+    for name in ("model.safetensors", "predictions.parquet", "config.yaml"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_an_interrupted_run_goes_on_after_its_last_epoch_not_its_best(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(fit, 3, monkeypatch, epochs=5, lr=1e-12)  # nothing improves after epoch 0
+    started: list[int] = []
+    monkeypatch.setattr(FusionTask, "on_train_epoch_start", lambda task: started.append(task.current_epoch))
+    fit(epochs=5, lr=1e-12)
+    assert started == [3, 4]
+    assert len(list((tmp_path / "run" / "logs").glob("version_*/metrics.csv"))) == 2
+
+
+def test_a_run_that_was_moved_goes_on(fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(epochs=4, out=tmp_path / "whole")
+    cut(fit, 2, monkeypatch, epochs=4)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    resumed = fit(epochs=4, out=tmp_path / "moved")
+    np.testing.assert_array_equal(logits_of(resumed), logits_of(whole))
+
+
+@pytest.mark.parametrize("options", [{"epochs": 3}, {"epochs": 30, "patience": 2, "lr": 1e-12}])
+def test_a_run_cut_before_its_predictions_trains_no_further(
+    fit: Trainer, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
+) -> None:
+    first = fit(**options)
+    before = RunFiles(first.folder).predictions.read_bytes()
+    RunFiles(first.folder).predictions.unlink()
+    monkeypatch.setattr("drfuse.training.fit._fit", None)  # training would fail
+    assert fit(**options) == first
+    assert RunFiles(first.folder).predictions.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(fit: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cut(fit, 1, monkeypatch)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"PK half")
+    with pytest.raises(InputError, match=r"last\.ckpt is damaged; start the run anew with --overwrite"):
+        fit()
+    fit(overwrite=True)
+
+
+def test_a_run_that_fails_at_the_start_leaves_nothing_and_keeps_what_was_there(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(fit, 0, monkeypatch)
+    assert not (tmp_path / "run").exists()
+    first = fit(epochs=1)
+    before = RunFiles(first.folder).predictions.read_bytes()
+    with pytest.raises(InputError, match="accelerator 'gpuu'"):
+        fit(accelerator="gpuu", overwrite=True)
+    cut(fit, 0, monkeypatch, overwrite=True)
+    assert RunFiles(first.folder).predictions.read_bytes() == before
+
+
+def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(InputError, match=r"holds something|is writing"):
+        fit()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(fit: Trainer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the training loss is .* choose a smaller --lr"):
+        fit(lr=1e30, epochs=3)
+    assert not (tmp_path / "run" / "predictions.parquet").exists()
+
+
+def test_one_phenotype_is_enough(tmp_path: Path) -> None:
+    mimic_iv, _ = write_hospital(tmp_path, n_stays=60)
+    every_code = "\n".join(f"any,{version},{code}" for version, code in _codes())
+    (tmp_path / "codes.csv").write_text(f"phenotype,icd_version,icd_code\n{every_code}\n")
+    prepare(mimic_iv, tmp_path / "cohort", phenotypes=tmp_path / "codes.csv", image_size=32)
+    result = train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32, accelerator="cpu")
+    assert 0 < result.val_prauc <= 1
+
+
+def _codes() -> list[tuple[int, str]]:
+    return read_phenotypes().select("icd_version", "icd_code").rows()
+
+
+class Tied(FirstHour):
+    """Two names for one weight, a path and a tuple among its arguments."""
+
+    def __init__(
+        self, n_features: int, n_labels: int, where: Path = Path("here"), sizes: tuple[int, ...] = (1, 2)
+    ) -> None:
+        super().__init__(n_features, n_labels, scale=float(len(sizes) + len(where.name)))
+        self.again = self.head
+
+
+def test_tied_weights_paths_and_tuples_are_no_obstacle(fit: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(fit, 1, monkeypatch, model=Tied)
+    result = fit(model=Tied)
+    assert {"head.weight", "again.weight"} <= load_file(result.folder / "model.safetensors").keys()
+
+
+class WrongShape(FirstHour):
+    """One logit too many."""
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        return FusionOutput(torch.cat([super().forward(batch).logits, batch.labels[:, :1]], dim=1))
+
+
+class NoTotal(FirstHour):
+    """A loss without its sum."""
+
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"part": super().loss(output, batch)["total"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [(WrongShape, r"logits of shape \(2, 26\); expected \(2, 25\)"), (NoTotal, '"total"')],
+)
+def test_a_model_that_breaks_the_contract_is_told_in_what(
+    fit: Trainer, tmp_path: Path, model: type[FusionModel], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        fit(model=model)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_cohort_is_refused(small_cohort: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(small_cohort, tmp_path / "cohort")
+    values = np.load(copied / "ehr.npy", mmap_mode="r+")
+    values[0, 0, 0] = 1e3
+    values.flush()
+    with pytest.raises(InputError, match=r"ehr\.npy is not what `drfuse prepare` wrote"):
+        train(copied, tmp_path / "run", TINY, crop_size=32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_it_trains_on_a_gpu(fit: Trainer, precision: str) -> None:
+    assert np.isfinite(logits_of(fit(accelerator="gpu", precision=precision))).all()
 
 
 def test_an_interrupted_run_with_other_options_is_refused(fit: Trainer, tmp_path: Path) -> None:
@@ -155,7 +303,7 @@ def test_an_interrupted_run_on_another_cohort_is_refused(tmp_path: Path) -> None
         if seed == 1:
             train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32)
             (tmp_path / "run" / "predictions.parquet").unlink()
-    with pytest.raises(InputError, match="trained on another cohort"):
+    with pytest.raises(InputError, match="interrupted on another cohort"):
         train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32)
 
 
@@ -186,7 +334,7 @@ def test_training_stops_when_validation_no_longer_improves(fit: Trainer) -> None
 
 def test_training_learns(fit: Trainer) -> None:
     def losses(out: Path) -> list[float]:
-        lines = (out / "logs" / "metrics.csv").read_text().splitlines()
+        lines = (out / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
         column = lines[0].split(",").index("train/total")
         return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ibis
 import ibis.expr.types as ir
 import numpy as np
 import polars as pl
+from filelock import FileLock, Timeout
 from ibis.backends.duckdb import Backend
 from numpy.lib.format import open_memmap
 from rich.progress import Progress
@@ -20,13 +21,13 @@ from rich.progress import Progress
 from drfuse import __version__
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.phenotypes import label_admissions, read_phenotypes
-from drfuse.cohort.radiographs import image_paths, select_radiographs, store_radiographs
+from drfuse.cohort.radiographs import date_studies, image_paths, select_radiographs, store_radiographs
 from drfuse.cohort.split import SPLITS, hash_split, read_split_file
-from drfuse.cohort.stays import select_stays
+from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import (
     MimicCxr,
     MimicIV,
-    SourceFile,
+    checking_gzip,
     count_rejected_rows,
     open_mimic_cxr,
     open_mimic_iv,
@@ -34,7 +35,7 @@ from drfuse.cohort.tables import (
 )
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset, Variable, load_variables
-from drfuse.errors import InputError
+from drfuse.errors import InputError, check_choice
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +57,18 @@ _COLUMNS = (
     "in_hospital_mortality",
 )
 _RADIOGRAPH_COLUMNS = ("has_cxr", "dicom_id", "cxr_row")
+_FILES = {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json"}
 _STAYS_AT_A_TIME = 65_536
 _CELLS_AT_A_TIME = 1_000_000
 
 
 @dataclass(frozen=True)
 class _Radiographs:
-    """What `cxr.npy` holds, as rows of `stay_id`, `dicom_id`, `cxr_row`, and the images it does not."""
+    """What `cxr.npy` holds, as rows of `stay_id`, `dicom_id`, `cxr_row`, and the images it does not hold."""
 
     rows: pl.DataFrame
     unreadable: list[str]
+    n_undated: int = 0
 
 
 def prepare(
@@ -106,20 +109,29 @@ def prepare(
     Raises:
         InputError: If input is missing or is not what it should be; then nothing is written.
     """
-    for name, value, least in (("window_hours", window_hours, 1), ("image_size", image_size, 32)):
-        if value < least:
-            raise InputError(f"{name} is {value}; expected at least {least}")
+    for name, value, least, most in (
+        ("window_hours", window_hours, 1, 8760),
+        ("image_size", image_size, 32, 4096),
+    ):
+        if not least <= value <= most:
+            raise InputError(f"{name} is {value}; expected {least} to {most}")
+    check_choice("preset", preset, get_args(Preset))
+    for position in view:
+        check_choice("view", position, get_args(View))
     codes = read_phenotypes(phenotypes)
     names = codes["phenotype"].unique(maintain_order=True).to_list()
-    if taken := sorted(set(names) & {*_COLUMNS, *_RADIOGRAPH_COLUMNS}):
-        raise InputError(f"the phenotype {taken[0]!r} has the name of a column of stays.parquet; rename it")
+    taken = {name.casefold() for name in (*_COLUMNS, *_RADIOGRAPH_COLUMNS)}
+    if unusable := [name for name in names if name.casefold() in taken]:
+        raise InputError(
+            f"the phenotype {unusable[0]!r} has the name of a column of stays.parquet; rename it"
+        )
     split = None if split_file is None else read_split_file(split_file)
 
-    with _folder_that_appears(out, overwrite) as folder, _database(folder) as connection:
-        mimic = open_mimic_iv(mimic_iv, connection)
-        cxr = None if mimic_cxr is None else open_mimic_cxr(mimic_cxr, connection)
+    with _folder_that_appears(Path(out), overwrite) as folder, _database(folder) as connection:
+        mimic = open_mimic_iv(Path(mimic_iv), connection)
+        cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), connection)
         files = mimic.files + (() if cxr is None else cxr.files)
-        with reading(files), Progress(transient=True) as progress:
+        with checking_gzip(files), reading(files), Progress(transient=True) as progress:
             steps = progress.add_task("reading stays", total=4)
             flow, candidates = _candidates(mimic, window_hours, connection)
             progress.update(steps, description="reading events", advance=1)
@@ -127,16 +139,29 @@ def prepare(
             hourly = connection.create_table("hourly", last_of_each_hour(measurements, preset))
             stays = _describe_stays(mimic, candidates, hourly, codes, seed, split)
             flow.append(FlowStep("a variable observed in the window", stays.height))
+            rejected = count_rejected_rows(connection)
             if stays.is_empty():
-                raise InputError(f"{mimic.root} holds no stay that can be included: {_in_words(flow)}")
+                found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
+                raise InputError(
+                    f"{mimic.root} holds no stay that can be included ({found}; rows that do not parse: "
+                    f"{sum(rejected.values())}); check that it is a whole release"
+                )
             progress.update(steps, description="writing time series", advance=1)
             variables = load_variables()
             _write_ehr(folder, stays, hourly, variables, window_hours, connection)
             progress.update(steps, description="reading radiographs", advance=1)
-            radiographs = _write_radiographs(folder, stays, candidates, cxr, view, image_size, progress)
-            rejected = count_rejected_rows(connection)
-            progress.update(steps, advance=1)
-        _report(rejected, radiographs.unreadable, strict)
+            radiographs = _write_radiographs(
+                folder, stays, candidates, cxr, view, image_size, progress, connection
+            )
+            rejected |= count_rejected_rows(connection)
+            progress.update(steps, description="checking files", advance=1)
+        warnings = {
+            "rejected_rows": rejected,
+            "unreadable_images": radiographs.unreadable,
+            "undated_images": radiographs.n_undated,
+            "phenotypes_without_positive": [name for name in names if not stays[name].any()],
+        }
+        _report(warnings, strict)
 
         stays = _with_radiographs(stays, radiographs).select(*_COLUMNS, *_RADIOGRAPH_COLUMNS, *names)
         stays.write_parquet(folder / "stays.parquet")
@@ -149,16 +174,16 @@ def prepare(
                 "window_hours": window_hours,
                 "image_size": image_size,
                 "view": list(view),
-                "phenotypes": None if phenotypes is None else phenotypes.name,
-                "split_file": None if split_file is None else split_file.name,
+                "phenotypes": None if phenotypes is None else Path(phenotypes).name,
+                "split_file": None if split_file is None else Path(split_file).name,
                 "seed": seed,
             },
             flow=flow,
             variables=list(variables),
             phenotypes=names,
             splits=_count_splits(stays),
-            warnings={"rejected_rows": rejected, "unreadable_images": radiographs.unreadable},
-            files={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
+            warnings=warnings,
+            files={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name in _FILES},
         )
         manifest.write(folder)
     return manifest
@@ -167,46 +192,59 @@ def prepare(
 @contextmanager
 def _folder_that_appears(out: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a folder beside `out` that takes its place when all went well, and vanishes when not."""
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists; name another --out, or replace it with --overwrite")
-    if out.exists() and overwrite:
-        Manifest.read(out)  # whatever else lies there is not ours to delete
-    beside = out.parent / f".{out.name}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    out = out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not overwrite:
+            raise InputError(f"{out} exists; name another --out, or replace it with --overwrite")
+        others = {path.name for path in out.iterdir()} - _FILES if out.is_dir() else {out.name}
+        if others:
+            raise InputError(f"{out} holds more than a cohort ({min(others)}); name another --out")
+    beside, replaced = (out.with_name(f".{out.name}.{state}") for state in ("partial", "replaced"))
+    beside.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(beside / "lock", blocking=False)
     try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"another command is writing {out}; wait for it, or name another --out") from None
+    try:
+        for leftover in beside.iterdir():  # of a command that was killed
+            if leftover.name != "lock":
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield beside
+        (beside / "lock").unlink()
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(replaced)
         beside.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
+        lock.release()
         shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextmanager
 def _database(folder: Path) -> Iterator[Backend]:
-    """Yield a DuckDB connection whose tables lie on disk in `folder` and are gone afterwards."""
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    connection = ibis.duckdb.connect(scratch / "tables.duckdb", temp_directory=str(scratch))
+    """Yield a DuckDB connection that spills into `folder` what memory cannot hold, and is gone afterwards."""
+    connection = ibis.duckdb.connect(temp_directory=str(folder / "scratch"))
     connection.raw_sql("SET enable_progress_bar = false")
     connection.raw_sql("SET TimeZone = 'UTC'")  # times with a zone, in Parquet, mean the same everywhere
     try:
         yield connection
     finally:
         connection.disconnect()
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder / "scratch", ignore_errors=True)
 
 
 def _candidates(mimic: MimicIV, window_hours: int, connection: Backend) -> tuple[list[FlowStep], ir.Table]:
     """Return the inclusion flow up to what the events decide, and the stays that are left."""
-    steps = select_stays(mimic, window_hours)
-    everyone = connection.create_table("everyone", steps[0].stays)
+    everyone = connection.create_table("everyone", describe_stays(mimic, window_hours))
+    steps = select_stays(everyone)
     flow = [FlowStep(step.criterion, int(step.stays.count().execute())) for step in steps]
-    candidates = connection.create_table("candidates", steps[-1].stays)
     if repeated := flow[0].stays - everyone.stay_id.nunique().execute():
-        raise InputError(f"{mimic.root} describes {repeated} ICU stays more than once; expected one row each")
-    return flow, candidates
+        raise InputError(
+            f"{mimic.root} describes {repeated} ICU stays more than once or without stay_id; "
+            "expected one row each in icustays, admissions and patients"
+        )
+    return flow, connection.create_table("candidates", steps[-1].stays)
 
 
 def _describe_stays(
@@ -221,10 +259,11 @@ def _describe_stays(
     stays = candidates.semi_join(hourly, "stay_id")
     stays = stays.mutate(split=hash_split(stays.subject_id, seed))
     labels = label_admissions(mimic.diagnoses.semi_join(candidates, "hadm_id"), codes)
-    names = [name for name in labels.columns if name != "hadm_id"]
+    columns = [name for name in labels.columns if name != "hadm_id"]
     stays = stays.left_join(labels, "hadm_id").order_by("stay_id")
-    table: pl.DataFrame = stays.select(*_COLUMNS, *names).to_polars()
-    table = table.with_columns(pl.col(names).fill_null(False), pl.col("n_hours").cast(pl.Int16))
+    table: pl.DataFrame = stays.select(*_COLUMNS, *columns).to_polars()
+    table = table.with_columns(pl.col(columns).fill_null(False), pl.col("n_hours").cast(pl.Int16))
+    table = table.rename(dict(zip(columns, codes["phenotype"].unique(maintain_order=True), strict=True)))
     if split is None:
         return table
     table = table.drop("split").join(split, on="subject_id", how="left", maintain_order="left")
@@ -264,20 +303,28 @@ def _write_radiographs(
     views: Sequence[str],
     size: int,
     progress: Progress,
+    connection: Backend,
 ) -> _Radiographs:
     """Write `cxr.npy`: uint8 (images, size, size), grey, in the order of the stays."""
     if cxr is None:
         np.save(folder / "cxr.npy", np.empty((0, size, size), np.uint8))
         found = pl.DataFrame(schema={"stay_id": pl.Int64, "dicom_id": pl.String, "cxr_row": pl.Int32})
         return _Radiographs(found, [])
-    found = select_radiographs(cxr.metadata, candidates, views).to_polars()
+    studied = connection.create_table("studied", date_studies(cxr.metadata))
+    n_undated = int(studied.studied_at.isnull().sum().execute() or 0)
+    found = select_radiographs(studied, candidates, views).to_polars()
     found = found.filter(pl.col("stay_id").is_in(stays["stay_id"].implode()))
     paths = image_paths(cxr.root, found.select("subject_id", "study_id", "dicom_id").iter_rows())
     stored = store_radiographs(paths, size, folder / "cxr.npy")
     readable = pl.Series(progress.track(stored, total=len(paths), description="decoding"), dtype=pl.Boolean)
+    if paths and not readable.any():
+        raise InputError(
+            f"none of the {len(paths)} radiographs under {cxr.root} can be read, the first expected at "
+            f"{paths[0].relative_to(cxr.root)}; leave --mimic-cxr out to go on without them"
+        )
     unreadable = found.filter(~readable)["dicom_id"].to_list()
     rows = found.filter(readable).select("stay_id", "dicom_id").with_row_index("cxr_row")
-    return _Radiographs(rows.with_columns(pl.col("cxr_row").cast(pl.Int32)), unreadable)
+    return _Radiographs(rows.with_columns(pl.col("cxr_row").cast(pl.Int32)), unreadable, n_undated)
 
 
 def _with_radiographs(stays: pl.DataFrame, radiographs: _Radiographs) -> pl.DataFrame:
@@ -309,28 +356,35 @@ def _write_normalization(folder: Path, stays: pl.DataFrame, variables: Sequence[
     (folder / "normalization.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
 
 
-def _report(rejected: dict[str, int], unreadable: list[str], strict: bool) -> None:
+def _report(warnings: dict[str, Any], strict: bool) -> None:
     """Warn of what was left out, or refuse to leave it out."""
-    problems = [f"{count} rows of {name} do not parse" for name, count in rejected.items()]
-    if unreadable:
+    problems = [f"{count} rows of {name} do not parse" for name, count in warnings["rejected_rows"].items()]
+    if unreadable := warnings["unreadable_images"]:
         problems.append(f"{len(unreadable)} images are missing or unreadable")
+    if undated := warnings["undated_images"]:
+        problems.append(f"{undated} images have no readable StudyDate and StudyTime")
     if problems and strict:
         raise InputError(f"{'; '.join(problems)}; mend them, or leave --strict out to go on without them")
     for problem in problems:
-        logger.warning("%s; left out and listed in manifest.json", problem)
+        logger.warning("%s; left out and counted in manifest.json", problem)
+    if never := warnings["phenotypes_without_positive"]:
+        logger.warning("no stay has %s", ", ".join(never))
 
 
 def _describe_sources(mimic: MimicIV, cxr: MimicCxr | None) -> dict[str, Any]:
-    def describe(root: Path, files: Sequence[SourceFile]) -> dict[str, Any]:
-        return {
-            "folder": root.name,
-            "files": {str(file.path.relative_to(root)): file.path.stat().st_size for file in files},
+    releases: dict[str, MimicIV | MimicCxr] = (
+        {"mimic_iv": mimic} if cxr is None else {"mimic_iv": mimic, "mimic_cxr": cxr}
+    )
+    return {
+        name: {
+            "release": source.release,
+            "folder": source.root.name,
+            "files": {
+                str(file.path.relative_to(source.root)): file.path.stat().st_size for file in source.files
+            },
         }
-
-    sources = {"mimic_iv": {"release": mimic.release, **describe(mimic.root, mimic.files)}}
-    if cxr is not None:
-        sources["mimic_cxr"] = describe(cxr.root, cxr.files)
-    return sources
+        for name, source in releases.items()
+    }
 
 
 def _count_splits(stays: pl.DataFrame) -> dict[str, dict[str, int]]:
@@ -339,7 +393,3 @@ def _count_splits(stays: pl.DataFrame) -> dict[str, dict[str, int]]:
         part = stays.filter(pl.col("split") == split)
         counts[split] = {"stays": part.height, "with_cxr": int(part["has_cxr"].sum())}
     return counts
-
-
-def _in_words(flow: Sequence[FlowStep]) -> str:
-    return ", ".join(f"{step.criterion}: {step.stays}" for step in flow)

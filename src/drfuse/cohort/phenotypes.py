@@ -30,9 +30,13 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
             return read_phenotypes(shipped)
     if not path.is_file():
         raise MissingInputError(f"there is no phenotype file {path}; expected CSV or YAML")
-    codes = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _read_csv(path)
+    codes = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else _read_csv(path)
     if codes.is_empty():
         raise InputError(f"{path} defines no phenotype; expected codes, and in YAML use_in_benchmark: true")
+    if codes["phenotype"].str.strip_chars().replace("", None).has_nulls() or codes["icd_code"].has_nulls():
+        raise InputError(f"{path} has a code without a phenotype, or a phenotype without a code; give both")
+    if unknown := set(codes["icd_version"].unique()) - {9, 10, None}:
+        raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9 or 10, or nothing for both")
     normalized = (
         pl.col("icd_code").str.strip_chars().str.replace_all(".", "", literal=True).str.to_uppercase()
     )
@@ -40,7 +44,9 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
 
 
 def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
-    """Return `hadm_id` and one boolean column a phenotype, for each admission that has any of the codes.
+    """Return `hadm_id` and booleans `label_0`, `label_1`, ... for each admission that has any of the codes.
+
+    They stand for the phenotypes in order: a phenotype's own name may be one that an engine cannot take.
 
     All diagnoses of the admission count, whatever their rank. A code without a version matches in both.
 
@@ -53,12 +59,13 @@ def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
     same_version = table.icd_version.isnull() | (table.icd_version == diagnoses.icd_version)
     found = diagnoses.join(table, [code == table.icd_code, same_version])
     names = codes["phenotype"].unique(maintain_order=True)
-    return found.group_by("hadm_id").agg(**{name: (found.phenotype == name).any() for name in names})
+    labels = {f"label_{c}": (found.phenotype == name).any() for c, name in enumerate(names)}
+    return found.group_by("hadm_id").agg(**labels)
 
 
 def _read_csv(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_csv(path, schema_overrides=_CSV_COLUMNS).select(*_CSV_COLUMNS)
+        return pl.read_csv(path, glob=False, schema_overrides=_CSV_COLUMNS).select(*_CSV_COLUMNS)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path} is not a CSV with the columns {', '.join(_CSV_COLUMNS)}") from error
 
@@ -71,9 +78,20 @@ def _read_yaml(path: Path) -> pl.DataFrame:
             {"phenotype": name, "icd_version": None, "icd_code": code}
             for name, group in groups.items()
             if group["use_in_benchmark"].lower() == "true"
-            for code in group["codes"]
+            for code in _strings(group["codes"])
         ]
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         form = "name: {use_in_benchmark: true, codes: [...]}"
         raise InputError(f"{path} is not a YAML file of the form {form}") from error
     return pl.DataFrame(rows, schema=_CSV_COLUMNS)
+
+
+def _strings(values: object) -> list[str]:
+    """Return a list of strings as it is.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"expected a list of codes, got {values!r}")
+    return values

@@ -17,20 +17,30 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 _DECODED_AHEAD = 256  # images that may wait in memory for their turn to be written
 
 
-def select_radiographs(metadata: ir.Table, stays: ir.Table, views: Sequence[str]) -> ir.Table:
-    """Return `stay_id`, `subject_id`, `study_id`, `dicom_id` of each stay's last radiograph in its window.
+def date_studies(metadata: ir.Table) -> ir.Table:
+    """Return the metadata with `studied_at`, null where StudyDate or StudyTime cannot be read.
 
     Args:
         metadata: MIMIC-CXR-JPG's metadata table. `StudyTime` is hhmmss.sss without its leading zeros.
+    """
+    day = metadata.StudyDate.replace("-", "").substr(0, 8)
+    midnight = (day.substr(0, 4) + "-" + day.substr(4, 2) + "-" + day.substr(6, 2)).try_cast("timestamp")
+    clock = metadata.StudyTime.try_cast("float64")
+    is_time = (clock >= 0) & (clock < 240000) & (clock % 10000 < 6000) & (clock % 100 < 60)
+    clock = is_time.ifelse(clock, ibis.null("float64"))
+    seconds = (clock // 10000) * 3600 + (clock % 10000 // 100) * 60 + clock % 100
+    return metadata.mutate(studied_at=midnight + (seconds * 1e6).round().cast("int64").as_interval("us"))
+
+
+def select_radiographs(studied: ir.Table, stays: ir.Table, views: Sequence[str]) -> ir.Table:
+    """Return `stay_id`, `subject_id`, `study_id`, `dicom_id` of each stay's last radiograph in its window.
+
+    Args:
+        studied: The metadata with `studied_at` (see `date_studies`).
         stays: Rows of `stay_id`, `subject_id`, `intime` and `window_end`.
         views: The `ViewPosition` values that count.
     """
-    day = metadata.StudyDate.substr(0, 8)
-    midnight = (day.substr(0, 4) + "-" + day.substr(4, 2) + "-" + day.substr(6, 2)).try_cast("timestamp")
-    clock = metadata.StudyTime.try_cast("float64")
-    seconds = (clock // 10000) * 3600 + (clock % 10000 // 100) * 60 + clock % 100
-    studied = metadata.mutate(studied_at=midnight + (seconds * 1e6).round().cast("int64").as_interval("us"))
-    studied = studied.filter(studied.ViewPosition.isin(views))
+    studied = studied.filter(studied.ViewPosition.strip().upper().isin(views))
     studied = studied.join(stays.select("stay_id", "subject_id", "intime", "window_end"), "subject_id")
     studied = studied.filter(studied.studied_at.between(studied.intime, studied.window_end))
     latest_first = [ibis.desc("studied_at"), ibis.desc("study_id"), ibis.desc("dicom_id")]
@@ -46,16 +56,19 @@ def image_paths(root: Path, rows: Iterable[tuple[int, int, str]]) -> list[Path]:
     That is `files/pXX/pXXXXXXXX/sXXXXXXXX/` where `root` has a folder `files`, else any folder of resized
     images directly in `root`, or `root` itself.
     """
-    if (root / "files").is_dir():
+    if (root / "files").is_dir() and not any(map(_is_image, (root / "files").iterdir())):
         return [
             root / "files" / f"p{str(subject_id)[:2]}" / f"p{subject_id}" / f"s{study_id}" / f"{dicom_id}.jpg"
             for subject_id, study_id, dicom_id in rows
         ]
     folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    flat = {
-        path.stem: path for folder in folders for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES
-    }
+    images = [path for folder in folders for path in folder.iterdir() if _is_image(path)]
+    flat = {path.stem: path for path in reversed(images)}  # the first of two with one name stands
     return [flat.get(dicom_id, root / f"{dicom_id}.jpg") for _, _, dicom_id in rows]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES
 
 
 def decode(path: Path, size: int) -> NDArray[np.uint8]:

@@ -38,7 +38,7 @@ def read_split_file(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise MissingInputError(f"there is no split file {path}; expected a CSV with subject_id and split")
     try:
-        rows = pl.read_csv(path, schema_overrides={"subject_id": pl.Int64, "split": pl.String})
+        rows = pl.read_csv(path, glob=False, schema_overrides={"subject_id": pl.Int64, "split": pl.String})
         rows = rows.select("subject_id", "split").unique()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(

@@ -16,31 +16,16 @@ class Step:
     stays: ir.Table
 
 
-def select_stays(mimic: MimicIV, window_hours: int, min_age_years: int = 18) -> list[Step]:
-    """Return the inclusion steps in order; the last one holds the stays that can enter the cohort.
+def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
+    """Return each ICU stay with its admission and its patient, where those are known.
 
-    Each step's table has a row a stay: `subject_id`, `hadm_id`, `stay_id`, `age` (years, at admission),
-    `gender`, `race`, `admission_type`, `intime`, `outtime`, `los` (days), `in_hospital_mortality`,
-    `window_end` (the earlier of `outtime` and `intime` + window; nothing after it may be read) and
-    `n_hours` (hours until `window_end`, rounded up). A stay without `outtime` has no window and so is never
-    observed.
+    The columns: `subject_id`, `hadm_id`, `stay_id`, `age` (years, at admission), `gender`, `race`,
+    `admission_type`, `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days),
+    `in_hospital_mortality`, `window_end` (the earlier of `outtime` and `intime` + window; nothing after it
+    may be read) and `n_hours` (hours until `window_end`, rounded up). A stay without `outtime` has no window
+    and so is never observed.
     """
-    everyone = _describe(mimic, window_hours)
-    untransferred = everyone.filter(everyone.first_careunit == everyone.last_careunit)
-    stays_of_admission = untransferred.count().over(ibis.window(group_by="hadm_id"))
-    single = untransferred.filter(stays_of_admission == 1)
-    adult = single.filter(single.age >= min_age_years)
-    return [
-        Step("all ICU stays", everyone),
-        Step("same first and last care unit", untransferred),
-        Step("only such stay of the admission", single),
-        Step(f"age at least {min_age_years} years", adult),
-    ]
-
-
-def _describe(mimic: MimicIV, window_hours: int) -> ir.Table:
-    """Join each ICU stay with its admission and its patient, where those are known."""
-    stays = mimic.icustays.left_join(mimic.admissions.drop("subject_id"), "hadm_id").left_join(
+    stays = mimic.icustays.left_join(mimic.admissions, ["subject_id", "hadm_id"]).left_join(
         mimic.patients, "subject_id"
     )
     full_window = stays.intime + ibis.interval(hours=window_hours)
@@ -64,3 +49,22 @@ def _describe(mimic: MimicIV, window_hours: int) -> ir.Table:
         window_end=window_end,
         n_hours=((seconds + 3599) // 3600).clip(lower=1),
     )
+
+
+def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:
+    """Return the inclusion steps in order; the last one holds the stays that can enter the cohort.
+
+    Args:
+        everyone: All ICU stays (see `describe_stays`).
+        min_age_years: The youngest age.
+    """
+    untransferred = everyone.filter(everyone.first_careunit == everyone.last_careunit)
+    stays_of_admission = untransferred.count().over(ibis.window(group_by="hadm_id"))
+    single = untransferred.filter(stays_of_admission == 1)
+    adult = single.filter(single.age >= min_age_years)
+    return [
+        Step("all ICU stays", everyone),
+        Step("same first and last care unit", untransferred),
+        Step("only such stay of the admission", single),
+        Step(f"age at least {min_age_years} years", adult),
+    ]

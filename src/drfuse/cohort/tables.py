@@ -3,7 +3,9 @@
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from ibis.backends.duckdb import Backend
 from drfuse.errors import InputError, MissingInputError
 
 _FORMATS = (".parquet", ".csv.gz", ".csv")
+_TOLERATED_ROWS, _TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
+_LONGEST_HEADER = 100_000  # bytes; a binary file may have no line break at all
 _MAX_DEPTH = 4  # physionet.org/files/mimiciv/2.2, as wget lays a mirror out
 
 _PATIENTS = {"subject_id": "int64", "gender": "string", "anchor_age": "int64", "anchor_year": "int64"}
@@ -99,6 +103,12 @@ class MimicCxr:
     metadata: ir.Table
     files: tuple[SourceFile, ...]
 
+    @property
+    def release(self) -> str:
+        """The release, where the folder is called by its number."""
+        named = re.search(r"\d\.\d(\.\d)?", self.root.name)
+        return named.group() if named else "2.x"
+
 
 def open_mimic_iv(folder: Path, connection: Backend) -> MimicIV:
     """Return the tables of a MIMIC-IV release; nothing is read yet but headers.
@@ -157,25 +167,66 @@ def reading(files: Sequence[SourceFile]) -> Iterator[None]:
     """
     try:
         yield
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = str(error).split("\n", 1)[0]
         named = [file.path for file in files if str(file.path) in str(error)] or [file.path for file in files]
         raise InputError(
-            f"cannot read {', '.join(map(str, named))}: {reason}; fetch the file again and check its sum"
+            f"cannot read {', '.join(map(str, named))}: {reason}; if the disk has room, fetch the file again"
         ) from error
 
 
+@contextmanager
+def checking_gzip(files: Sequence[SourceFile]) -> Iterator[None]:
+    """Check the sums of gzip files beside the queries within: DuckDB reads on over damaged bytes.
+
+    Raises:
+        InputError: If a file is damaged.
+    """
+    paths = [file.path for file in files if file.path.suffix == ".gz"]
+    with ThreadPoolExecutor(1) as pool:
+        damages = [pool.submit(_gzip_damage, path) for path in paths]
+        try:
+            yield
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        for path, damage in zip(paths, damages, strict=True):
+            if damage.result():
+                raise InputError(f"{path} is damaged ({damage.result()}); fetch it again")
+
+
+def _gzip_damage(path: Path) -> str | None:
+    """Read a gzip file to its end; return what is wrong with it."""
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 20):  # zlib lets other threads run meanwhile
+                pass
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        return str(error)
+    return None
+
+
 def count_rejected_rows(connection: Backend) -> dict[str, int]:
-    """Return how many rows of each file (by name) were left out because a cell had the wrong type."""
+    """Return how many rows of each file (by name) were left out because a cell had the wrong type.
+
+    Raises:
+        InputError: If those are so many that the file cannot be what it should.
+    """
     query = """
-        SELECT file_path, count(DISTINCT line)
+        SELECT file_path, count(DISTINCT line), max(line), min_by(error_message, line)
         FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL
     """
     try:
         rows = connection.raw_sql(query).fetchall()
     except duckdb.CatalogException:  # no CSV file was scanned
         return {}
-    return {Path(path).name: count for path, count in rows}
+    for path, count, last_line, message in rows:
+        if count > max(_TOLERATED_ROWS, _TOLERATED_SHARE * last_line):
+            reason = str(message).split("\n", 1)[0]
+            raise InputError(f"{count} of the first {last_line} rows of {path} do not parse, first: {reason}")
+    return {Path(path).name: count for path, count, _, _ in rows}
 
 
 def _find_release(folder: Path, stems: Sequence[str], what: str) -> Path:
@@ -196,7 +247,12 @@ def _find_release(folder: Path, stems: Sequence[str], what: str) -> Path:
 
 def _subfolders(folder: Path) -> list[Path]:
     """Return the folders in `folder` that are not the 65,000 patients' image folders (pXX, pXXXXXXXX)."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not re.fullmatch(r"p\d+", path.name))
+    try:
+        return sorted(
+            path for path in folder.iterdir() if path.is_dir() and not re.fullmatch(r"p\d+", path.name)
+        )
+    except PermissionError:  # lost+found, say
+        return []
 
 
 def _find_table(root: Path, modules: Sequence[str], table: str) -> SourceFile:
@@ -213,25 +269,28 @@ def _existing(stem: Path) -> Path | None:
 
 
 def _columns_of(path: Path) -> tuple[str, ...]:
-    """Return the column names of a table.
+    """Return the column names of a table; a column without a name gets one.
 
     Raises:
-        InputError: If the file is not of the kind that its name says.
+        InputError: If the file is not of the kind that its name says, or two columns have one name.
     """
+    kind = {".parquet": "a Parquet file", ".gz": "a gzip-compressed CSV file"}.get(path.suffix, "a CSV file")
     try:
         if path.suffix == ".parquet":
-            return tuple(pq.read_schema(path).names)
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig", newline="") as file
-        ):
-            return tuple(next(csv.reader(file), ()))
-    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, UnicodeDecodeError, csv.Error) as error:
-        kind = {".parquet": "a Parquet file", ".gz": "a gzip-compressed CSV file"}.get(
-            path.suffix, "a CSV file"
-        )
+            names = pq.read_schema(path).names
+        else:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                header = file.readline(_LONGEST_HEADER).decode("utf-8-sig")
+            names = next(csv.reader([header]), [])
+    except (pa.ArrowInvalid, gzip.BadGzipFile, zlib.error, EOFError, csv.Error) as error:
         raise InputError(f"{path} is not {kind}, as its name says; fetch it again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not {kind} in UTF-8, as its name says; fetch it again") from error
+    columns = tuple(name or f"unnamed {place}" for place, name in enumerate(names))
+    folded = [name.casefold() for name in columns]
+    if twice := [name for name, fold in zip(columns, folded, strict=True) if folded.count(fold) > 1]:
+        raise InputError(f"{path} has two columns called {twice[0]}; keep one of them")
+    return columns
 
 
 def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> ir.Table:

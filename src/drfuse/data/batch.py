@@ -51,7 +51,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory, from which copies to a GPU run beside its work."""
+        """Return the batch in page-locked memory."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Batch":

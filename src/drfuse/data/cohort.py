@@ -4,14 +4,14 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from drfuse.cohort.manifest import Manifest, sha256
-from drfuse.errors import InputError, MissingInputError
+from drfuse.errors import InputError, MissingInputError, check_choice
 
 Subset = Literal["full", "matched"]
 Split = Literal["train", "validation", "test"]
@@ -38,18 +38,27 @@ class Cohort:
     normalization: dict[str, dict[str, float]]
 
     @classmethod
-    def open(cls, folder: Path) -> "Cohort":
+    def open(cls, folder: Path, verify: bool = False) -> "Cohort":
         """Return the cohort in `folder`; nothing but the stays is read.
+
+        Args:
+            folder: The cohort.
+            verify: Whether every file must still have the sum that the manifest gives; this reads them all.
 
         Raises:
             MissingInputError: If `folder` is no cohort, or one of its files is missing.
             InputError: If a file does not belong to the others.
         """
+        folder = Path(folder)
         manifest = Manifest.read(folder)
         if missing := [name for name in manifest.files if not (folder / name).is_file()]:
             raise MissingInputError(f"{folder} lacks {', '.join(missing)}; run `drfuse prepare` again")
+        if changed := [
+            name for name, sum_ in manifest.files.items() if verify and sha256(folder / name) != sum_
+        ]:
+            raise InputError(f"{folder}/{changed[0]} is not what `drfuse prepare` wrote; run it again")
         try:
-            stays = pl.read_parquet(folder / "stays.parquet")
+            stays = pl.read_parquet(folder / "stays.parquet", glob=False)
             ehr = np.load(folder / "ehr.npy", mmap_mode="r")
             cxr = np.load(folder / "cxr.npy", mmap_mode="r")
             normalization = json.loads((folder / "normalization.json").read_text(encoding="utf-8"))
@@ -61,6 +70,8 @@ class Cohort:
         continuous = {variable.name for variable in manifest.variables if variable.kind == "continuous"}
         if absent := sorted(continuous - set(normalization)):
             raise InputError(f"{folder}/normalization.json lacks {absent[0]}; run `drfuse prepare` again")
+        if ehr.dtype != np.float32 or cxr.dtype != np.uint8 or not stays["stay_id"].is_sorted():
+            raise InputError(f"{folder} is not as `drfuse prepare` writes a cohort; run it again")
         expected = (stays.height, manifest.options["window_hours"], len(manifest.variables))
         if ehr.shape != expected or len(cxr) != stays["has_cxr"].sum():
             raise InputError(
@@ -72,6 +83,10 @@ class Cohort:
 
     def __len__(self) -> int:
         return self.stays.height
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel to another process as a path: it maps the same files instead of copying them."""
+        return Cohort.open, (self.folder,)
 
     @property
     def phenotypes(self) -> list[str]:
@@ -109,7 +124,13 @@ class Cohort:
         return sha256(self.folder / "manifest.json")
 
     def rows(self, split: Split, subset: Subset = "full") -> NDArray[np.int64]:
-        """Return the rows of a split, in order: all of its stays, or those with a radiograph (`matched`)."""
+        """Return the rows of a split, in order: all of its stays, or those with a radiograph (`matched`).
+
+        Raises:
+            InputError: If there is no such split or subset.
+        """
+        check_choice("split", split, get_args(Split))
+        check_choice("subset", subset, get_args(Subset))
         chosen = self.stays["split"].to_numpy() == split
         return np.flatnonzero(chosen & self.has_cxr if subset == "matched" else chosen)
 

@@ -71,8 +71,11 @@ class CohortDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or not 0 <= matched_cxr_dropout <= 1:
-            raise InputError("expected batch_size of at least 1 and matched_cxr_dropout from 0 to 1")
+        if batch_size < 1 or num_workers < 0 or not 0 <= matched_cxr_dropout <= 1:
+            raise InputError(
+                "expected batch_size of at least 1, num_workers of at least 0, "
+                "and matched_cxr_dropout from 0 to 1"
+            )
         if not 1 <= crop_size <= cohort.image_size:
             raise InputError(
                 f"crop_size is {crop_size}, but the cohort's radiographs have {cohort.image_size} pixels a "
@@ -117,6 +120,12 @@ class CohortDataModule(L.LightningDataModule):
             batch = drop_cxr(batch, self.cxr_dropout)
         self.transform_cxr.train(training and self.augment)
         return batch.with_cxr(self.transform_cxr(batch.cxr))
+
+    def example(self) -> Batch:
+        """Return a batch of a stay with and one without a radiograph, as evaluation sees it."""
+        has_cxr = self.dataset.cohort.has_cxr
+        rows = [int(found[0]) for found in (np.flatnonzero(has_cxr), np.flatnonzero(~has_cxr)) if len(found)]
+        return self.on_after_batch_transfer(self.dataset[rows], 0)
 
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
         return [some.tolist() for some in np.split(rows, range(self.batch_size, len(rows), self.batch_size))]

@@ -4,17 +4,19 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from rich.progress import Progress, TaskID
 
-from drfuse.errors import InputError
+from drfuse.errors import InputError, check_choice
 from drfuse.evaluation.metrics import prauc_auroc, resample
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, RunFiles, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +84,8 @@ def evaluate(
 ) -> list[TestSetMetrics]:
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
-    Writes `metrics.json` and `metrics.csv` into the run. In a resample without a positive of some phenotype,
-    that phenotype is left out of the resample's mean.
+    Writes `metrics.json` and `metrics.csv` into the run; a test set measured before stays in them. In a
+    resample without a positive of some phenotype, that phenotype is left out of the resample's mean.
 
     Args:
         run: Folder that `drfuse train` wrote.
@@ -100,27 +102,30 @@ def evaluate(
     Raises:
         InputError: If `run` is no finished run, or a test set has no stay or no positive.
     """
-    if n_resamples < 1:
-        raise InputError(f"n_resamples is {n_resamples}; expected at least 1")
-    files = RunFiles(run)
+    if n_resamples < 1 or seed < 0:
+        raise InputError("expected n_resamples of at least 1 and a seed of at least 0")
+    files = RunFiles(Path(run))
     predictions = Predictions.read(files.predictions)
     test_sets: tuple[TestSet, ...] = ("matched", "full") if test_on is None else (test_on,)
-    metrics = [
-        evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed) for test_set in test_sets
-    ]
-    for measured in metrics:
+    metrics = []
+    for test_set in test_sets:
+        if test_on is None and test_set == "matched" and not _rows(predictions, test_set).any():
+            logger.warning("no stay of the test split has a radiograph, so there is no matched test set")
+            continue
+        measured = evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed)
         if measured.left_out:
             logger.warning(
                 "no positive in the %s test set, so left out of its mean: %s",
-                measured.test_on,
+                test_set,
                 ", ".join(measured.left_out),
             )
         if measured.n_without_prediction:
             logger.warning(
                 "%d stays of the %s test set have no prediction and are left out",
                 measured.n_without_prediction,
-                measured.test_on,
+                test_set,
             )
+        metrics.append(measured)
     _write(files, metrics)
     return metrics
 
@@ -137,11 +142,13 @@ def evaluate_test_set(
     Raises:
         InputError: If it has no stay that was predicted, or no positive of any phenotype.
     """
+    check_choice("test_on", test_on, get_args(TestSet))
+    check_choice("bootstrap_unit", bootstrap_unit, ("subject", "stay"))
     stays = predictions.stays
-    chosen = (stays["split"] == "test").to_numpy()
-    if test_on == "matched":
-        chosen &= stays["has_cxr"].to_numpy()
-    predicted = chosen & np.isfinite(predictions.logits).all(axis=1)
+    chosen = _rows(predictions, test_on)
+    predicted = chosen & ~np.isnan(predictions.logits).any(axis=1)
+    if chosen.any() and not predicted.any():
+        raise InputError(f"the run predicts none of the {chosen.sum()} stays of the {test_on} test set")
     labels, logits = predictions.labels[predicted], predictions.logits[predicted]
     n_positive = labels.sum(axis=0, dtype=np.int64)
     if not n_positive.any():
@@ -152,7 +159,10 @@ def evaluate_test_set(
     units = stays[f"{bootstrap_unit}_id"].to_numpy()[predicted]
     occurs = n_positive > 0
     prauc, auroc = prauc_auroc(labels, logits)
-    praucs, aurocs = prauc_auroc(labels, logits, resample(units, n_resamples, seed))
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"resampling the {test_on} test set", total=n_resamples)
+        blocks = _advancing(resample(units, n_resamples, seed), progress, task)
+        praucs, aurocs = prauc_auroc(labels, logits, blocks)
     evaluated = stays.filter(predicted)
     return TestSetMetrics(
         test_on=test_on,
@@ -192,33 +202,54 @@ def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
+def _rows(predictions: Predictions, test_on: TestSet) -> NDArray[np.bool_]:
+    """Return which stays are in a test set (N,)."""
+    in_test = (predictions.stays["split"] == "test").to_numpy()
+    return in_test & predictions.stays["has_cxr"].to_numpy() if test_on == "matched" else in_test
+
+
+def _advancing(
+    blocks: Iterator[NDArray[np.int32]], progress: Progress, task: TaskID
+) -> Iterator[NDArray[np.int32]]:
+    for block in blocks:
+        yield block
+        progress.advance(task, len(block))
+
+
 def _write(files: RunFiles, metrics: list[TestSetMetrics]) -> None:
-    """Write `metrics.json` and `metrics.csv`; undefined numbers are null and empty."""
-    sets = {measured.test_on: _without_nan(dataclasses.asdict(measured)) for measured in metrics}
-    _replace(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
+    """Write `metrics.json` and `metrics.csv`, and keep a test set that was measured before.
+
+    Undefined numbers are null and empty.
+    """
+    sets: dict[str, Any] = {}
+    if files.metrics.is_file():
+        sets = json.loads(files.metrics.read_text(encoding="utf-8"))["test"]
+    sets |= {measured.test_on: _without_nan(dataclasses.asdict(measured)) for measured in metrics}
+    write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
     rows = [
         {
-            "test_on": measured.test_on,
-            "phenotype": one.phenotype,
-            "n_stays": measured.n_stays,
-            "n_positive": one.n_positive,
-            "prauc": one.prauc.value,
-            "prauc_low": one.prauc.low,
-            "prauc_high": one.prauc.high,
-            "auroc": one.auroc.value,
-            "auroc_low": one.auroc.low,
-            "auroc_high": one.auroc.high,
+            "test_on": test_on,
+            "phenotype": one["phenotype"],
+            "n_stays": measured["n_stays"],
+            "n_positive": one["n_positive"],
         }
-        for measured in metrics
-        for one in measured.phenotypes
+        | {
+            name if end == "value" else f"{name}_{end}": one[name][end]
+            for name in ("prauc", "auroc")
+            for end in ("value", "low", "high")
+        }
+        for test_on, measured in sets.items()
+        for one in [
+            *measured["phenotypes"],
+            {
+                "phenotype": "macro",
+                "n_positive": None,
+                "prauc": measured["prauc_macro"],
+                "auroc": measured["auroc_macro"],
+            },
+        ]
     ]
-    _replace(files.metrics_table, pl.DataFrame(rows).fill_nan(None).write_csv())
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.rename(path)
+    write_whole(files.metrics_table, pl.DataFrame(rows, infer_schema_length=None).write_csv())
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,12 +1,13 @@
 """PRAUC and AUROC over resamples, exactly as scikit-learn defines them, ties included."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_CELLS_AT_A_TIME = 4_000_000  # of a (resamples, stays) array
+_CELLS_AT_A_TIME = 1_000_000  # of a (resamples, stays) array
 
 
 def resample(units: ArrayLike, n_resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
@@ -49,28 +50,66 @@ def prauc_auroc(
     labels, scores = np.asarray(labels), np.asarray(scores)
     if blocks is None:
         blocks = [np.ones((1, len(labels)), np.int32)]
-    pairs = [
-        [_weighted_prauc_auroc(labels[:, c], scores[:, c], counts) for c in range(labels.shape[1])]
-        for counts in blocks
-    ]
+    rankings = [_Ranking.of(labels[:, c], scores[:, c]) for c in range(labels.shape[1])]
+    pairs = []
+    for block in blocks:
+        counts = np.ascontiguousarray(block.T)  # (n, r): a row of it is gathered and added at once
+        pairs.append([_weighted_prauc_auroc(ranking, counts) for ranking in rankings])
     prauc, auroc = np.concatenate([np.moveaxis(np.array(pair), 0, -1) for pair in pairs], axis=1)
     return prauc, auroc
 
 
+@dataclass(frozen=True)
+class _Ranking:
+    """How one label's scores rank n rows, best first; equal scores make a group.
+
+    Attributes:
+        order: The rows from the best score on (n,).
+        positives: Where the positives stand in that order, ascending (p,).
+        first_of_group: The first positive of each group that has one, as an index into `positives`.
+        above: Rows that stand before each of those groups.
+        through: Rows up to the end of each of those groups.
+    """
+
+    order: NDArray[np.intp]
+    positives: NDArray[np.intp]
+    first_of_group: NDArray[np.intp]
+    above: NDArray[np.intp]
+    through: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, labels: NDArray[Any], scores: NDArray[Any]) -> "_Ranking":
+        order = np.argsort(-scores, kind="stable")
+        ranked = scores[order]
+        starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+        positives = np.flatnonzero(labels[order] == 1)
+        group = np.searchsorted(starts, positives, side="right") - 1
+        groups, first_of_group = np.unique(group, return_index=True)
+        ends = np.append(starts[1:], len(order))
+        return cls(order, positives, first_of_group, starts[groups], ends[groups])
+
+
 def _weighted_prauc_auroc(
-    labels: NDArray[Any], scores: NDArray[Any], counts: NDArray[np.int32]
+    ranking: _Ranking, counts: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return PRAUC and AUROC (r,) of one label (n,) for each row of `counts` (r, n)."""
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last_of_ties = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # one threshold a score
-    counted = counts[:, order]
-    n_above = counted.cumsum(axis=1)[:, last_of_ties].astype(np.float64)
-    true = (counted * (labels[order] == 1)).cumsum(axis=1)[:, last_of_ties].astype(np.float64)
-    false = n_above - true
-    new_true, new_false = (np.diff(hits, axis=1, prepend=0.0) for hits in (true, false))
+    """Return PRAUC and AUROC (r,) of one label for each column of `counts` (n, r).
+
+    Both are sums over positives, the second one over the pairs of a positive and a negative that are in the
+    right order: so only the groups of equal scores that hold positives are looked at.
+    """
+    if not len(ranking.positives):
+        undefined = np.full(counts.shape[1], np.nan)
+        return undefined, undefined
+    counted = counts[ranking.order]
+    rows = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), counted.cumsum(axis=0, dtype=np.int64)])
+    above, through = rows[ranking.above], rows[ranking.through]  # (g, r) rows before and up to each group
+    new_true = np.add.reduceat(counted[ranking.positives], ranking.first_of_group, axis=0, dtype=np.int64)
+    true = new_true.cumsum(axis=0)
+    n_true, n_false = true[-1], rows[-1] - true[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(n_above > 0, true / n_above, 0.0)
-        prauc = (new_true * precision).sum(axis=1) / true[:, -1]
-        auroc = (new_false * (true - new_true / 2)).sum(axis=1) / (true[:, -1] * false[:, -1])
+        precision = np.where(through > 0, true / through, 0.0)
+        prauc = (new_true * precision).sum(axis=0) / n_true
+        false, false_above = through - true, above - (true - new_true)
+        right = new_true * (n_false - (false + false_above) / 2)  # a tied pair is half right
+        auroc = right.sum(axis=0) / (n_true * n_false)
     return prauc, auroc

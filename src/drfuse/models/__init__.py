@@ -3,7 +3,7 @@
 Models know tensors and sizes only: no files, no optimizer, no task. `encoders` and `losses` are shared.
 """
 
-from drfuse.models.base import MODALITIES, FusionModel, FusionOutput
+from drfuse.models.base import MODALITIES, FusionModel, FusionOutput, check_contract
 from drfuse.models.drfuse import DrFuse, logit_pool
 
-__all__ = ["MODALITIES", "DrFuse", "FusionModel", "FusionOutput", "logit_pool"]
+__all__ = ["MODALITIES", "DrFuse", "FusionModel", "FusionOutput", "check_contract", "logit_pool"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drfuse.data.batch import Batch
+from drfuse.errors import InputError
 
 MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
 """What the last axis of `FusionOutput.modality_weights` stands for."""
@@ -68,3 +69,26 @@ class FusionModel(nn.Module, ABC):
     @abstractmethod
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return scalars: `total`, which is to be minimised, and its named parts."""
+
+
+@torch.no_grad()
+def check_contract(model: nn.Module, batch: Batch, n_labels: int) -> None:
+    """Run a model once, in evaluation mode, and check that it keeps the contract.
+
+    Raises:
+        InputError: If it does not; the message says in what.
+    """
+    name = type(model).__name__
+    model.eval()
+    output = model(batch)
+    if not isinstance(output, FusionOutput):
+        raise InputError(f"{name}.forward returned {type(output).__name__}; expected a FusionOutput")
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {"logits": (output.logits, (len(batch), n_labels))}
+    if output.modality_weights is not None:
+        expected["modality_weights"] = (output.modality_weights, (len(batch), n_labels, len(MODALITIES)))
+    for what, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{name} returned {what} of shape {tuple(tensor.shape)}; expected {shape}")
+    losses = model.loss(output, batch) if isinstance(model, FusionModel) else None
+    if not isinstance(losses, dict) or "total" not in losses or any(loss.ndim for loss in losses.values()):
+        raise InputError(f'{name}.loss must return a dict of scalar tensors, one of them "total"')

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
+from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder
 from drfuse.models.losses import at_least_float32, attention_ranking, jensen_shannon, orthogonality
@@ -126,6 +127,13 @@ class DrFuse(FusionModel):
         ranking_normalization: Literal["pairs", "nonzero"] = "pairs",
     ) -> None:
         super().__init__()
+        check_choice("alignment", alignment, ("jsd", "mse"))
+        check_choice("class_reduction", class_reduction, ("sum", "mean"))
+        check_choice("auxiliary_stays", auxiliary_stays, ("matched", "all"))
+        check_choice("jsd_outcomes", jsd_outcomes, ("both", "one"))
+        check_choice("stay_reduction", stay_reduction, ("batch", "own"))
+        check_choice("auxiliary_layers", auxiliary_layers, (1, 2))
+        check_choice("ranking_normalization", ranking_normalization, ("pairs", "nonzero"))
         self.alignment_weight = alignment_weight
         self.orthogonality_weight = orthogonality_weight
         self.auxiliary_weight = auxiliary_weight

@@ -1,5 +1,6 @@
 """Encoders that all models share, so that a comparison changes the fusion and nothing else."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,10 @@ class EhrEncoder(nn.Module):
         feedforward: int = 2048,
     ) -> None:
         super().__init__()
+        if min(dim, heads, layers, max_hours) < 1 or not 0 <= dropout < 1:
+            raise InputError(
+                "expected dim, heads, layers and max_hours of at least 1, dropout from 0 to below 1"
+            )
         if dim % heads:
             raise InputError(f"dim is {dim}, which {heads} heads do not divide; choose a multiple")
 
@@ -107,7 +112,15 @@ class CxrEncoder(nn.Module):
         """Return (M, D) from cxr (M, 1, H, W)."""
         if len(cxr) == 0:
             return self.project.weight.new_zeros(0, self.project.out_features)
-        features = self.backbone(cxr.contiguous(memory_format=torch.channels_last)).feature_maps[-1]
+        try:
+            features = self.backbone(cxr).feature_maps[-1]
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                f"a batch holds one radiograph of {cxr.shape[-1]} pixels, too few for the BatchNorm of this "
+                "backbone; choose a larger crop_size"
+            ) from error
         projected: Tensor = self.project(features.mean(dim=(2, 3)))
         return projected
 
@@ -125,6 +138,7 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
         InputError: If there are no weights that fit a backbone of `transformers`.
     """
     if not isinstance(spec, str):
+        _check_fields(spec)
         return ResNetBackbone(ResNetConfig(num_channels=1, **spec))
     if spec in _RESNETS:
         return ResNetBackbone(ResNetConfig(num_channels=1, **_RESNETS[spec]))
@@ -134,6 +148,20 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
     backbone = _load_pretrained(spec)
     _sum_channels(backbone)
     return backbone
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Refuse what is no field of a `ResNetConfig`: it would be ignored.
+
+    Raises:
+        InputError: If a field is unknown, or not every stage has a width and a depth.
+    """
+    known = set(inspect.signature(ResNetConfig).parameters) - {"num_channels"}
+    if unknown := sorted(fields.keys() - known):
+        raise InputError(f"{unknown[0]!r} is no field of a ResNetConfig; expected hidden_sizes, depths, ...")
+    missing = {"hidden_sizes", "depths"} - fields.keys()
+    if missing or len(fields["hidden_sizes"]) != len(fields["depths"]):
+        raise InputError("a backbone needs hidden_sizes and depths, one of each a stage")
 
 
 def _load_pretrained(spec: str) -> PreTrainedModel:

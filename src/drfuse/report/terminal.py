@@ -30,7 +30,6 @@ def metrics_table(metrics: TestSetMetrics) -> Table:
     table = Table(
         title=f"{metrics.test_on} test set: {metrics.n_stays:,} stays of {metrics.n_subjects:,} subjects, "
         f"{metrics.n_with_cxr:,} with radiograph",
-        caption=f"intervals from {metrics.n_resamples:,} resamples of {unit}",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -45,6 +44,8 @@ def metrics_table(metrics: TestSetMetrics) -> Table:
     n_averaged = len(metrics.phenotypes) - len(metrics.left_out)
     macro = (_with_interval(metrics.prauc_macro), _point(metrics.auroc_macro))
     table.add_row(f"mean of {n_averaged} phenotypes", "", *macro, style="bold")
+    resampled = f"intervals from {metrics.n_resamples:,} resamples of {unit}"
+    table.caption = f"mean AUROC {_with_interval(metrics.auroc_macro)}; {resampled}"
     return table
 
 

@@ -2,28 +2,29 @@
 
 import inspect
 import json
-import logging
-import shutil
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
-import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerStatus
 from safetensors.torch import save_file
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule, Subset
-from drfuse.errors import InputError
-from drfuse.models import DrFuse, FusionModel, FusionOutput
-from drfuse.run import Predictions, RunFiles
+from drfuse.errors import InputError, check_choice
+from drfuse.models import DrFuse, FusionModel, FusionOutput, check_contract
+from drfuse.run import Predictions, RunFiles, appearing
+from drfuse.training.claim import claim, load_checkpoint
 from drfuse.training.task import FusionTask
 
-logger = logging.getLogger(__name__)
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def train(
     crop_size: int = 224,
     augment: bool = True,
     seed: int = 0,
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    precision: Precision = "32-true",
     accelerator: str = "auto",
     num_workers: int = 0,
     overwrite: bool = False,
@@ -80,8 +81,8 @@ def train(
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
         seed: Seed of the weights, the order of the batches, and everything random in training.
-        precision: Numbers to compute with. `bf16-mixed` is about twice as fast where the processor has
-            bfloat16; `32-true` repeats bit by bit on a CPU.
+        precision: Numbers to compute with. `bf16-mixed` is faster where the processor has bfloat16; `32-true`
+            repeats bit by bit on a CPU.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
         num_workers: Processes that make batches; 0 makes them in this one.
         overwrite: Replace the run that lies at `out`.
@@ -92,9 +93,13 @@ def train(
     Raises:
         InputError: If the cohort cannot be used, or another run lies at `out`.
     """
-    if epochs < 1 or patience < 1 or not lr > 0:
-        raise InputError("expected epochs and patience of at least 1 and a learning rate above 0")
-    opened = Cohort.open(cohort)
+    if epochs < 1 or patience < 1 or not lr > 0 or not 0 <= seed < 2**32:
+        raise InputError(
+            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1"
+        )
+    check_choice("train_on", train_on, get_args(Subset))
+    check_choice("precision", precision, get_args(Precision))
+    opened = Cohort.open(Path(cohort).resolve(), verify=True)
     data = CohortDataModule(
         opened, train_on, batch_size, matched_cxr_dropout, crop_size, augment, num_workers, seed
     )
@@ -105,8 +110,32 @@ def train(
         )
     L.seed_everything(seed, workers=True, verbose=False)
     network = model(len(data.dataset.features), len(opened.phenotypes))
+    check_contract(network, data.example(), len(opened.phenotypes))
+    if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = FusionTask(network, lr, seed, opened.fingerprint)
+
+    run = RunFiles(Path(out))
+    stop = EarlyStopping("val/prauc_macro", mode="max", patience=patience, check_finite=False)
+    best = _BestCheckpoint(run.checkpoints, "best-{epoch}", monitor="val/prauc_macro", mode="max")
+    last = ModelCheckpoint(run.checkpoints, run.last_checkpoint.stem, enable_version_counter=False)
+    try:
+        trainer = L.Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            deterministic="warn",
+            callbacks=[stop, best, last],
+            logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise InputError(f"accelerator {accelerator!r} with precision {precision!r}: {error}") from error
     options: dict[str, Any] = {
-        "cohort": str(cohort),
+        "cohort": str(opened.folder),
         "model": describe_model(network),
         "train_on": train_on,
         "epochs": epochs,
@@ -121,98 +150,89 @@ def train(
         "accelerator": accelerator,
         "num_workers": num_workers,
     }
-    run = RunFiles(out)
-    checkpoint = _claim(run, options, overwrite)
-
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = FusionTask(network, len(opened.phenotypes), lr, seed, opened.fingerprint)
-    best = ModelCheckpoint(
-        run.checkpoints, "best-{epoch}", monitor="val/prauc_macro", mode="max", save_last=True
-    )
-    stop = EarlyStopping("val/prauc_macro", mode="max", patience=patience, check_finite=False)
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        deterministic="warn",
-        callbacks=[best, stop],
-        logger=[CSVLogger(out, "logs", ""), TensorBoardLogger(out, "logs", "")],
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-    )
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    kept = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    task.load_state_dict(kept["state_dict"])
-    score = torch.nan if best.best_model_score is None else best.best_model_score.item()
-    result = TrainedRun(out, int(kept["epoch"]), score, trainer.current_epoch)
-    _save_model(run, network, opened, result)
-    _predict(trainer, task, data).write(run.predictions)
+    with claim(run, options, opened.fingerprint, overwrite) as checkpoint:
+        if checkpoint is None or not _is_done(checkpoint, epochs, patience):
+            _fit(trainer, task, data, None if checkpoint is None else run.last_checkpoint)
+        n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
+        kept = load_checkpoint(run, next(run.checkpoints.glob("best-*.ckpt")).name)
+        if not math.isfinite(kept["val_prauc"]):
+            raise InputError(
+                f"no epoch of {out} has a validation PRAUC: the model predicts no finite numbers"
+            )
+        task.load_state_dict(kept["state_dict"])
+        result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
+        _save_model(run, network, opened, result)
+        _predict(trainer, task, data).write(run.predictions)
     return result
 
 
 def describe_model(network: FusionModel) -> dict[str, Any]:
     """Return a model's class path and the arguments after the two sizes, defaults included."""
     sizes = list(inspect.signature(type(network)).parameters)[:2]
-    arguments = {name: value for name, value in network.init_args.items() if name not in sizes}
+    arguments = {name: _plain(value) for name, value in network.init_args.items() if name not in sizes}
     return {"class_path": f"{type(network).__module__}.{type(network).__qualname__}", "init_args": arguments}
 
 
-def _claim(run: RunFiles, options: dict[str, Any], overwrite: bool) -> Path | None:
-    """Write `config.yaml` into the run's folder; return the checkpoint to go on from, if there is one.
+def _plain(value: Any) -> Any:
+    """Return a value as YAML holds it: tuples are lists, paths are text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
+    """Return whether nothing was left to train when a checkpoint was written."""
+    waited = next(
+        state["wait_count"]
+        for key, state in checkpoint["callbacks"].items()
+        if key.startswith("EarlyStopping")
+    )
+    return bool(checkpoint["epoch"] + 1 >= epochs or waited >= patience)
+
+
+def _fit(trainer: L.Trainer, task: FusionTask, data: CohortDataModule, checkpoint: Path | None) -> None:
+    """Train to the end, or raise.
 
     Raises:
-        InputError: If the folder holds a finished run, a run with other options, or something else.
+        KeyboardInterrupt: If a signal ended the training.
     """
-    text = yaml.safe_dump(options, sort_keys=False)
-    if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
-        if not _is_run(run):
-            raise InputError(f"{run.folder} holds something that is no run; name another --out")
-        if overwrite:
-            shutil.rmtree(run.folder)
-    if run.config.is_file():
-        if run.predictions.is_file():
-            raise InputError(f"{run.folder} is a finished run; name another --out, or give --overwrite")
-        earlier = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        if changed := sorted(name for name in options if options[name] != earlier.get(name)):
-            raise InputError(
-                f"{run.folder} is an interrupted run with another {', '.join(changed)}; "
-                "start it with the options of its config.yaml, or give --overwrite"
-            )
-    run.folder.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(text, encoding="utf-8")
-    last = run.checkpoints / "last.ckpt"
-    if last.is_file():
-        logger.info("going on from %s", last)
-        return last
-    return None
-
-
-def _is_run(run: RunFiles) -> bool:
-    """Return whether the folder's `config.yaml` is one of ours."""
     try:
-        options = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(options, dict) and {"cohort", "model", "train_on"} <= options.keys()
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:  # what Lightning makes of SIGINT and SIGTERM
+        raise KeyboardInterrupt from error
+    if trainer.state.status != TrainerStatus.FINISHED:
+        raise KeyboardInterrupt
+
+
+class _BestCheckpoint(ModelCheckpoint):
+    """The best epoch's checkpoint, known again in a run that was moved since."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | moved | {"best_k_models": best, "dirpath": str(self.dirpath)})
 
 
 def _save_model(run: RunFiles, network: FusionModel, cohort: Cohort, result: TrainedRun) -> None:
     sizes = list(network.init_args.values())[:2]
-    metadata = {
+    facts = {
         "drfuse": __version__,
         "cohort": cohort.fingerprint,
-        "phenotypes": json.dumps(cohort.phenotypes),
-        "n_features": str(sizes[0]),
-        "n_labels": str(sizes[1]),
-        "best_epoch": str(result.best_epoch),
-        "val_prauc_macro": str(result.val_prauc),
+        "phenotypes": cohort.phenotypes,
+        "n_features": sizes[0],
+        "n_labels": sizes[1],
+        "best_epoch": result.best_epoch,
+        "val_prauc_macro": result.val_prauc,
     }
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    beside = run.model.with_name(f".{run.model.name}.partial")
-    save_file(weights, beside, metadata)
-    beside.rename(run.model)
+    weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
+    with appearing(run.model) as beside:
+        save_file(weights, beside, {"drfuse": json.dumps(facts)})  # one entry: the order of several is random
 
 
 def _predict(trainer: L.Trainer, task: FusionTask, data: CohortDataModule) -> Predictions:

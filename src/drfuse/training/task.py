@@ -1,12 +1,14 @@
 """The Lightning module that trains any model under the contract."""
 
+import math
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
-from torchmetrics.classification import MultilabelAveragePrecision
-from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from drfuse.data.batch import Batch
@@ -14,16 +16,35 @@ from drfuse.errors import InputError
 from drfuse.models.base import FusionModel, FusionOutput
 
 
-class MacroPrauc(MultilabelAveragePrecision):
-    """Mean PRAUC over the phenotypes that have a positive; NaN if none has."""
+class MacroPrauc(Metric):
+    """Mean PRAUC over the phenotypes that have a positive.
 
-    def compute(self) -> Tensor:  # type: ignore[override]  # a mean, not one value a label
+    Stays whose logits are NaN are left out: the model says nothing of them. NaN if nothing is left, or if
+    logits are infinite.
+    """
+
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("logits", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add logits and labels (B, C) of some stays."""
+        self.logits.append(logits.detach().float())
+        self.labels.append(labels)
+
+    def compute(self) -> Tensor:
         """Return the mean, a scalar."""
-        logits, labels = dim_zero_cat(self.preds), dim_zero_cat(self.target)
-        occurs = (labels == 1).any(dim=0)
-        if not occurs.any():
-            return logits.new_tensor(torch.nan)
-        return multilabel_average_precision(logits[:, occurs], labels[:, occurs], int(occurs.sum()))
+        logits, labels = (dim_zero_cat(state).cpu().numpy() for state in (self.logits, self.labels))
+        told = ~np.isnan(logits).any(axis=1)
+        logits, labels = logits[told], labels[told]
+        occurs = labels.any(axis=0)
+        if not occurs.any() or not np.isfinite(logits).all():
+            return torch.tensor(torch.nan)
+        return torch.tensor(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))
 
 
 class FusionTask(L.LightningModule):
@@ -31,28 +52,37 @@ class FusionTask(L.LightningModule):
 
     Args:
         model: The model.
-        n_labels: C, the phenotypes.
         lr: Learning rate.
         seed: Seed of everything random within an epoch. Each epoch has its own, so that a run resumed after
             one goes on as it would have.
-        cohort: Fingerprint of the cohort; a checkpoint of another one is refused.
+        cohort: Fingerprint of the cohort, noted in every checkpoint.
     """
 
-    def __init__(self, model: FusionModel, n_labels: int, lr: float, seed: int, cohort: str = "") -> None:
+    def __init__(self, model: FusionModel, lr: float, seed: int, cohort: str = "") -> None:
         super().__init__()
         self.model = model
         self.lr = lr
         self.seed = seed
         self.cohort = cohort
-        self.val_prauc = MacroPrauc(n_labels, average=None, validate_args=False)
+        self.val_prauc = MacroPrauc()
+        self.latest_val_prauc = math.nan
 
     def on_train_epoch_start(self) -> None:
         """Seed what is random in this epoch: dropout, augmentation, dropped radiographs."""
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the total loss."""
+        """Return the total loss.
+
+        Raises:
+            InputError: If it is not finite.
+        """
         losses = self.model.loss(self.model(batch), batch)
+        if not losses["total"].isfinite():
+            raise InputError(
+                f"the training loss is {losses['total'].item()} in epoch {self.current_epoch}; "
+                "choose a smaller --lr, or mend the model"
+            )
         self._log("train", losses, batch)
         return losses["total"]
 
@@ -60,11 +90,13 @@ class FusionTask(L.LightningModule):
         """Collect logits and labels, and log the losses."""
         output = self.model(batch)
         self._log("val", self.model.loss(output, batch), batch)
-        self.val_prauc.update(output.logits.float(), batch.labels.long())
+        self.val_prauc.update(output.logits, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/prauc_macro`, by which the best epoch is chosen."""
-        self.log("val/prauc_macro", self.val_prauc.compute(), prog_bar=True)
+        prauc = self.val_prauc.compute()
+        self.log("val/prauc_macro", prauc, prog_bar=True)
+        self.latest_val_prauc = prauc.item()
         self.val_prauc.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> FusionOutput:  # noqa: ARG002
@@ -74,17 +106,9 @@ class FusionTask(L.LightningModule):
         return FusionOutput(output.logits.float(), None if weights is None else weights.float())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which cohort the weights come from."""
+        """Note which cohort the weights come from, and how good they are."""
         checkpoint["cohort"] = self.cohort
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another cohort.
-
-        Raises:
-            InputError: If the checkpoint comes from another cohort.
-        """
-        if checkpoint["cohort"] != self.cohort:
-            raise InputError("the interrupted run was trained on another cohort; start it with --overwrite")
+        checkpoint["val_prauc"] = self.latest_val_prauc
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam with its default moments."""

@@ -1,0 +1,116 @@
+"""Who may write a run's folder: one command at a time, and nothing is lost."""
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from drfuse.errors import InputError
+from drfuse.run import RunFiles, write_whole
+
+
+@contextmanager
+def claim(
+    run: RunFiles, options: dict[str, Any], cohort: str, overwrite: bool
+) -> Iterator[dict[str, Any] | None]:
+    """Yield the last checkpoint of an interrupted run with the same options, or None to start anew.
+
+    Within, the folder belongs to this command. A run that is replaced is kept until the new one is complete;
+    it comes back, and nothing of the new one stays, if that fails before its first checkpoint.
+
+    Args:
+        run: The run.
+        options: What goes into `config.yaml`.
+        cohort: Fingerprint of the cohort.
+        overwrite: Whether a run that lies there is replaced.
+
+    Raises:
+        InputError: If the folder holds a finished run, an interrupted one that this is not, or something
+            else, or if another command is writing it.
+    """
+    text = yaml.safe_dump(options, sort_keys=False)
+    replaced = run.folder.with_name(f".{run.folder.name}.replaced")
+    lock = FileLock(run.folder / ".lock", blocking=False)
+    if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+        if not _is_run(run):
+            raise InputError(f"{run.folder} holds something that is no run; name another --out")
+        if overwrite:
+            with _locked(lock, run):
+                shutil.rmtree(replaced, ignore_errors=True)
+                run.folder.rename(replaced)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(lock, run):
+        try:
+            checkpoint = _last_checkpoint(run, yaml.safe_load(text), cohort)
+            write_whole(run.config, text)
+            yield checkpoint
+        except BaseException:
+            if not run.predictions.is_file() and not any(run.checkpoints.glob("*.ckpt")):
+                shutil.rmtree(run.folder)
+                if replaced.exists():
+                    replaced.rename(run.folder)
+            raise
+    (run.folder / ".lock").unlink(missing_ok=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def _locked(lock: FileLock, run: RunFiles) -> Iterator[None]:
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"another command is writing {run.folder}; wait for it, or name another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _last_checkpoint(run: RunFiles, options: dict[str, Any], cohort: str) -> dict[str, Any] | None:
+    """Return the checkpoint to go on from, if there is one."""
+    if run.predictions.is_file():
+        raise InputError(f"{run.folder} is a finished run; name another --out, or give --overwrite")
+    if not run.last_checkpoint.is_file():
+        return None
+    earlier = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    if changed := sorted(name for name in options if options[name] != earlier.get(name)):
+        raise InputError(
+            f"{run.folder} is an interrupted run with another {', '.join(changed)}; "
+            "start it with the options of its config.yaml, or give --overwrite"
+        )
+    checkpoint = load_checkpoint(run, run.last_checkpoint.name)
+    if checkpoint["cohort"] != cohort:
+        raise InputError(f"{run.folder} was interrupted on another cohort; start it anew with --overwrite")
+    return checkpoint
+
+
+def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
+    """Return a checkpoint of a run, on the CPU.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(run.checkpoints / name, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, BadZipFile) as error:
+        raise InputError(
+            f"{run.checkpoints / name} is damaged; start the run anew with --overwrite"
+        ) from error
+    return checkpoint
+
+
+def _is_run(run: RunFiles) -> bool:
+    """Return whether the folder's `config.yaml` is one of ours."""
+    try:
+        options = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(options, dict) and {"cohort", "model", "train_on"} <= options.keys()
