@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drfuse.cohort.manifest import FlowStep, Manifest
-from drfuse.evaluation import Estimate, PhenotypeMetrics, TestSetMetrics
+from drfuse.evaluation import Estimate, Evaluation, PhenotypeMetrics
 from drfuse.report import flow_table, metrics_table
 
 
@@ -38,7 +38,7 @@ def test_the_flow_names_each_criterion_and_split() -> None:
 def test_long_phenotypes_wrap_and_undefined_numbers_are_dashes() -> None:
     undefined = Estimate(math.nan, math.nan, math.nan)
     name = "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)"
-    metrics = TestSetMetrics(
+    metrics = Evaluation(
         test_on="full",
         n_stays=11914,
         n_with_cxr=2136,

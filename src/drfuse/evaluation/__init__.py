@@ -2,8 +2,8 @@
 
 from drfuse.evaluation.evaluate import (
     Estimate,
+    Evaluation,
     PhenotypeMetrics,
-    TestSetMetrics,
     evaluate,
     evaluate_test_set,
 )
@@ -11,8 +11,8 @@ from drfuse.evaluation.metrics import prauc_auroc, resample
 
 __all__ = [
     "Estimate",
+    "Evaluation",
     "PhenotypeMetrics",
-    "TestSetMetrics",
     "evaluate",
     "evaluate_test_set",
     "prauc_auroc",

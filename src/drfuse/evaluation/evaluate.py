@@ -43,7 +43,7 @@ class PhenotypeMetrics:
 
 
 @dataclass(frozen=True)
-class TestSetMetrics:
+class Evaluation:
     """How well a run predicts the stays of one test set.
 
     Attributes:
@@ -81,7 +81,7 @@ def evaluate(
     n_resamples: int = 1000,
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
-) -> list[TestSetMetrics]:
+) -> list[Evaluation]:
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
     Writes `metrics.json` and `metrics.csv` into the run; a test set measured before stays in them. In a
@@ -136,7 +136,7 @@ def evaluate_test_set(
     n_resamples: int = 1000,
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
-) -> TestSetMetrics:
+) -> Evaluation:
     """Return the metrics of one test set.
 
     Raises:
@@ -164,7 +164,7 @@ def evaluate_test_set(
         blocks = _advancing(resample(units, n_resamples, seed), progress, task)
         praucs, aurocs = prauc_auroc(labels, logits, blocks)
     evaluated = stays.filter(predicted)
-    return TestSetMetrics(
+    return Evaluation(
         test_on=test_on,
         n_stays=evaluated.height,
         n_with_cxr=int(evaluated["has_cxr"].sum()),
@@ -216,7 +216,7 @@ def _advancing(
         progress.advance(task, len(block))
 
 
-def _write(files: RunFiles, metrics: list[TestSetMetrics]) -> None:
+def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
     """Write `metrics.json` and `metrics.csv`, and keep a test set that was measured before.
 
     Undefined numbers are null and empty.

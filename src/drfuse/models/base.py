@@ -73,7 +73,7 @@ class FusionModel(nn.Module, ABC):
 
 @torch.no_grad()
 def check_contract(model: nn.Module, batch: Batch, n_labels: int) -> None:
-    """Run a model once, in evaluation mode, and check that it keeps the contract.
+    """Run a model once, in evaluation mode, check that it keeps the contract, and leave it in training mode.
 
     Raises:
         InputError: If it does not; the message says in what.
@@ -90,5 +90,6 @@ def check_contract(model: nn.Module, batch: Batch, n_labels: int) -> None:
         if tuple(tensor.shape) != shape:
             raise InputError(f"{name} returned {what} of shape {tuple(tensor.shape)}; expected {shape}")
     losses = model.loss(output, batch) if isinstance(model, FusionModel) else None
+    model.train()
     if not isinstance(losses, dict) or "total" not in losses or any(loss.ndim for loss in losses.values()):
         raise InputError(f'{name}.loss must return a dict of scalar tensors, one of them "total"')

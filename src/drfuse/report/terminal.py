@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from drfuse.cohort.manifest import Manifest
-from drfuse.evaluation.evaluate import Estimate, TestSetMetrics
+from drfuse.evaluation.evaluate import Estimate, Evaluation
 
 
 def flow_table(manifest: Manifest) -> Table:
@@ -24,7 +24,7 @@ def flow_table(manifest: Manifest) -> Table:
     return table
 
 
-def metrics_table(metrics: TestSetMetrics) -> Table:
+def metrics_table(metrics: Evaluation) -> Table:
     """Return the PRAUC and AUROC of each phenotype of one test set, and their means."""
     unit = {"subject": "subjects", "stay": "stays"}[metrics.bootstrap_unit]
     table = Table(

@@ -51,7 +51,8 @@ def claim(
             write_whole(run.config, text)
             yield checkpoint
         except BaseException:
-            if not run.predictions.is_file() and not any(run.checkpoints.glob("*.ckpt")):
+            began = any(path.is_file() for path in (run.predictions, run.model))
+            if not began and not any(run.checkpoints.glob("*.ckpt")):
                 shutil.rmtree(run.folder)
                 if replaced.exists():
                     replaced.rename(run.folder)
