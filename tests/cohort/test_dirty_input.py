@@ -226,3 +226,26 @@ def test_any_folder_name_will_do(hospital: Path, name: str) -> None:
 def test_options_out_of_range_are_refused(hospital: Path, options: dict[str, object]) -> None:
     with pytest.raises(InputError, match="expected"):
         make(hospital, **options)
+
+
+def test_few_bad_rows_are_left_out_wherever_they_stand(hospital: Path) -> None:
+    path = hospital / "mimic-iv/icu/chartevents.csv.gz"
+    rows = pl.read_csv(path, infer_schema=False)
+    assert rows.height > 25 / 0.05
+    time = pl.when(pl.int_range(pl.len()) < 25).then(pl.lit("soon")).otherwise("charttime")
+    path.write_bytes(gzip.compress(rows.with_columns(time.alias("charttime")).write_csv().encode()))
+    assert make(hospital)["warnings"]["rejected_rows"] == {"chartevents.csv.gz": 25}  # type: ignore[index]
+
+
+def test_a_stray_image_hides_no_patients(hospital: Path) -> None:
+    before = make(hospital)["splits"]
+    (hospital / "mimic-cxr/files/overview.png").write_bytes(b"")
+    assert make(hospital, overwrite=True)["splits"] == before
+
+
+def test_what_a_replaced_cohort_left_is_no_obstacle(hospital: Path) -> None:
+    make(hospital)
+    (hospital / ".cohort.replaced").mkdir()
+    (hospital / ".cohort.replaced" / "cxr.npy").write_bytes(b"old")
+    make(hospital, overwrite=True)
+    assert sorted(path.name for path in hospital.iterdir()) == ["cohort", "mimic-cxr", "mimic-iv"]

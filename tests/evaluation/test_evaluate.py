@@ -160,7 +160,7 @@ def test_without_radiographs_only_the_full_test_set_is_measured(
     with caplog.at_level(logging.WARNING):
         (measured,) = evaluate(run, n_resamples=5)
     assert measured.test_on == "full"
-    assert "there is no matched test set" in caplog.text
+    assert "there is no matched test set to measure" in caplog.text
 
 
 def test_a_run_that_predicts_nothing_is_told_so() -> None:

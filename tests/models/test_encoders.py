@@ -280,3 +280,8 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
     config(depths=[2, 1]).save_pretrained(tmp_path)  # a layer for which the folder has no weights
     with pytest.raises(InputError):
         build_backbone(str(tmp_path))
+
+
+def test_a_pretrained_backbone_is_ready_to_train(tmp_path: Path) -> None:
+    ResNetBackbone(config()).save_pretrained(tmp_path)
+    assert all(module.training for module in build_backbone(str(tmp_path)).modules())

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from lightning import Trainer as Lightning
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
@@ -20,7 +21,7 @@ from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.data import Batch, Cohort, CohortDataModule
 from drfuse.errors import InputError
-from drfuse.models import DrFuse, FusionModel, FusionOutput
+from drfuse.models import DrFuse, FusionModel, FusionOutput, check_contract
 from drfuse.run import Predictions, RunFiles
 from drfuse.training import FusionTask, TrainedRun, train
 from tests.mimic import write_hospital
@@ -166,6 +167,35 @@ def test_an_interrupted_run_goes_on_after_its_last_epoch_not_its_best(
     assert len(list((tmp_path / "run" / "logs").glob("version_*/metrics.csv"))) == 2
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_kill_between_two_checkpoints_changes_nothing(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    whole = fit(epochs=4, out=tmp_path / "whole")
+    original = Lightning.save_checkpoint
+
+    def die_at_last(trainer: Lightning, path: str | Path, *args: object, **options: object) -> None:
+        if "last" in str(path) and trainer.current_epoch == epoch:
+            raise RuntimeError("power cut")
+        original(trainer, path, *args, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lightning, "save_checkpoint", die_at_last)
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit(epochs=4)
+    resumed = fit(epochs=4)
+    assert (resumed.best_epoch, resumed.val_prauc) == (whole.best_epoch, whole.val_prauc)
+    np.testing.assert_array_equal(logits_of(resumed), logits_of(whole))
+
+
+def test_out_may_be_a_link(fit: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    fit(out=tmp_path / "link", epochs=1)
+    fit(out=tmp_path / "link", epochs=1, seed=1, overwrite=True)
+    assert RunFiles(tmp_path / "real").predictions.is_file()
+
+
 def test_a_run_that_was_moved_goes_on(fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(epochs=4, out=tmp_path / "whole")
     cut(fit, 2, monkeypatch, epochs=4)
@@ -205,6 +235,17 @@ def test_a_run_that_fails_at_the_start_leaves_nothing_and_keeps_what_was_there(
         fit(accelerator="gpuu", overwrite=True)
     cut(fit, 0, monkeypatch, overwrite=True)
     assert RunFiles(first.folder).predictions.read_bytes() == before
+
+
+def test_a_replaced_run_comes_back_even_after_a_kill(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = RunFiles(fit(epochs=1).folder).predictions.read_bytes()
+    (tmp_path / "run").rename(tmp_path / ".run.replaced")  # as a command that was killed at once leaves it
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text((tmp_path / ".run.replaced" / "config.yaml").read_text())
+    cut(fit, 0, monkeypatch, overwrite=True)
+    assert RunFiles(tmp_path / "run").predictions.read_bytes() == before
 
 
 def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
@@ -288,6 +329,48 @@ def test_training_trains_and_validation_evaluates(fit: Trainer, monkeypatch: pyt
         monkeypatch.setattr(FusionTask, name, step)
     fit(epochs=2)
     assert modes == {"training_step": {True}, "validation_step": {False}, "predict_step": {False}}
+
+
+class Frozen(FirstHour):
+    """A part that is kept in evaluation mode, as a frozen encoder's BatchNorm would be."""
+
+    def __init__(self, n_features: int, n_labels: int) -> None:
+        super().__init__(n_features, n_labels)
+        self.head.eval()
+
+
+class FloatPart(FirstHour):
+    """A part of the loss that is no tensor."""
+
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, torch.Tensor]:
+        return super().loss(output, batch) | {"part": 0.5}  # type: ignore[dict-item]
+
+
+def test_the_contract_check_leaves_every_modules_mode(small_cohort: Path) -> None:
+    data = CohortDataModule(Cohort.open(small_cohort), crop_size=32)
+    model = Frozen(len(data.dataset.features), 25)
+    check_contract(model, data.example(), 25)
+    assert model.training
+    assert not model.head.training
+    with pytest.raises(InputError, match="dict of scalar tensors"):
+        check_contract(FloatPart(len(data.dataset.features), 25), data.example(), 25)
+
+
+def test_a_cohort_without_radiographs_trains(tmp_path: Path) -> None:
+    mimic_iv, _ = write_hospital(tmp_path, n_stays=60)
+    prepare(mimic_iv, tmp_path / "cohort", image_size=32)
+    result = train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32, accelerator="cpu")
+    assert np.isfinite(logits_of(result)).all()
+
+
+@pytest.mark.parametrize("step", ["training_step", "predict_step"])
+def test_an_interruption_is_one(fit: Trainer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FusionTask, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(epochs=1)
 
 
 def test_a_changed_cohort_is_refused(small_cohort: Path, tmp_path: Path) -> None:

@@ -210,15 +210,21 @@ def _folder_that_appears(out: Path, overwrite: bool) -> Iterator[Path]:
         for leftover in beside.iterdir():  # of a command that was killed
             if leftover.name != "lock":
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if replaced.exists():
+            shutil.rmtree(replaced)
         yield beside
         (beside / "lock").unlink()
         if out.exists():
             out.rename(replaced)
         beside.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        if replaced.exists() and not out.exists():
+            replaced.rename(out)
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     finally:
         lock.release()
-        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The last radiograph of each stay's window: find it, decode it, store it."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -56,7 +57,9 @@ def image_paths(root: Path, rows: Iterable[tuple[int, int, str]]) -> list[Path]:
     That is `files/pXX/pXXXXXXXX/sXXXXXXXX/` where `root` has a folder `files`, else any folder of resized
     images directly in `root`, or `root` itself.
     """
-    if (root / "files").is_dir() and not any(map(_is_image, (root / "files").iterdir())):
+    nested = list((root / "files").iterdir()) if (root / "files").is_dir() else []
+    has_patients = any(re.fullmatch(r"p\d\d", path.name) for path in nested)
+    if (root / "files").is_dir() and (has_patients or not any(map(_is_image, nested))):
         return [
             root / "files" / f"p{str(subject_id)[:2]}" / f"p{subject_id}" / f"s{study_id}" / f"{dicom_id}.jpg"
             for subject_id, study_id, dicom_id in rows

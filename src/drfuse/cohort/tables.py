@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import duckdb
 import ibis
@@ -185,23 +187,24 @@ def checking_gzip(files: Sequence[SourceFile]) -> Iterator[None]:
         InputError: If a file is damaged.
     """
     paths = [file.path for file in files if file.path.suffix == ".gz"]
+    given_up = Event()
     with ThreadPoolExecutor(1) as pool:
-        damages = [pool.submit(_gzip_damage, path) for path in paths]
+        damages = [pool.submit(_gzip_damage, path, given_up) for path in paths]
         try:
             yield
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            given_up.set()
             raise
         for path, damage in zip(paths, damages, strict=True):
             if damage.result():
                 raise InputError(f"{path} is damaged ({damage.result()}); fetch it again")
 
 
-def _gzip_damage(path: Path) -> str | None:
-    """Read a gzip file to its end; return what is wrong with it."""
+def _gzip_damage(path: Path, given_up: Event) -> str | None:
+    """Read a gzip file to its end, unless that was given up; return what is wrong with it."""
     try:
         with gzip.open(path) as file:
-            while file.read(1 << 20):  # zlib lets other threads run meanwhile
+            while not given_up.is_set() and file.read(1 << 20):  # zlib lets other threads run meanwhile
                 pass
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         return str(error)
@@ -215,18 +218,26 @@ def count_rejected_rows(connection: Backend) -> dict[str, int]:
         InputError: If those are so many that the file cannot be what it should.
     """
     query = """
-        SELECT file_path, count(DISTINCT line), max(line), min_by(error_message, line)
+        SELECT file_path, count(DISTINCT line), min_by(error_message, line)
         FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL
     """
     try:
         rows = connection.raw_sql(query).fetchall()
     except duckdb.CatalogException:  # no CSV file was scanned
         return {}
-    for path, count, last_line, message in rows:
-        if count > max(_TOLERATED_ROWS, _TOLERATED_SHARE * last_line):
+    for path, count, message in rows:
+        if count > _TOLERATED_ROWS and count > _TOLERATED_SHARE * (n_lines := _count_lines(Path(path))):
             reason = str(message).split("\n", 1)[0]
-            raise InputError(f"{count} of the first {last_line} rows of {path} do not parse, first: {reason}")
-    return {Path(path).name: count for path, count, _, _ in rows}
+            raise InputError(f"{count} of the {n_lines} rows of {path} do not parse, first: {reason}")
+    return {Path(path).name: count for path, count, _ in rows}
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path} is damaged ({error}); fetch it again") from error
 
 
 def _find_release(folder: Path, stems: Sequence[str], what: str) -> Path:

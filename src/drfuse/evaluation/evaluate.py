@@ -109,10 +109,13 @@ def evaluate(
     test_sets: tuple[TestSet, ...] = ("matched", "full") if test_on is None else (test_on,)
     metrics = []
     for test_set in test_sets:
-        if test_on is None and test_set == "matched" and not _rows(predictions, test_set).any():
-            logger.warning("no stay of the test split has a radiograph, so there is no matched test set")
+        try:
+            measured = evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed)
+        except InputError as error:
+            if test_on is not None or test_set == "full":
+                raise
+            logger.warning("there is no matched test set to measure: %s", error)
             continue
-        measured = evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed)
         if measured.left_out:
             logger.warning(
                 "no positive in the %s test set, so left out of its mean: %s",

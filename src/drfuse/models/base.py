@@ -72,13 +72,14 @@ class FusionModel(nn.Module, ABC):
 
 
 @torch.no_grad()
-def check_contract(model: nn.Module, batch: Batch, n_labels: int) -> None:
-    """Run a model once, in evaluation mode, check that it keeps the contract, and leave it in training mode.
+def check_contract(model: FusionModel, batch: Batch, n_labels: int) -> None:
+    """Run a model once, in evaluation mode, and check that it keeps the contract; its mode stays as it was.
 
     Raises:
         InputError: If it does not; the message says in what.
     """
     name = type(model).__name__
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     output = model(batch)
     if not isinstance(output, FusionOutput):
@@ -89,7 +90,11 @@ def check_contract(model: nn.Module, batch: Batch, n_labels: int) -> None:
     for what, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise InputError(f"{name} returned {what} of shape {tuple(tensor.shape)}; expected {shape}")
-    losses = model.loss(output, batch) if isinstance(model, FusionModel) else None
-    model.train()
-    if not isinstance(losses, dict) or "total" not in losses or any(loss.ndim for loss in losses.values()):
+    losses: Any = model.loss(output, batch)
+    for module, training in modes.items():
+        module.training = training
+    scalars = isinstance(losses, dict) and all(
+        isinstance(loss, Tensor) and loss.ndim == 0 for loss in losses.values()
+    )
+    if not scalars or "total" not in losses:
         raise InputError(f'{name}.loss must return a dict of scalar tensors, one of them "total"')

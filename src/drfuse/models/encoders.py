@@ -178,7 +178,7 @@ def _load_pretrained(spec: str) -> PreTrainedModel:
         raise InputError(
             f"{spec} lacks {len(missing)} of the weights of {kind.__name__}, {min(missing)} first"
         )
-    return cast(PreTrainedModel, backbone)
+    return cast(PreTrainedModel, backbone.train())  # transformers hands it over in evaluation mode
 
 
 def _sum_channels(backbone: PreTrainedModel) -> None:

@@ -4,6 +4,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -42,22 +43,26 @@ def claim(
             raise InputError(f"{run.folder} holds something that is no run; name another --out")
         if overwrite:
             with _locked(lock, run):
-                shutil.rmtree(replaced, ignore_errors=True)
-                run.folder.rename(replaced)
+                is_better = RunFiles(replaced).predictions.is_file() and not run.predictions.is_file()
+                if _has_begun(run) and not is_better:
+                    shutil.rmtree(replaced, ignore_errors=True)
+                    run.folder.rename(replaced)
+                else:  # what an interrupted command left; the run that it was to replace lies beside
+                    shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     with _locked(lock, run):
         try:
             checkpoint = _last_checkpoint(run, yaml.safe_load(text), cohort)
+            if checkpoint is None:
+                shutil.rmtree(run.checkpoints, ignore_errors=True)  # of an epoch that was not completed
             write_whole(run.config, text)
             yield checkpoint
         except BaseException:
-            began = any(path.is_file() for path in (run.predictions, run.model))
-            if not began and not any(run.checkpoints.glob("*.ckpt")):
+            if not _has_begun(run):
                 shutil.rmtree(run.folder)
-                if replaced.exists():
+                if overwrite and replaced.exists():
                     replaced.rename(run.folder)
             raise
-    (run.folder / ".lock").unlink(missing_ok=True)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -73,6 +78,7 @@ def _locked(lock: FileLock, run: RunFiles) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _last_checkpoint(run: RunFiles, options: dict[str, Any], cohort: str) -> dict[str, Any] | None:
@@ -106,6 +112,11 @@ def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
             f"{run.checkpoints / name} is damaged; start the run anew with --overwrite"
         ) from error
     return checkpoint
+
+
+def _has_begun(run: RunFiles) -> bool:
+    """Return whether the folder holds anything that was trained."""
+    return run.predictions.is_file() or run.model.is_file() or any(run.checkpoints.glob("*.ckpt"))
 
 
 def _is_run(run: RunFiles) -> bool:

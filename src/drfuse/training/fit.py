@@ -3,7 +3,8 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -115,9 +116,11 @@ def train(
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task = FusionTask(network, lr, seed, opened.fingerprint)
 
-    run = RunFiles(Path(out))
+    run = RunFiles(Path(out).resolve())
     stop = EarlyStopping("val/prauc_macro", mode="max", patience=patience, check_finite=False)
-    best = _BestCheckpoint(run.checkpoints, "best-{epoch}", monitor="val/prauc_macro", mode="max")
+    best = _BestCheckpoint(
+        run.checkpoints, "best-{epoch}", monitor="val/prauc_macro", mode="max", enable_version_counter=False
+    )
     last = ModelCheckpoint(run.checkpoints, run.last_checkpoint.stem, enable_version_counter=False)
     try:
         trainer = L.Trainer(
@@ -154,7 +157,9 @@ def train(
         if checkpoint is None or not _is_done(checkpoint, epochs, patience):
             _fit(trainer, task, data, None if checkpoint is None else run.last_checkpoint)
         n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
-        kept = load_checkpoint(run, next(run.checkpoints.glob("best-*.ckpt")).name)
+        # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
+        names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
+        kept = max((load_checkpoint(run, name) for name in names), key=_rank)
         if not math.isfinite(kept["val_prauc"]):
             raise InputError(
                 f"no epoch of {out} has a validation PRAUC: the model predicts no finite numbers"
@@ -182,6 +187,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _rank(checkpoint: dict[str, Any]) -> tuple[float, int]:
+    prauc = checkpoint["val_prauc"]
+    return (prauc if math.isfinite(prauc) else -math.inf, -checkpoint["epoch"])
+
+
 def _is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
     """Return whether nothing was left to train when a checkpoint was written."""
     waited = next(
@@ -193,14 +203,21 @@ def _is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
 
 
 def _fit(trainer: L.Trainer, task: FusionTask, data: CohortDataModule, checkpoint: Path | None) -> None:
-    """Train to the end, or raise.
+    """Train to the end, or raise."""
+    with _interruptible(trainer):
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+@contextmanager
+def _interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Let a signal end what the trainer does as it ends everything else.
 
     Raises:
-        KeyboardInterrupt: If a signal ended the training.
+        KeyboardInterrupt: If a signal ended it; Lightning makes an exit, or nothing at all, of that.
     """
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as error:  # what Lightning makes of SIGINT and SIGTERM
+        yield
+    except SystemExit as error:
         raise KeyboardInterrupt from error
     if trainer.state.status != TrainerStatus.FINISHED:
         raise KeyboardInterrupt
@@ -238,7 +255,8 @@ def _save_model(run: RunFiles, network: FusionModel, cohort: Cohort, result: Tra
 def _predict(trainer: L.Trainer, task: FusionTask, data: CohortDataModule) -> Predictions:
     """Return the logits, labels and modality weights of every stay of the cohort."""
     cohort = data.dataset.cohort
-    outputs: list[FusionOutput] = trainer.predict(task, datamodule=data)  # type: ignore[assignment]
+    with _interruptible(trainer):
+        outputs: list[FusionOutput] = trainer.predict(task, datamodule=data)  # type: ignore[assignment]
     weights = [output.modality_weights for output in outputs if output.modality_weights is not None]
     return Predictions(
         phenotypes=cohort.phenotypes,
