@@ -249,3 +249,12 @@ def test_what_a_replaced_cohort_left_is_no_obstacle(hospital: Path) -> None:
     (hospital / ".cohort.replaced" / "cxr.npy").write_bytes(b"old")
     make(hospital, overwrite=True)
     assert sorted(path.name for path in hospital.iterdir()) == ["cohort", "mimic-cxr", "mimic-iv"]
+
+
+def test_a_cohort_set_aside_by_a_killed_command_comes_back_when_the_next_one_fails(hospital: Path) -> None:
+    make(hospital)
+    (hospital / "cohort").rename(hospital / ".cohort.replaced")  # killed between the two renames
+    (hospital / "mimic-iv/icu/chartevents.csv.gz").write_bytes(b"damaged")
+    with pytest.raises(InputError):
+        make(hospital)
+    assert (hospital / "cohort" / "manifest.json").is_file()

@@ -210,7 +210,7 @@ def _folder_that_appears(out: Path, overwrite: bool) -> Iterator[Path]:
         for leftover in beside.iterdir():  # of a command that was killed
             if leftover.name != "lock":
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        if replaced.exists():
+        if replaced.exists() and out.exists():  # without `out` it is the only cohort there is
             shutil.rmtree(replaced)
         yield beside
         (beside / "lock").unlink()
