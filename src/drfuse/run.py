@@ -1,8 +1,6 @@
 """A run on disk: what `drfuse train` writes and everything after it reads."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError, MissingInputError
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` when it is complete."""
-    beside = path.with_name(f".{path.name}.partial")
-    yield beside
-    beside.replace(path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is never seen half-written."""
-    with appearing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+from drfuse.files import appearing
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 from ibis.backends.duckdb import Backend
 from numpy.lib.format import open_memmap
 from rich.progress import Progress
@@ -36,6 +35,7 @@ from drfuse.cohort.tables import (
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset, Variable, load_variables
 from drfuse.errors import InputError, check_choice
+from drfuse.files import folder_that_appears
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,10 @@ def prepare(
         )
     split = None if split_file is None else read_split_file(split_file)
 
-    with _folder_that_appears(Path(out), overwrite) as folder, _database(folder) as connection:
+    with (
+        folder_that_appears(Path(out), "cohort", _FILES, overwrite) as folder,
+        _database(folder) as connection,
+    ):
         mimic = open_mimic_iv(Path(mimic_iv), connection)
         cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), connection)
         files = mimic.files + (() if cxr is None else cxr.files)
@@ -187,44 +190,6 @@ def prepare(
         )
         manifest.write(folder)
     return manifest
-
-
-@contextmanager
-def _folder_that_appears(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a folder beside `out` that takes its place when all went well, and vanishes when not."""
-    out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not overwrite:
-            raise InputError(f"{out} exists; name another --out, or replace it with --overwrite")
-        others = {path.name for path in out.iterdir()} - _FILES if out.is_dir() else {out.name}
-        if others:
-            raise InputError(f"{out} holds more than a cohort ({min(others)}); name another --out")
-    beside, replaced = (out.with_name(f".{out.name}.{state}") for state in ("partial", "replaced"))
-    beside.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(beside / "lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"another command is writing {out}; wait for it, or name another --out") from None
-    try:
-        for leftover in beside.iterdir():  # of a command that was killed
-            if leftover.name != "lock":
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        if replaced.exists() and out.exists():  # without `out` it is the only cohort there is
-            shutil.rmtree(replaced)
-        yield beside
-        (beside / "lock").unlink()
-        if out.exists():
-            out.rename(replaced)
-        beside.rename(out)
-    except BaseException:
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    finally:
-        lock.release()
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from rich.progress import Progress, TaskID
 
 from drfuse.errors import InputError, check_choice
 from drfuse.evaluation.metrics import prauc_auroc, resample
-from drfuse.run import Predictions, RunFiles, write_whole
+from drfuse.files import write_whole
+from drfuse.run import Predictions, RunFiles
 
 logger = logging.getLogger(__name__)
 

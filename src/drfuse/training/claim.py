@@ -13,7 +13,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from drfuse.errors import InputError
-from drfuse.run import RunFiles, write_whole
+from drfuse.files import write_whole
+from drfuse.run import RunFiles
 
 
 @contextmanager

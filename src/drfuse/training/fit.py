@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule, Subset
 from drfuse.errors import InputError, check_choice
+from drfuse.files import appearing
 from drfuse.models import DrFuse, FusionModel, FusionOutput, check_contract
-from drfuse.run import Predictions, RunFiles, appearing
+from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
 from drfuse.training.task import FusionTask
 

@@ -1,0 +1,11 @@
+"""Raw files with known truth: a simulated hospital in MIMIC's own layout.
+
+`simulate` writes what `drfuse prepare` reads, and `truth.parquet` beside it; `oracle` and `ceilings` turn
+the truth into what a perfect model would predict, and how good it would be. docs/simulator.md describes the
+model.
+"""
+
+from drfuse.simulate.build import Simulation, simulate
+from drfuse.simulate.oracle import Truth, ceilings, oracle
+
+__all__ = ["Simulation", "Truth", "ceilings", "oracle", "simulate"]

@@ -1,0 +1,195 @@
+"""The model of disease: factors of a stay, what a modality reads of them, phenotypes, and what can be known.
+
+A stay has K independent standard-normal factors f. A modality of reliability r shows a factor that it sees as
+the reading z = sqrt(r) f + sqrt(1 - r) e, with an error e of its own; everything that the modality's files
+hold of a patient is made of its readings and of chance. So what a perfect reader of the files can know is
+known exactly: f given z is normal with mean sqrt(r) z and variance 1 - r.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit
+
+from drfuse.simulate.definitions import read_definitions
+
+Floats = NDArray[np.float64]
+Modality = Literal["ehr", "cxr"]
+
+_NODES, _WEIGHTS = hermegauss(40)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_LOWEST_RELIABILITY, _HIGHEST_RELIABILITY = 0.4, 0.98
+
+
+@dataclass(frozen=True)
+class Disease:
+    """How factors make phenotypes: K factors, C phenotypes.
+
+    Attributes:
+        factors: The K names.
+        phenotypes: The C names, in the order of the cohort's labels.
+        seen: Whether a modality shows each factor (K,).
+        acute: Whether a factor is part of the severity (K,).
+        weights: What a standard deviation of each factor adds to each log-odds (C, K).
+        intercepts: Log-odds of a stay whose factors are all 0 (C,), such that the prevalences come out.
+    """
+
+    factors: tuple[str, ...]
+    phenotypes: tuple[str, ...]
+    seen: dict[Modality, NDArray[np.bool_]]
+    acute: NDArray[np.bool_]
+    weights: Floats
+    intercepts: Floats
+
+    @classmethod
+    def load(cls) -> "Disease":
+        """Return the model that `definitions/` describes."""
+        factors, prevalence = read_definitions("factors"), read_definitions("prevalence")
+        names, phenotypes = factors["factor"].to_list(), prevalence["phenotype"].to_list()
+        weights = np.zeros((len(phenotypes), len(names)))
+        for phenotype, factor, weight in read_definitions("log_odds").iter_rows():
+            weights[phenotypes.index(phenotype), names.index(factor)] = weight
+        shown_by = factors["shown_by"]
+        return cls(
+            factors=tuple(names),
+            phenotypes=tuple(phenotypes),
+            seen={
+                "ehr": shown_by.is_in(["both", "ehr"]).to_numpy(),
+                "cxr": shown_by.is_in(["both", "cxr"]).to_numpy(),
+            },
+            acute=factors["acute"].cast(bool).to_numpy(),
+            weights=weights,
+            intercepts=np.array(
+                [
+                    intercept_for(share, float(np.hypot.reduce(row)))
+                    for share, row in zip(prevalence["prevalence"], weights, strict=True)
+                ]
+            ),
+        )
+
+    def draw(self, n_stays: int, generator: np.random.Generator) -> "Patients":
+        """Return the hidden state of so many stays."""
+        factors = generator.standard_normal((n_stays, len(self.factors)))
+        reliability = generator.uniform(_LOWEST_RELIABILITY, _HIGHEST_RELIABILITY, (n_stays, 2))
+        log_odds = self.intercepts + factors @ self.weights.T
+        return Patients(
+            disease=self,
+            factors=factors,
+            ehr=Readings.draw(factors, reliability[:, 0], self.seen["ehr"], generator),
+            cxr=Readings.draw(factors, reliability[:, 1], self.seen["cxr"], generator),
+            log_odds=log_odds,
+            labels=generator.random(log_odds.shape) < expit(log_odds),
+        )
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What one modality shows of the factors of n stays.
+
+    Attributes:
+        values: The readings (n, K), 0 for a factor that the modality does not show.
+        reliability: r of each stay (n,).
+        seen: Whether the modality shows each factor (K,).
+    """
+
+    values: Floats
+    reliability: Floats
+    seen: NDArray[np.bool_]
+
+    @classmethod
+    def draw(
+        cls,
+        factors: Floats,
+        reliability: Floats,
+        seen: NDArray[np.bool_],
+        generator: np.random.Generator,
+    ) -> "Readings":
+        """Read factors (n, K) with reliability (n,)."""
+        r = reliability[:, None]
+        values = np.sqrt(r) * factors + np.sqrt(1 - r) * generator.standard_normal(factors.shape)
+        return cls(values * seen, reliability, seen)
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The hidden state of n stays, and what can be known of their phenotypes."""
+
+    disease: Disease
+    factors: Floats
+    ehr: Readings
+    cxr: Readings
+    log_odds: Floats
+    labels: NDArray[np.bool_]
+
+    @cached_property
+    def severity(self) -> Floats:
+        """How ill the EHR shows each patient to be (n,): standard normal.
+
+        It is made of readings and not of the factors themselves: so a length of stay or a radiograph that
+        depends on it says no more of the patient than the EHR does.
+        """
+        acute = self.disease.acute & self.disease.seen["ehr"]
+        total: Floats = self.ehr.values[:, acute].sum(axis=1) / np.sqrt(acute.sum())
+        return total
+
+    @property
+    def probability(self) -> Floats:
+        """The probability of each phenotype given all factors (n, C)."""
+        probability: Floats = expit(self.log_odds)
+        return probability
+
+    def given(self, *modalities: Modality) -> Floats:
+        """Return the probability of each phenotype given all that these modalities show (n, C)."""
+        precision, weighted = np.ones_like(self.factors), np.zeros_like(self.factors)
+        for modality in modalities:
+            readings: Readings = getattr(self, modality)
+            r = readings.reliability[:, None]
+            precision += readings.seen * r / (1 - r)
+            weighted += readings.values * np.sqrt(r) / (1 - r)
+        mean, variance = weighted / precision, 1 / precision
+        weights = self.disease.weights
+        return expected_probability(
+            self.disease.intercepts + mean @ weights.T, np.sqrt(variance @ weights.T**2)
+        )
+
+
+def expected_probability(mean: Floats, deviation: Floats) -> Floats:
+    """Return the mean of sigmoid(L) for normal L, by Gauss-Hermite quadrature; exact to about 1e-6.
+
+    >>> float(expected_probability(np.zeros(1), np.ones(1))[0].round(6))
+    0.5
+    """
+    probability: Floats = expit(mean[..., None] + deviation[..., None] * _NODES) @ _WEIGHTS
+    return probability
+
+
+def expected_advantage(probability: Floats, given_cxr: Floats, given_ehr: Floats) -> Floats:
+    """Return by how much better the image tells a phenotype than the EHR does, in nats.
+
+    That is the expected log-likelihood of the label given the image less that given the EHR, where the
+    label's true probability is `probability`.
+    """
+    present = probability * np.log(given_cxr / given_ehr)
+    absent = (1 - probability) * np.log((1 - given_cxr) / (1 - given_ehr))
+    return present + absent
+
+
+def intercept_for(prevalence: float, deviation: float) -> float:
+    """Return b such that sigmoid(b + deviation * Z), with standard-normal Z, has mean `prevalence`.
+
+    Raises:
+        ValueError: If the prevalence is not between 0 and 1.
+    """
+    if not 0 < prevalence < 1:
+        raise ValueError(f"a prevalence of {prevalence} has no log-odds; expected one between 0 and 1")
+    spread = deviation * _NODES
+
+    def excess(intercept: float) -> float:
+        return float(expit(intercept + spread) @ _WEIGHTS) - prevalence
+
+    return float(brentq(excess, -50.0, 50.0))

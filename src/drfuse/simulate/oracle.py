@@ -1,0 +1,173 @@
+"""The truth about a simulated hospital, and the predictions that a perfect model would make of it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
+
+from drfuse.errors import InputError, MissingInputError
+from drfuse.evaluation.metrics import prauc_auroc
+from drfuse.run import Predictions
+from drfuse.simulate.disease import Patients, expected_advantage
+
+TRUTH = "truth.parquet"
+Reader = Literal["fused", "ehr", "cxr"]
+"""A perfect model of everything that a stay has, of its EHR alone, or of its radiograph alone."""
+
+_ARRAYS = ("log_odds", "probability", "given_both", "given_ehr", "given_cxr", "cxr_advantage")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of N simulated stays and C phenotypes.
+
+    Attributes:
+        phenotypes: The C names.
+        stays: A row a stay: its ids, `eligible` (the inclusion rules keep it), `has_cxr`, `ehr_reliability`,
+            `cxr_reliability`, each factor by its name, and the readings of it as `ehr_NAME` and `cxr_NAME`.
+        labels: Whether each stay has each phenotype, boolean (N, C).
+        log_odds: The true log-odds (N, C).
+        probability: The probability given all factors (N, C).
+        given_both: The probability given all that EHR and radiograph can show (N, C).
+        given_ehr: The probability given all that the EHR can show (N, C).
+        given_cxr: The probability given all that a radiograph can show (N, C), whether or not there is one.
+        cxr_advantage: By how much better the radiograph tells the phenotype than the EHR, in nats (N, C):
+            the expected log-likelihood of the label given the radiograph less that given the EHR.
+    """
+
+    phenotypes: list[str]
+    stays: pl.DataFrame
+    labels: NDArray[np.bool_]
+    log_odds: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    given_both: NDArray[np.float32]
+    given_ehr: NDArray[np.float32]
+    given_cxr: NDArray[np.float32]
+    cxr_advantage: NDArray[np.float32]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Truth":
+        """Return the truth about the hospital that `drfuse simulate` wrote into `folder`.
+
+        Raises:
+            MissingInputError: If `folder` holds no truth.
+            InputError: If the file is damaged.
+        """
+        path = folder / TRUTH
+        if not path.is_file():
+            raise MissingInputError(f"{folder} has no {TRUTH}: it is no folder of `drfuse simulate`")
+        try:
+            table = pl.read_parquet(path, glob=False)
+            phenotypes = json.loads(pq.read_metadata(path).metadata[b"phenotypes"])
+            return cls._of(phenotypes, table)
+        except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error}); simulate the hospital again") from error
+
+    @classmethod
+    def _of(cls, phenotypes: list[str], table: pl.DataFrame) -> "Truth":
+        arrays = {name: table[name].to_numpy() for name in _ARRAYS}
+        labels = table["labels"].to_numpy().astype(bool)
+        return cls(phenotypes, table.drop("labels", *_ARRAYS), labels, **arrays)
+
+    def of(self, stay_ids: ArrayLike) -> "Truth":
+        """Return the truth about some stays, in their order.
+
+        Raises:
+            InputError: If a stay is none of this hospital.
+        """
+        ids = self.stays["stay_id"].to_numpy()
+        order = np.argsort(ids)
+        wanted = np.asarray(stay_ids)
+        rows = order[np.searchsorted(ids[order], wanted).clip(max=len(ids) - 1)]
+        if strangers := int((ids[rows] != wanted).sum()):
+            raise InputError(
+                f"{strangers} of {len(wanted)} stays are none of this simulated hospital; name the one that "
+                "the cohort was prepared from"
+            )
+        arrays = {name: getattr(self, name)[rows] for name in ("labels", *_ARRAYS)}
+        return Truth(phenotypes=self.phenotypes, stays=self.stays[rows], **arrays)
+
+    def read_by(self, reader: Reader) -> NDArray[np.float32]:
+        """Return the probabilities (N, C) that a perfect model gives; NaN for an absent radiograph's reader.
+
+        The fused one is `given_both` for stays with a radiograph and `given_ehr` for the others.
+        """
+        has_cxr = self.stays["has_cxr"].to_numpy()[:, None]
+        if reader == "ehr":
+            return self.given_ehr
+        there, absent = (
+            (self.given_both, self.given_ehr) if reader == "fused" else (self.given_cxr, np.float32(np.nan))
+        )
+        return np.where(has_cxr, there, absent)
+
+
+def ceilings(truth: Truth) -> pl.DataFrame:
+    """Return the PRAUC of the perfect models on the stays of `truth`, a row a phenotype.
+
+    The columns are `phenotype`, `fused`, `ehr` and `cxr`; the last one over the stays with a radiograph.
+    """
+    columns = {}
+    for reader in get_args(Reader):
+        scores = truth.read_by(reader)
+        told = ~np.isnan(scores).any(axis=1)
+        columns[reader] = prauc_auroc(truth.labels[told], scores[told])[0][0]
+    return pl.DataFrame({"phenotype": truth.phenotypes, **columns})
+
+
+def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
+    """Return the predictions that perfect models make of the stays of a run, as a run keeps them.
+
+    Raises:
+        InputError: If the run is not of this hospital, or has other phenotypes.
+    """
+    if run.phenotypes != truth.phenotypes:
+        raise InputError(
+            "the run has other phenotypes than the simulated hospital; prepare without --phenotypes"
+        )
+    here = truth.of(run.stays["stay_id"].to_numpy())
+    here = dataclasses.replace(here, stays=here.stays.with_columns(run.stays["has_cxr"]))
+    return {
+        reader: Predictions(run.phenotypes, run.stays, logit(here.read_by(reader)), run.labels, None)
+        for reader in get_args(Reader)
+    }
+
+
+def describe_truth(
+    icustays: pl.DataFrame, patients: Patients, eligible: NDArray[np.bool_], has_cxr: NDArray[np.bool_]
+) -> pl.DataFrame:
+    """Return the rows of `truth.parquet` about some stays."""
+    disease = patients.disease
+    columns: dict[str, NDArray[np.float64]] = dict(zip(disease.factors, patients.factors.T, strict=True))
+    for modality, readings in (("ehr", patients.ehr), ("cxr", patients.cxr)):
+        columns[f"{modality}_reliability"] = readings.reliability
+        names = np.array(disease.factors)[readings.seen]
+        columns |= {
+            f"{modality}_{name}": readings.values[:, k]
+            for name, k in zip(names, np.flatnonzero(readings.seen), strict=True)
+        }
+    given = {
+        "probability": patients.probability,
+        "given_both": patients.given("ehr", "cxr"),
+        "given_ehr": patients.given("ehr"),
+        "given_cxr": patients.given("cxr"),
+    }
+    advantage = expected_advantage(given["probability"], given["given_cxr"], given["given_ehr"])
+    arrays = {"log_odds": patients.log_odds, **given, "cxr_advantage": advantage}
+    width = len(disease.phenotypes)
+    return icustays.select("subject_id", "hadm_id", "stay_id").with_columns(
+        pl.Series("eligible", eligible),
+        pl.Series("has_cxr", has_cxr),
+        *(pl.Series(name, values, dtype=pl.Float32) for name, values in columns.items()),
+        pl.Series("labels", patients.labels.astype(np.uint8), dtype=pl.Array(pl.UInt8, width)),
+        *(
+            pl.Series(name, values.astype(np.float32), dtype=pl.Array(pl.Float32, width))
+            for name, values in arrays.items()
+        ),
+    )
