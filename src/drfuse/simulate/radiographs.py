@@ -131,9 +131,9 @@ def _frontal_view(
     line = np.exp(-(((radius - 1 + withdrawn) * 0.3 / 0.018) ** 2) / 2)
     image += lung * this_side * inside(y - 0.15) * line * 0.30 * expit(1.3 * z["collapse"])
     this_side = (x * side_of_chance() > 0).astype(np.float32)
-    level = diaphragm - (0.02 + 0.42 * expit(1.3 * z["effusion"])) * (0.75 + 0.8 * (outward - 0.36))
+    level = 0.36 - (0.45 * expit(1.3 * z["effusion"])) * (0.75 + 0.8 * (outward - 0.36))
     fluid = inside((radius - 1) * 0.3) * this_side * inside(level - y)
-    image = image * (1 - fluid) + 0.50 * fluid
+    image = image * (1 - fluid) + 0.68 * fluid
 
     # mediastinum, heart and aortic knob
     image = np.maximum(image, 0.60 * inside(outward - 0.10) * body)
