@@ -187,11 +187,42 @@ def _show_metrics(metrics: Any, arguments: dict[str, Any], console: Console) -> 
     _say(console, f"wrote {arguments['run'] / 'metrics.json'} and metrics.csv")
 
 
+def _show_simulation(result: Any, arguments: dict[str, Any], console: Console) -> None:
+    _say(
+        console,
+        f"wrote {arguments['out']}: {result.icu_stays:,} ICU stays, {result.eligible:,} to be included, "
+        f"{result.with_cxr:,} of those with a radiograph; {result.events:,} events, {result.images:,} images",
+    )
+
+
+def _show_demo(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
+    from drfuse.report import contest_table, weights_table
+
+    contest = {
+        one.name: {on: (one.measured[on], one.ceiling[on]) for on in one.measured}
+        for one in result.contestants
+    }
+    console.print(contest_table(contest))
+    console.print(weights_table(result.patient.stay_id, result.patient.likeliest))
+    for place, what in (
+        ("hospital", "raw files in MIMIC's layout, and truth.parquet"),
+        ("cohort", "what `drfuse prepare` made of them"),
+        ("runs", "trained models, predictions and metrics"),
+    ):
+        _say(console, f"wrote {result.folder / place}: {what}")
+
+
 def _say(console: Console, sentence: str) -> None:
     console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
 _COMMANDS = {
+    "demo": _Command("drfuse.demo.demo", "The whole system on a simulated hospital.", _show_demo),
+    "simulate": _Command(
+        "drfuse.simulate.simulate",
+        "Raw files of a simulated hospital, with the truth beside.",
+        _show_simulation,
+    ),
     "prepare": _Command(
         "drfuse.cohort.prepare", "Raw MIMIC-IV and MIMIC-CXR-JPG files -> a cohort.", _show_cohort
     ),

@@ -110,7 +110,7 @@ class Predictions:
             )
         try:
             table = pl.read_parquet(path, glob=False)
-            phenotypes = json.loads(pq.read_metadata(path).metadata[b"phenotypes"])
+            phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
             weights = table["modality_weights"].to_numpy() if "modality_weights" in table.columns else None
             return cls(
                 phenotypes=phenotypes,

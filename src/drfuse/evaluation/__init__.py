@@ -4,6 +4,7 @@ from drfuse.evaluation.evaluate import (
     Estimate,
     Evaluation,
     PhenotypeMetrics,
+    TestSet,
     evaluate,
     evaluate_test_set,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "PhenotypeMetrics",
+    "TestSet",
     "evaluate",
     "evaluate_test_set",
     "prauc_auroc",

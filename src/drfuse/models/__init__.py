@@ -5,5 +5,15 @@ Models know tensors and sizes only: no files, no optimizer, no task. `encoders` 
 
 from drfuse.models.base import MODALITIES, FusionModel, FusionOutput, check_contract
 from drfuse.models.drfuse import DrFuse, logit_pool
+from drfuse.models.unimodal import CxrResNet, EhrTransformer
 
-__all__ = ["MODALITIES", "DrFuse", "FusionModel", "FusionOutput", "check_contract", "logit_pool"]
+__all__ = [
+    "MODALITIES",
+    "CxrResNet",
+    "DrFuse",
+    "EhrTransformer",
+    "FusionModel",
+    "FusionOutput",
+    "check_contract",
+    "logit_pool",
+]

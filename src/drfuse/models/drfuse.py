@@ -79,6 +79,7 @@ class DrFuse(FusionModel):
         heads: Attention heads of the EHR Transformers.
         layers: Layers of the EHR's shared and distinct Transformer, after the layer that both share.
         dropout: Dropout of the EHR Transformers.
+        feedforward: Width of their feed-forward layers.
         cxr_backbone: The radiograph encoders' architecture (see `build_backbone`).
         max_hours: The longest time series.
         alignment_weight: lambda_1.
@@ -109,6 +110,7 @@ class DrFuse(FusionModel):
         heads: int = 4,
         layers: int = 1,
         dropout: float = 0.3,
+        feedforward: int = 2048,
         cxr_backbone: BackboneSpec = "resnet50",
         max_hours: int = 48,
         alignment_weight: float = 1.0,
@@ -147,9 +149,7 @@ class DrFuse(FusionModel):
         self.stay_reduction = stay_reduction
         self.ranking_normalization = ranking_normalization
 
-        self.ehr_encoder = EhrEncoder(
-            n_features, dim, heads, layers, dropout, branches=2, max_hours=max_hours
-        )
+        self.ehr_encoder = EhrEncoder(n_features, dim, heads, layers, dropout, 2, max_hours, feedforward)
         self.cxr_shared_encoder = CxrEncoder(dim, cxr_backbone)
         self.cxr_distinct_encoder = CxrEncoder(dim, cxr_backbone)
         self.common_projection = _common_projection(dim) if common_projection else nn.Identity()

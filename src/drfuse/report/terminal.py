@@ -1,12 +1,14 @@
 """Tables that fit a terminal."""
 
 import math
+from collections.abc import Mapping
 
+import polars as pl
 from rich import box
 from rich.table import Table
 
 from drfuse.cohort.manifest import Manifest
-from drfuse.evaluation.evaluate import Estimate, Evaluation
+from drfuse.evaluation.evaluate import Estimate, Evaluation, TestSet
 
 
 def flow_table(manifest: Manifest) -> Table:
@@ -46,6 +48,67 @@ def metrics_table(metrics: Evaluation) -> Table:
     table.add_row(f"mean of {n_averaged} phenotypes", "", *macro, style="bold")
     resampled = f"intervals from {metrics.n_resamples:,} resamples of {unit}"
     table.caption = f"mean AUROC {_with_interval(metrics.auroc_macro)}; {resampled}"
+    return table
+
+
+def contest_table(contestants: Mapping[str, Mapping[TestSet, tuple[Evaluation, Evaluation]]]) -> Table:
+    """Return the macro PRAUC of models beside that of the perfect model of the same modalities.
+
+    Args:
+        contestants: By the model's name and the test set: what was measured, and of the perfect model. A test
+            set is left out where the model cannot predict all of its stays.
+    """
+    table = Table(
+        title="Macro PRAUC (95 % interval), beside the best that is possible",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("model", no_wrap=True)
+    sets: dict[TestSet, Evaluation] = {}
+    for measured in contestants.values():
+        sets |= {test_set: pair[0] for test_set, pair in measured.items()}
+    for test_set in sets:
+        table.add_column(f"{test_set} test set", justify="right", no_wrap=True)
+        table.add_column("best", justify="right", no_wrap=True)
+    for name, measured in contestants.items():
+        cells: list[str] = []
+        for test_set in sets:
+            if test_set in measured:
+                model, perfect = measured[test_set]
+                cells += [_with_interval(model.prauc_macro), _point(perfect.prauc_macro)]
+            else:
+                cells += ["-", "-"]
+        table.add_row(name, *cells)
+    stays = ", ".join(f"{test_set}: {one.n_stays:,} stays" for test_set, one in sets.items())
+    table.caption = f"{stays}; best: a perfect reader of the same modalities"
+    return table
+
+
+def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
+    """Return the modality weights of one simulated stay.
+
+    Args:
+        stay_id: The stay.
+        phenotypes: Rows of `phenotype`, `probability`, `present`, `ehr_distinct`, `shared`, `cxr_distinct`
+            and `cxr_advantage`.
+    """
+    table = Table(
+        title=f"Whom DrFuse trusts for stay {stay_id}",
+        title_justify="left",
+        caption="better: the modality that truly tells more of this phenotype of this patient",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("likeliest phenotypes")
+    for name in ("prob.", "has it", "EHR", "shared", "CXR", "better"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in phenotypes.iter_rows(named=True):
+        weights = [f"{row[name]:.2f}" for name in ("ehr_distinct", "shared", "cxr_distinct")]
+        better = "CXR" if row["cxr_advantage"] > 0 else "EHR"
+        present = "yes" if row["present"] else "no"
+        table.add_row(row["phenotype"], f"{row['probability']:.2f}", present, *weights, better)
     return table
 
 

@@ -2,7 +2,7 @@
 
 A stay has K independent standard-normal factors f. A modality of reliability r shows a factor that it sees as
 the reading z = sqrt(r) f + sqrt(1 - r) e, with an error e of its own; everything that the modality's files
-hold of a patient is made of its readings and of chance. So what a perfect reader of the files can know is
+hold of the window is made of its readings and of chance. So what a perfect reader of the files can know is
 known exactly: f given z is normal with mean sqrt(r) z and variance 1 - r.
 """
 
@@ -159,7 +159,7 @@ class Patients:
 
 
 def expected_probability(mean: Floats, deviation: Floats) -> Floats:
-    """Return the mean of sigmoid(L) for normal L, by Gauss-Hermite quadrature; exact to about 1e-6.
+    """Return the mean of sigmoid(L) for normal L, by Gauss-Hermite quadrature; exact to about 1e-5.
 
     >>> float(expected_probability(np.zeros(1), np.ones(1))[0].round(6))
     0.5

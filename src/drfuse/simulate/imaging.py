@@ -127,8 +127,7 @@ def _metadata(
             "row": rows,
             "dicom_id": ["-".join(f"{word:08x}" for word in some) for some in words.tolist()],
             "subject_id": stays["subject_id"],
-            # as the stay's own id with another head: 5 for studies, and the kind of study behind it
-            "study_id": _study_ids(stays["stay_id"].to_numpy(), study),
+            "study_id": 10 * stays["stay_id"] + pl.Series(study),
             "PerformedProcedureStepDescription": view.replace_strict(_DESCRIPTIONS),
             "ViewPosition": view,
             "Rows": size,
@@ -140,7 +139,3 @@ def _metadata(
             "PatientOrientationCodeSequence_CodeMeaning": "Erect",
         }
     )
-
-
-def _study_ids(stay_id: NDArray[np.int64], study: NDArray[np.int64]) -> NDArray[np.int64]:
-    return 10 * stay_id + study

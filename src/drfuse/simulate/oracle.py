@@ -65,7 +65,7 @@ class Truth:
             raise MissingInputError(f"{folder} has no {TRUTH}: it is no folder of `drfuse simulate`")
         try:
             table = pl.read_parquet(path, glob=False)
-            phenotypes = json.loads(pq.read_metadata(path).metadata[b"phenotypes"])
+            phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
             return cls._of(phenotypes, table)
         except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); simulate the hospital again") from error

@@ -6,20 +6,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule, Subset
-from drfuse.errors import InputError, check_choice
+from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.files import appearing
 from drfuse.models import DrFuse, FusionModel, FusionOutput, check_contract
 from drfuse.run import Predictions, RunFiles
@@ -170,6 +173,30 @@ def train(
         _save_model(run, network, opened, result)
         _predict(trainer, task, data).write(run.predictions)
     return result
+
+
+def load_model(run: Path) -> FusionModel:
+    """Return the model of a finished run with its best weights, in evaluation mode.
+
+    Raises:
+        MissingInputError: If `run` is no finished run.
+        InputError: If its files do not fit each other, or the model's class cannot be imported.
+    """
+    files = RunFiles(Path(run))
+    if not files.model.is_file() or not files.config.is_file():
+        raise MissingInputError(f"{run} has no {files.model.name}: it is no finished run of `drfuse train`")
+    described = yaml.safe_load(files.config.read_text(encoding="utf-8"))["model"]
+    module, name = described["class_path"].rsplit(".", 1)
+    try:
+        kind: type[FusionModel] = getattr(import_module(module), name)
+        with safe_open(files.model, "pt") as weights:
+            facts = json.loads(weights.metadata()["drfuse"])
+            state = {key: weights.get_tensor(key) for key in weights.keys()}  # noqa: SIM118
+        model = kind(facts["n_features"], facts["n_labels"], **described["init_args"])
+        model.load_state_dict(state)
+    except (ImportError, AttributeError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the model of {run} cannot be loaded: {error}; train it again") from error
+    return model.eval()
 
 
 def describe_model(network: FusionModel) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""One modality alone: the Transformer and the ResNet that DrFuse is compared with (Yao et al., section 4.2).
+
+They are made of the encoders that all models share, each with a linear head.
+"""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drfuse.data.batch import Batch
+from drfuse.models.base import FusionModel, FusionOutput
+from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder
+from drfuse.models.losses import at_least_float32
+
+
+class EhrTransformer(FusionModel):
+    """A Transformer of the EHR; radiographs change nothing.
+
+    Args:
+        n_features: F, the features of an hour.
+        n_labels: C, the phenotypes.
+        dim: D, the width of the representation.
+        heads: Attention heads.
+        layers: Layers after the first one.
+        dropout: Dropout of the Transformer layers.
+        feedforward: Width of their feed-forward layers.
+        max_hours: The longest time series.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_labels: int,
+        dim: int = 256,
+        heads: int = 4,
+        layers: int = 1,
+        dropout: float = 0.3,
+        feedforward: int = 2048,
+        max_hours: int = 48,
+    ) -> None:
+        super().__init__()
+        self.encoder = EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward)
+        self.head = nn.Linear(dim, n_labels)
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        """Return logits (B, C) and the representation `ehr` (B, D)."""
+        (ehr,) = self.encoder(batch.ehr, batch.n_hours)
+        return FusionOutput(at_least_float32(self.head(ehr)), representations={"ehr": at_least_float32(ehr)})
+
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""
+        return {"total": F.binary_cross_entropy_with_logits(output.logits, batch.labels)}
+
+
+class CxrResNet(FusionModel):
+    """A ResNet of the radiograph; it says nothing of a stay without one.
+
+    Args:
+        n_features: Of an hour of the EHR, which is not read.
+        n_labels: C, the phenotypes.
+        dim: D, the width of the representation.
+        cxr_backbone: The architecture (see `build_backbone`).
+    """
+
+    def __init__(
+        self,
+        n_features: int,  # noqa: ARG002
+        n_labels: int,
+        dim: int = 256,
+        cxr_backbone: BackboneSpec = "resnet50",
+    ) -> None:
+        super().__init__()
+        self.encoder = CxrEncoder(dim, cxr_backbone)
+        self.head = nn.Linear(dim, n_labels)
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        """Return logits (B, C), NaN for stays without a radiograph, and the representation `cxr` (M, D)."""
+        cxr = self.encoder(batch.cxr)
+        told = at_least_float32(self.head(cxr))
+        unknown = told.new_full((len(batch), told.shape[-1]), math.nan)
+        logits = unknown.index_copy(0, batch.cxr_of, told)
+        return FusionOutput(logits, representations={"cxr": at_least_float32(cxr)})
+
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the binary cross entropy over the stays with a radiograph as `total`; 0 if there is none."""
+        rows = batch.cxr_of
+        losses = F.binary_cross_entropy_with_logits(output.logits[rows], batch.labels[rows], reduction="none")
+        return {"total": losses.sum() / max(1, losses.numel())}
