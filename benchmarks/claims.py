@@ -275,4 +275,4 @@ def _rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 if __name__ == "__main__":
-    auto_cli(claims)
+    auto_cli(claims, as_positional=False)

@@ -23,7 +23,7 @@ _PERSISTENCE = 0.7  # of the wandering, from one hour to the next
 _CALMEST, _WILDEST = 0.8, 1.7  # factor of the wandering at a reliability of 1 and of 0
 _RHYTHM = 0.7  # what a standard deviation of `rhythm` adds to the log of the heart rate's wandering
 _SKIPPED = 0.05  # of the values of a round that takes place
-_ARTEFACTS, _NONSENSE = 0.0005, 9999.0  # of the numbers charted are such a slip
+_SLIPS, _SLIP = 0.0005, 9999.0  # this share of the numbers charted is a slip of the hand
 _WITHOUT_ADMISSION = 0.15  # of the laboratory results
 _LATEST_GAP, _LONGEST_GAP = 44.0, 4.0  # hours in which nothing is charted: the patient is away
 
@@ -105,8 +105,8 @@ def draw_events(
             if item["conversion"]:
                 values = _CONVERSIONS[item["conversion"]](values)
             values = np.round(values, decimals.get(item["variable"], 0) if not item["conversion"] else 1)
-            artefact = generator.random(len(values)) < _ARTEFACTS
-            events = events.with_columns(_numbers(np.where(artefact, _NONSENSE, values)))
+            slip = generator.random(len(values)) < _SLIPS
+            events = events.with_columns(_numbers(np.where(slip, _SLIP, values)))
         unit = pl.lit(item["unit"], pl.String).alias("valueuom")
         tables[item["table"]].append(events.with_columns(unit))
     chart, labs = (
