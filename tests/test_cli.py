@@ -53,7 +53,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"drfuse {__version__}"
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "simulate", "prepare", "train", "evaluate"])
 def test_every_option_has_hyphens_and_a_description(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -1,0 +1,90 @@
+"""The demo: every step, continued where it stopped, and held against the truth."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drfuse import demo as module
+from drfuse.cli import main
+from drfuse.demo import Demo, demo
+from drfuse.errors import InputError, MissingInputError
+from drfuse.run import Predictions
+from drfuse.simulate import Truth
+
+STAYS = 120
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    return demo(tmp_path_factory.mktemp("demo") / "out", stays=STAYS, fast=True)
+
+
+def test_it_writes_hospital_cohort_and_three_runs(shown: Demo) -> None:
+    assert {path.name for path in shown.folder.iterdir()} == {"hospital", "cohort", "runs"}
+    assert [contestant.run.name for contestant in shown.contestants] == ["ehr", "cxr", "fused"]
+    assert all((one.run / "metrics.json").is_file() for one in shown.contestants)
+
+
+def test_the_image_model_has_no_full_test_set_and_the_others_both(shown: Demo) -> None:
+    ehr, cxr, fused = shown.contestants
+    assert set(cxr.measured) == set(cxr.ceiling) == {"matched"}
+    assert set(ehr.measured) == set(fused.ceiling) == {"matched", "full"}
+
+
+def test_the_perfect_models_are_measured_on_the_same_stays(shown: Demo) -> None:
+    for contestant in shown.contestants:
+        for test_set, measured in contestant.measured.items():
+            ceiling = contestant.ceiling[test_set]
+            assert measured.n_stays == ceiling.n_stays
+            assert [one.n_positive for one in measured.phenotypes] == [
+                one.n_positive for one in ceiling.phenotypes
+            ]
+            assert measured.prauc_macro.value < ceiling.prauc_macro.value
+
+
+def test_the_patient_is_a_test_stay_with_a_radiograph_and_its_likeliest_phenotypes(shown: Demo) -> None:
+    predictions = Predictions.read(shown.contestants[-1].run / "predictions.parquet")
+    row = predictions.stays["stay_id"].to_list().index(shown.patient.stay_id)
+    assert predictions.stays["split"][row] == "test"
+    assert predictions.stays["has_cxr"][row]
+    likeliest = shown.patient.likeliest
+    best = sorted(zip(predictions.logits[row], predictions.phenotypes, strict=True), reverse=True)[:5]
+    assert likeliest["phenotype"].to_list() == [name for _, name in best]
+    weights = likeliest.select("ehr_distinct", "shared", "cxr_distinct").to_numpy()
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+    truth = Truth.read(shown.folder / "hospital").of([shown.patient.stay_id])
+    columns = [truth.phenotypes.index(name) for name in likeliest["phenotype"]]
+    assert likeliest["present"].to_list() == truth.labels[0, columns].tolist()
+    np.testing.assert_array_equal(likeliest["cxr_advantage"], truth.cxr_advantage[0, columns])
+
+
+def test_again_it_does_nothing_that_is_done(
+    shown: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in ("simulate", "prepare", "train"):
+        monkeypatch.setattr(module, step, lambda *_, **__: pytest.fail("done again"))
+    main(["demo", "--out", str(shown.folder), "--stays", str(STAYS), "--fast"])
+    table = capsys.readouterr().out
+    for said in ("EHR Transformer", "CXR ResNet", "DrFuse", "shared", str(shown.folder / "runs")):
+        assert said in table
+
+
+def test_another_demo_does_not_mix_with_it(shown: Demo) -> None:
+    with pytest.raises(InputError, match=r"hospital was made with stays 120, not 121; name another --out"):
+        demo(shown.folder, stays=121, fast=True)
+    with pytest.raises(InputError, match=r"seed 0, not 1"):
+        demo(shown.folder, stays=STAYS, fast=True, seed=1)
+    with pytest.raises(InputError, match=r"runs/ehr was made with epochs 2, not 12"):
+        demo(shown.folder, stays=STAYS)
+
+
+def test_only_what_is_missing_is_done(shown: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = shutil.copytree(shown.folder, tmp_path / "out")
+    (out / "runs" / "cxr" / "predictions.parquet").unlink()
+    trained: list[Path] = []
+    monkeypatch.setattr(module, "train", lambda _, run, *__, **___: trained.append(run))
+    with pytest.raises(MissingInputError):  # what should have been trained is not there to be evaluated
+        demo(out, stays=STAYS, fast=True)
+    assert trained == [out / "runs" / "cxr"]
