@@ -8,7 +8,7 @@ test: $(VENV)/installed
 	$(BIN)/pytest
 
 demo: $(VENV)/installed
-	$(BIN)/pytest -s tests/test_end_to_end.py
+	$(BIN)/drfuse demo
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,11 +1,12 @@
 """Writes synthetic MIMIC-IV and MIMIC-CXR-JPG folders: invented rows in the releases' own tables and columns.
 
-`Hospital` takes the few rows that a test is about and fills in the rest; `write_hospital` draws a whole
-hospital at random. All ids start with 9, where MIMIC has none.
+`Hospital` takes the few rows that a test is about and fills in the rest, with ids that start with 9, where
+MIMIC has none; `write_hospital` simulates a whole one.
 """
 
 import gzip
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -14,10 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from PIL import Image
 
-from drfuse.cohort.phenotypes import read_phenotypes
+from drfuse.simulate import simulate
 
 Layout = Literal["hosp", "core"]
 Suffix = Literal[".csv.gz", ".csv", ".parquet"]
@@ -353,107 +353,13 @@ def write_hospital(
     cxr_rate: float = 0.6,
     image_size: int = 64,
 ) -> tuple[Path, Path]:
-    """Write `mimic-iv` and `mimic-cxr` folders of random, plausible stays into `folder`.
-
-    Every stay passes the inclusion criteria. Sicker stays have faster hearts, lower pressures and more
-    diagnoses, so that there is something to learn. Every fifth stay is another admission of the patient
-    before it.
-
-    Args:
-        folder: Where to write.
-        n_stays: How many ICU stays.
-        seed: Of all that is random.
-        cxr_rate: Share of the stays that have an AP radiograph in their first 48 hours.
-        image_size: Side of the images in pixels.
-
-    Returns:
-        The two folders.
-    """
-    generator = np.random.default_rng(seed)
-    hospital = Hospital()
-    stays: list[Stay] = []
-    lengths = generator.uniform(6, 120, n_stays)
-    ages = generator.integers(18, 91, n_stays)
-    sickness = generator.uniform(-1, 1, n_stays)
-    for number, (length, age, sick) in enumerate(zip(lengths, ages, sickness, strict=True)):
-        again = stays[-1] if number % 5 == 4 else None
-        intime = INTIME + timedelta(days=30 * number)
-        dead = bool(generator.random() < 0.15 + 0.15 * sick)
-        stays.append(
-            hospital.add_stay(float(length), same_subject=again, intime=intime, age=int(age), died=dead)
-        )
-    for stay, row in zip(stays, _draw_diagnoses(sickness, generator), strict=True):
-        for code, version in row:
-            hospital.diagnose(stay, code, version)
-    for index in np.flatnonzero(generator.random(n_stays) < cxr_rate):
-        at = generator.uniform(0, min(lengths[index], 48))
-        hospital.radiograph(stays[index], at=float(at), size=(image_size, image_size))
-
-    frames = hospital.frames()
-    frames["icu/chartevents"] = _draw_vitals(stays, lengths, sickness, generator)
-    mimic_iv = write_tables(frames, folder / "mimic-iv")
-    return mimic_iv, hospital.write_radiographs(folder / "mimic-cxr")
-
-
-# item, mean, standard deviation, change with a sickness of 1, chance of being charted in an hour
-_VITALS = (
-    (HEART_RATE, 85, 8, 20, 0.9),
-    (SYSTOLIC, 120, 10, -20, 0.9),
-    (DIASTOLIC, 65, 7, -10, 0.9),
-    (MEAN_PRESSURE, 80, 8, -12, 0.9),
-    (RESPIRATORY_RATE, 19, 3, 5, 0.9),
-    (O2_SATURATION, 96, 2, -3, 0.8),
-    (CELSIUS, 37, 0.4, 0.6, 0.25),
-    (GLUCOSE_CHART, 130, 25, 30, 0.2),
-    (FIO2, 45, 8, 15, 0.1),
-    (WEIGHT_KG, 80, 12, 0, 0.05),
-    (GCS_EYE, 3.5, 0.6, -1, 0.25),
-    (GCS_MOTOR, 5.5, 0.6, -1, 0.25),
-    (GCS_VERBAL, 4.5, 0.6, -1, 0.25),
-)
-
-
-def _draw_vitals(
-    stays: list[Stay],
-    lengths: NDArray[np.float64],
-    sickness: NDArray[np.float64],
-    generator: np.random.Generator,
-) -> pl.DataFrame:
-    """Return the chart events of all stays, one value of each item an hour at most."""
-    item, mean, deviation, change, chance = (
-        np.array(column)[:, None] for column in zip(*_VITALS, strict=True)
-    )
-    stay, hour = np.array([(i, k) for i, length in enumerate(lengths) for k in range(int(length))]).T
-    values = mean + change * sickness[stay] + deviation * generator.standard_normal((len(item), len(stay)))
-    scores = np.isin(item, (GCS_EYE, GCS_MOTOR, GCS_VERBAL))
-    highest = np.where(item == GCS_EYE, 4, np.where(item == GCS_MOTOR, 6, 5))
-    values = np.where(scores, np.clip(np.round(values), 1, highest), np.round(values, 1))
-    charted = generator.random(values.shape) < chance
-    which, column = np.nonzero(charted)
-    minutes = (hour * 60 + 30)[column]
-    ids = pl.DataFrame([vars(one) for one in stays], schema_overrides={"intime": _TIME})
-    events = ids[stay[column]].with_columns(
-        charttime=pl.col("intime") + pl.Series(minutes.astype("timedelta64[m]").astype("timedelta64[us]")),
-        itemid=pl.Series(item[which, 0]),
-        valuenum=pl.Series(values[charted]),
-        warning=pl.lit(0),
-    )
-    events = events.with_columns(storetime="charttime", value=pl.col("valuenum").cast(_TEXT))
-    schema = SCHEMAS["chartevents"]
-    return events.with_columns(valueuom=pl.lit(None)).select(*schema).cast(schema)
-
-
-def _draw_diagnoses(
-    sickness: NDArray[np.float64], generator: np.random.Generator
-) -> Iterator[list[tuple[str, int]]]:
-    """Yield the codes of each stay; every phenotype is at 40 % of the stays, more of the sicker ones."""
-    groups = [
-        list(group.select("icd_code", "icd_version").iter_rows())
-        for group in read_phenotypes(None).partition_by("phenotype", maintain_order=True)
-    ]
-    for sick in sickness:
-        present = np.flatnonzero(generator.random(len(groups)) < 0.4 + 0.35 * sick)
-        yield [groups[i][generator.integers(len(groups[i]))] for i in present]
+    """Simulate `n_stays` that can be included, and some more; return the MIMIC-IV and MIMIC-CXR folders."""
+    simulated = folder / "simulated"
+    simulate(simulated, n_stays, cxr_rate, image_size=image_size, seed=seed)
+    for name in ("mimic-iv", "mimic-cxr"):
+        (simulated / name).rename(folder / name)
+    shutil.rmtree(simulated)
+    return folder / "mimic-iv", folder / "mimic-cxr"
 
 
 def _event(

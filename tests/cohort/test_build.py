@@ -635,16 +635,3 @@ def test_an_empty_folder_may_become_the_cohort_and_an_interrupted_run_is_cleared
 def test_the_folders_above_the_output_are_made(case: Example, tmp_path: Path) -> None:
     manifest = prepare(case.hospital.write(tmp_path / "iv"), tmp_path / "new/deep/cohort")
     assert Manifest.read(tmp_path / "new/deep/cohort") == manifest
-
-
-def test_a_random_hospital_is_fit_for_training(tmp_path: Path) -> None:
-    iv, cxr = write_hospital(tmp_path)
-    cohort = open_cohort(tmp_path / "out", prepare(iv, tmp_path / "out", cxr, image_size=32))
-    assert [step.stays for step in cohort.manifest.flow] == [60] * 5
-    for split in ("train", "validation", "test"):
-        part = cohort.stays.filter(split=split)
-        positives = [int(part[name].sum()) for name in cohort.manifest.phenotypes]
-        assert sum(0 < count < len(part) for count in positives) >= 15
-        assert 0 < part["has_cxr"].sum() < len(part)
-    assert cohort.stays["in_hospital_mortality"].n_unique() == 2
-    assert cohort.stays["subject_id"].n_unique() < len(cohort.stays)

@@ -79,7 +79,7 @@ def test_a_stay_that_does_not_parse_is_left_out_and_counted(hospital: Path) -> N
     path.write_bytes(gzip.compress("\n".join([header, ",".join(cells), *rest]).encode()))
     manifest = make(hospital)
     assert manifest["warnings"]["rejected_rows"] == {"icustays.csv.gz": 1}  # type: ignore[index]
-    assert manifest["flow"][0]["stays"] == 29  # type: ignore[index]
+    assert manifest["flow"][0]["stays"] == sum(map(bool, rest))  # type: ignore[index]
     with pytest.raises(InputError, match=r"1 rows of icustays\.csv\.gz do not parse; mend them"):
         make(hospital, overwrite=True, strict=True)
 
@@ -96,7 +96,7 @@ def test_a_column_without_a_name_is_no_obstacle(hospital: Path) -> None:
     rows = gzip.decompress(path.read_bytes()).decode().splitlines()
     numbered = [f"{'' if number == 0 else number},{row}" for number, row in enumerate(rows)]
     path.write_bytes(gzip.compress(("\n".join(numbered) + "\n").encode()))
-    assert make(hospital)["flow"][0]["stays"] == 30  # type: ignore[index]
+    assert make(hospital)["flow"][-1]["stays"] == 30  # type: ignore[index]
 
 
 def test_dates_with_hyphens_and_views_in_lower_case_are_understood(hospital: Path) -> None:

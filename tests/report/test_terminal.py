@@ -1,14 +1,36 @@
 """Tables must say what was measured and fit a terminal of 80 columns."""
 
+import dataclasses
 import io
 import math
 
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from drfuse.cohort.manifest import FlowStep, Manifest
 from drfuse.evaluation import Estimate, Evaluation, PhenotypeMetrics
-from drfuse.report import flow_table, metrics_table
+from drfuse.report import contest_table, flow_table, metrics_table, weights_table
+
+UNDEFINED = Estimate(math.nan, math.nan, math.nan)
+PNEUMONIA = "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)"
+MEASURED = Evaluation(
+    test_on="full",
+    n_stays=11914,
+    n_with_cxr=2136,
+    n_subjects=9000,
+    n_without_prediction=0,
+    bootstrap_unit="subject",
+    n_resamples=1000,
+    seed=0,
+    prauc_macro=Estimate(0.5, 0.4, 0.6),
+    auroc_macro=Estimate(0.7, 0.6, 0.8),
+    left_out=["gout"],
+    phenotypes=[
+        PhenotypeMetrics(PNEUMONIA, 2000, Estimate(0.51, 0.41, 0.61), Estimate(0.71, 0.61, 0.81)),
+        PhenotypeMetrics("gout", 0, UNDEFINED, UNDEFINED),
+    ],
+)
 
 
 def rendered(table: Table) -> str:
@@ -36,28 +58,45 @@ def test_the_flow_names_each_criterion_and_split() -> None:
 
 
 def test_long_phenotypes_wrap_and_undefined_numbers_are_dashes() -> None:
-    undefined = Estimate(math.nan, math.nan, math.nan)
-    name = "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)"
-    metrics = Evaluation(
-        test_on="full",
-        n_stays=11914,
-        n_with_cxr=2136,
-        n_subjects=9000,
-        n_without_prediction=0,
-        bootstrap_unit="subject",
-        n_resamples=1000,
-        seed=0,
-        prauc_macro=Estimate(0.5, 0.4, 0.6),
-        auroc_macro=Estimate(0.7, 0.6, 0.8),
-        left_out=["gout"],
-        phenotypes=[
-            PhenotypeMetrics(name, 2000, Estimate(0.51, 0.41, 0.61), Estimate(0.71, 0.61, 0.81)),
-            PhenotypeMetrics("gout", 0, undefined, undefined),
-        ],
-    )
-    text = rendered(metrics_table(metrics))
+    text = rendered(metrics_table(MEASURED))
     assert max(map(len, text.splitlines())) <= 80
     assert "0.510 (0.410, 0.610)   0.710" in text
     assert "11,914 stays of 9,000 subjects" in text
     assert "mean of 1 phenotypes" in text
     assert any(line.split() == ["gout", "0", "-", "-"] for line in text.splitlines())
+
+
+def test_models_stand_beside_the_perfect_ones() -> None:
+    perfect = dataclasses.replace(MEASURED, prauc_macro=Estimate(0.66, 0.6, 0.7))
+    matched = dataclasses.replace(MEASURED, test_on="matched", n_stays=2136)
+    text = rendered(
+        contest_table(
+            {"EHR Transformer": {"matched": (matched, perfect), "full": (MEASURED, perfect)},
+             "CXR ResNet": {"matched": (matched, perfect)}}
+        )
+    )  # fmt: skip
+    lines = [line.split() for line in text.splitlines()]
+    assert ["EHR", "Transformer", *["0.500", "(0.400,", "0.600)", "0.660"] * 2] in lines
+    assert ["CXR", "ResNet", "0.500", "(0.400,", "0.600)", "0.660", "-", "-"] in lines
+    assert "matched: 2,136 stays, full: 11,914 stays" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_patient_s_weights_name_the_better_modality() -> None:
+    rows = pl.DataFrame(
+        {
+            "phenotype": [PNEUMONIA, "Shock"],
+            "probability": [0.912, 0.3],
+            "present": [True, False],
+            "ehr_distinct": [0.1, 0.5],
+            "shared": [0.7, 0.3],
+            "cxr_distinct": [0.2, 0.2],
+            "cxr_advantage": [0.04, -0.01],
+        }
+    )
+    text = rendered(weights_table(3000000018, rows))
+    lines = [line.split() for line in text.splitlines()]
+    assert any(line[-6:] == ["0.91", "yes", "0.10", "0.70", "0.20", "CXR"] for line in lines)
+    assert ["Shock", "0.30", "no", "0.50", "0.30", "0.20", "EHR"] in lines
+    assert "stay 3000000018" in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -20,10 +20,10 @@ from sklearn.metrics import average_precision_score
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.data import Batch, Cohort, CohortDataModule
-from drfuse.errors import InputError
+from drfuse.errors import InputError, MissingInputError
 from drfuse.models import DrFuse, FusionModel, FusionOutput, check_contract
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import FusionTask, TrainedRun, train
+from drfuse.training import FusionTask, TrainedRun, load_model, train
 from tests.mimic import write_hospital
 from tests.training.own_model import FirstHour
 
@@ -61,6 +61,30 @@ def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
     assert (finished.folder / "logs" / "version_0" / "metrics.csv").is_file()
     logs = [path.name for path in (finished.folder / "logs").iterdir()]
     assert any(name.startswith("events.out.tfevents") for name in logs), logs
+
+
+def test_a_loaded_model_predicts_what_the_run_predicted(finished: TrainedRun, small_cohort: Path) -> None:
+    cohort = Cohort.open(small_cohort)
+    data = CohortDataModule(cohort, crop_size=32)
+    model = load_model(finished.folder)
+    assert not model.training
+    with torch.no_grad():
+        output = model(data.on_after_batch_transfer(data.dataset[list(range(len(cohort)))], 0))
+    np.testing.assert_allclose(output.logits.numpy(), logits_of(finished), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_no_finished_run_has_no_model(finished: TrainedRun, tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"has no model\.safetensors: it is no finished run"):
+        load_model(tmp_path)
+    copied = shutil.copytree(finished.folder, tmp_path / "run")
+    (copied / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_model(copied)
+    shutil.copy(finished.folder / "model.safetensors", copied)
+    config = (copied / "config.yaml").read_text()
+    (copied / "config.yaml").write_text(config.replace("drfuse.models.drfuse.DrFuse", "elsewhere.Model"))
+    with pytest.raises(InputError, match="elsewhere"):
+        load_model(copied)
 
 
 def test_the_configuration_names_every_option_defaults_included(
