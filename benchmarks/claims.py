@@ -21,32 +21,29 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import r2_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from drfuse.cohort import prepare
+from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
-from drfuse.evaluation import evaluate, prauc_auroc, resample
-from drfuse.models import CxrResNet, DrFuse, EhrTransformer
-from drfuse.run import Predictions, RunFiles
-from drfuse.simulate import Truth, oracle, simulate
-from drfuse.simulate.disease import Disease
-from drfuse.training import Precision, load_model, train
+from drfuse.demo import MODELS, NAMES, learn, run_of
+from drfuse.evaluation import evaluate_test_set, prauc_auroc, resample
+from drfuse.models.losses import LN_2, jensen_shannon
+from drfuse.run import Predictions
+from drfuse.simulate import Disease, Truth, oracle
+from drfuse.training import load_model
 
-BACKBONE = {
-    "layer_type": "basic",
-    "embedding_size": 32,
-    "hidden_sizes": [32, 64, 128, 256],
-    "depths": [1, 1, 1, 1],
+VARIANTS: dict[str, Any] = {
+    "no alignment": partial(MODELS["fused"], alignment_weight=0.0),
+    "no ranking loss": partial(MODELS["fused"], attention_ranking=False),
+    "class losses averaged": partial(MODELS["fused"], class_reduction="mean"),
 }
-MODELS: dict[str, Any] = {
-    "ehr": partial(EhrTransformer, dim=128, feedforward=256),
-    "cxr": partial(CxrResNet, dim=128, cxr_backbone=BACKBONE),
-    "fused": partial(DrFuse, dim=128, feedforward=256, cxr_backbone=BACKBONE),
-}
-NAMES = {"ehr": "Transformer (EHR)", "cxr": "ResNet (CXR)", "fused": "DrFuse"}
+"""DrFuse with one thing changed, trained for the first seed, to find out what a result is owed to."""
+
 REPRESENTATIONS = ("ehr_distinct", "ehr_shared", "shared", "cxr_shared", "cxr_distinct")
 GROUPS = ("shared", "EHR-only", "CXR-only")
+FOLDS = 5
 Numbers = dict[str, float]
 
 
@@ -60,12 +57,12 @@ def claims(
     lr: float = 5e-4,
     batch_size: int = 32,
     image_size: int = 64,
-    precision: Precision = "bf16-mixed",
+    variants: bool = True,
 ) -> None:
     """Test the paper's claims on simulated hospitals.
 
     Args:
-        out: Folder for the hospitals, cohorts, runs, `claims.json` and `claims.md`.
+        out: Folder for the hospitals, cohorts and runs of each seed, `claims.json` and `claims.md`.
         stays: ICU stays of each hospital.
         cxr_rate: Mean share of stays with a radiograph.
         seeds: A hospital, a split and a training each.
@@ -74,131 +71,140 @@ def claims(
         lr: Learning rate.
         batch_size: Stays a batch.
         image_size: Side of the radiographs in pixels.
-        precision: Numbers to compute with.
+        variants: Whether to train DrFuse with one thing changed, too, for the first seed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    settings = {name: value for name, value in locals().items() if name != "out"}
     measured = []
     for seed in seeds:
         folder = out / f"seed-{seed}"
-        hospital, cohort = folder / "hospital", folder / "cohort"
-        if not hospital.exists():
-            simulate(hospital, stays, cxr_rate, image_size=image_size, seed=seed)
-        if not cohort.exists():
-            prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=image_size, seed=seed)
-        for name, model in MODELS.items():
-            if not RunFiles(folder / name).predictions.is_file():
-                train(
-                    cohort,
-                    folder / name,
-                    model,
-                    epochs=epochs,
-                    patience=patience,
-                    lr=lr,
-                    batch_size=batch_size,
-                    crop_size=image_size,
-                    augment=False,
-                    seed=seed,
-                    precision=precision,
-                )
-        measured.append(measure(folder, Truth.read(hospital)))
-        (out / "claims.json").write_text(json.dumps(measured, indent=2) + "\n")
-    report = tables(measured)
-    (out / "claims.md").write_text(report)
+        learn(
+            folder,
+            {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed},
+            {"epochs": epochs, "patience": patience, "lr": lr, "batch_size": batch_size, "seed": seed},
+            {**MODELS, **VARIANTS} if variants and seed == seeds[0] else MODELS,
+        )
+        measured.append(measure(folder))
+    of_variants = {"DrFuse": measured[0]} | {
+        name: measure(out / f"seed-{seeds[0]}", name) for name in (VARIANTS if variants else ())
+    }
+    written = {"drfuse": __version__, "settings": settings, "seeds": measured, "variants": of_variants}
+    (out / "claims.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    settings_line = f"drfuse {__version__}, {json.dumps(settings)}"
+    report = "\n".join([settings_line, "", tables(measured), variant_table(of_variants)])
+    (out / "claims.md").write_text(report, encoding="utf-8")
     print(report)  # noqa: T201
 
 
-def measure(folder: Path, truth: Truth) -> dict[str, Numbers]:
-    """Return everything that is measured of the three runs of one seed."""
-    predictions = {name: Predictions.read(RunFiles(folder / name).predictions) for name in MODELS}
-    opened = Cohort.open(folder / "cohort")
-    here = truth.of(opened.stays["stay_id"].to_numpy())
-    for name in MODELS:
-        evaluate(folder / name, "matched" if name == "cxr" else None)
+def measure(folder: Path, fused: str = "fused") -> dict[str, Numbers]:
+    """Return everything that is measured of the runs that `learn` left in `folder`.
+
+    Args:
+        folder: Where they lie.
+        fused: Name of the run of DrFuse.
+    """
+    truth = Truth.read(folder / "hospital")
+    cohort = Cohort.open(folder / "cohort")
+    runs = {reader: run_of(folder, fused if reader == "fused" else reader) for reader in MODELS}
+    predictions = {reader: Predictions.read(run.predictions) for reader, run in runs.items()}
+    here = truth.of(cohort.stays["stay_id"].to_numpy())
     return {
         "prauc": measure_prauc(predictions, truth),
-        "difference": measure_differences(predictions),
-        "weights": measure_weights(predictions["fused"], here),
-        **measure_representations(folder / "fused", opened, here),
+        "gain": measure_gain(predictions),
+        **measure_weights(predictions["fused"], here),
+        **measure_representations(runs["fused"].folder, cohort, here),
     }
 
 
-def measure_prauc(predictions: Mapping[str, Predictions], truth: Truth) -> Numbers:
-    """Return the macro PRAUC of models and of perfect models, on both test sets."""
+def measure_prauc(predictions: Mapping[Any, Predictions], truth: Truth) -> Numbers:
+    """Return the macro PRAUC of models, with intervals over subjects, and of the perfect models."""
     perfect = oracle(truth, predictions["fused"])
-    sources: dict[str, Mapping[str, Predictions]] = {"": predictions, "perfect ": perfect}
-    return {
-        f"{kind}{name} {test_on}": float(np.nanmean(prauc_auroc(*_test_set(source[name], test_on))[0]))
-        for kind, source in sources.items()
-        for name in MODELS
-        for test_on in ("matched", "full")
-        if (name, test_on) != ("cxr", "full")
-    }
-
-
-def measure_differences(predictions: Mapping[str, Predictions], n_resamples: int = 1000) -> Numbers:
-    """Return by how much the macro PRAUC of DrFuse is higher, with its interval over resampled subjects."""
     numbers: Numbers = {}
-    for test_on in ("matched", "full"):
-        subjects = predictions["fused"].stays["subject_id"].to_numpy()[_rows(predictions["fused"], test_on)]
-        resampled = {
-            name: np.nanmean(
-                prauc_auroc(*_test_set(predictions[name], test_on), resample(subjects, n_resamples, 0))[0], 1
-            )
-            for name in MODELS
-            if (name, test_on) != ("cxr", "full")
-        }
-        for other in resampled.keys() - {"fused"}:
-            difference = resampled["fused"] - resampled[other]
-            low, high = np.quantile(difference, [0.025, 0.975])
-            numbers |= {f"{other} {test_on} low": float(low), f"{other} {test_on} high": float(high)}
+    for reader in MODELS:
+        for test_on in ("matched", "full") if reader != "cxr" else ("matched",):
+            of_model = evaluate_test_set(predictions[reader], test_on)
+            of_perfect = evaluate_test_set(perfect[reader], test_on, n_resamples=1)
+            numbers |= {
+                f"{reader} {test_on}": of_model.prauc_macro.value,
+                f"{reader} {test_on} low": of_model.prauc_macro.low,
+                f"{reader} {test_on} high": of_model.prauc_macro.high,
+                f"perfect {reader} {test_on}": of_perfect.prauc_macro.value,
+                f"stays {test_on}": of_model.n_stays,
+                f"subjects {test_on}": of_model.n_subjects,
+            }
     return numbers
 
 
-def measure_weights(fused: Predictions, truth: Truth) -> Numbers:
-    """Return how the CXR weight of the matched test stays ranks with the image's true advantage."""
-    rows = _rows(fused, "matched")
-    assert fused.modality_weights is not None
-    weight, advantage = fused.modality_weights[rows][:, :, 2], truth.cxr_advantage[rows]
-    labels, probability = truth.labels[rows], (truth.given_cxr[rows], truth.given_ehr[rows])
-    cxr, ehr = (np.where(labels, q, 1 - q) for q in probability)
-    by_phenotype = [_rank_correlation(weight[:, c], advantage[:, c]) for c in range(weight.shape[1])]
-    reliability = truth.stays["cxr_reliability"].to_numpy()[rows]
-    ehr_reliability = truth.stays["ehr_reliability"].to_numpy()[rows]
+def measure_gain(predictions: Mapping[Any, Predictions], n_resamples: int = 1000) -> Numbers:
+    """Return by how much the macro PRAUC of DrFuse is higher, with intervals over the same subjects."""
+    numbers: Numbers = {}
+    for reader, test_on in (("ehr", "matched"), ("cxr", "matched"), ("ehr", "full")):
+        rows = _test_rows(predictions["fused"], test_on)
+        subjects = predictions["fused"].stays["subject_id"].to_numpy()[rows]
+        labels = predictions["fused"].labels[rows]
+        drfuse, other = (
+            np.nanmean(
+                prauc_auroc(labels, predictions[name].logits[rows], resample(subjects, n_resamples, 0))[0],
+                axis=1,
+            )
+            for name in ("fused", reader)
+        )
+        low, high = np.quantile(drfuse - other, [0.025, 0.975])
+        numbers |= {f"{reader} {test_on} low": float(low), f"{reader} {test_on} high": float(high)}
+    return numbers
+
+
+def measure_weights(fused: Predictions, truth: Truth, n_resamples: int = 200) -> dict[str, Numbers]:
+    """Return how DrFuse's weights rank with the radiograph's true advantage, over the matched test stays."""
+    if fused.modality_weights is None:
+        raise ValueError("the run has no modality weights; pass one of DrFuse")
+    rows = _test_rows(fused, "matched")
+    ehr, _, cxr = np.moveaxis(fused.modality_weights[rows], -1, 0)  # each (n, C)
+    advantage, labels = truth.cxr_advantage[rows], truth.labels[rows]
+    given_cxr, given_ehr = truth.given_cxr[rows], truth.given_ehr[rows]
+    drawn = np.log(np.where(labels, given_cxr / given_ehr, (1 - given_cxr) / (1 - given_ehr)))
+    by_phenotype = np.array([_rank_correlation(*pair) for pair in zip(cxr.T, advantage.T, strict=True)])
+    by_stay = np.array([_rank_correlation(*pair) for pair in zip(cxr, advantage, strict=True)])
+    reliability = {name: truth.stays[f"{name}_reliability"].to_numpy()[rows] for name in ("cxr", "ehr")}
+    subjects = fused.stays["subject_id"].to_numpy()[rows]
+    resampled = [
+        _rank_correlation(*(np.repeat(table, counts, axis=0).ravel() for table in (cxr, advantage)))
+        for block in resample(subjects, n_resamples, 0)
+        for counts in block
+    ]
+    low, high = np.quantile(resampled, [0.025, 0.975])
     numbers = {
-        "pooled": _rank_correlation(weight.ravel(), advantage.ravel()),
-        "pooled, drawn labels": _rank_correlation(weight.ravel(), np.log(cxr / ehr).ravel()),
-        "between phenotypes": _rank_correlation(weight.mean(0), advantage.mean(0)),
-        "within phenotypes": float(np.mean(by_phenotype)),
-        "within stays": float(
-            np.mean([_rank_correlation(*pair) for pair in zip(weight, advantage, strict=True)])
-        ),
-        "mean weight, image reliability": _rank_correlation(weight.mean(1), reliability),
-        "mean weight, EHR reliability": _rank_correlation(weight.mean(1), ehr_reliability),
-        "mean EHR-distinct": float(fused.modality_weights[rows][:, :, 0].mean()),
-        "mean shared": float(fused.modality_weights[rows][:, :, 1].mean()),
-        "mean CXR-distinct": float(weight.mean()),
+        "pooled": _rank_correlation(cxr.ravel(), advantage.ravel()),
+        "pooled low": float(low),
+        "pooled high": float(high),
+        "pooled, CXR less EHR weight": _rank_correlation((cxr - ehr).ravel(), advantage.ravel()),
+        "pooled, with the labels drawn": _rank_correlation(cxr.ravel(), drawn.ravel()),
+        "between phenotypes (means)": _rank_correlation(cxr.mean(axis=0), advantage.mean(axis=0)),
+        "within phenotypes (mean)": float(by_phenotype.mean()),
+        "within stays (mean)": float(by_stay.mean()),
+        "a stay's mean weight, image reliability": _rank_correlation(cxr.mean(axis=1), reliability["cxr"]),
+        "a stay's mean weight, EHR reliability": _rank_correlation(cxr.mean(axis=1), reliability["ehr"]),
     }
-    return numbers | dict(zip(fused.phenotypes, by_phenotype, strict=True))
+    names = ("EHR-distinct", "shared", "CXR-distinct")
+    means = fused.modality_weights[rows].mean(axis=(0, 1)).tolist()
+    return {
+        "correlation": numbers,
+        "by phenotype": dict(zip(fused.phenotypes, by_phenotype.tolist(), strict=True)),
+        "mean weight": dict(zip(names, means, strict=True)),
+    }
 
 
 def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str, Numbers]:
-    """Return how well linear probes tell modalities and factors from DrFuse's representations.
+    """Return what linear probes read off DrFuse's representations, and how close the shared ones are.
 
-    Probes are fitted on the matched training stays and scored on the matched test stays.
+    Probes are fitted and scored on the matched validation and test stays, which trained nothing, in five
+    folds of whole subjects.
     """
-    rows = {split: cohort.rows(split, "matched") for split in ("train", "test")}
-    h = {split: represent(run, cohort, some) for split, some in rows.items()}
-    origin = {}
-    for kind in ("shared", "distinct"):
-        x, y = {}, {}
-        for split, of in h.items():
-            x[split] = np.concatenate([of[f"ehr_{kind}"], of[f"cxr_{kind}"]])
-            y[split] = np.repeat([0, 1], len(rows[split]))
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x["train"], y["train"])
-        origin[kind] = float(probe.score(x["test"], y["test"]))
-    disease = Disease.load()
-    seen = disease.seen
+    rows = np.concatenate([cohort.rows("validation", "matched"), cohort.rows("test", "matched")])
+    h = represent(run, cohort, rows)
+    subjects = cohort.stays["subject_id"].to_numpy()[rows]
+    seen = Disease.load().seen
     groups = dict(
         zip(
             GROUPS,
@@ -206,68 +212,165 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
             strict=True,
         )
     )
-    factors = truth.stays.select(disease.factors).to_numpy()
-    decoded = {}
-    for name in REPRESENTATIONS:
-        probe = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6)))
-        probe.fit(h["train"][name], factors[rows["train"]])
-        told = r2_score(factors[rows["test"]], probe.predict(h["test"][name]), multioutput="raw_values")
-        decoded |= {f"{name} -> {group}": float(told[chosen].mean()) for group, chosen in groups.items()}
-    return {"origin": origin, "factors": decoded}
+    factors = truth.stays.select(Disease.load().factors).to_numpy()[rows]
+    told = {name: _probe_factors(h[name], factors, subjects) for name in REPRESENTATIONS}
+    told |= {f"all that {which} show": best for which, best in _best_possible(truth, rows, factors).items()}
+    return {
+        "origin": {
+            kind: _probe_origin(h[f"ehr_{kind}"], h[f"cxr_{kind}"], subjects)
+            for kind in ("shared", "distinct")
+        },
+        "factors": {
+            f"{name} -> {group}": float(r2[chosen].mean())
+            for name, r2 in told.items()
+            for group, chosen in groups.items()
+        },
+        "divergence": _divergences(h["ehr_shared"], h["cxr_shared"]),
+        "probed": {"stays": len(rows), "subjects": len(np.unique(subjects))},
+    }
 
 
 @torch.no_grad()
 def represent(run: Path, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-    """Return DrFuse's representations of stays with a radiograph, each (n, D)."""
+    """Return DrFuse's representations of n stays with a radiograph, each (n, D)."""
     model, data = load_model(run), CohortDataModule(cohort, crop_size=cohort.image_size)
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in REPRESENTATIONS}
-    for some in np.array_split(rows, max(1, len(rows) // 256)):
+    for some in np.array_split(rows, len(rows) // 256 + 1):
         output = model(data.on_after_batch_transfer(data.dataset[some.tolist()], 0))
         for name in REPRESENTATIONS:
             parts[name].append(output.representations[name].numpy())
     return {name: np.concatenate(some) for name, some in parts.items()}
 
 
+def _probe_origin(ehr: NDArray[Any], cxr: NDArray[Any], subjects: NDArray[Any]) -> float:
+    """Return how often a linear probe tells which modality a representation is of."""
+    x, y = np.concatenate([ehr, cxr]), np.repeat([0, 1], len(ehr))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    said = cross_val_predict(probe, x, y, groups=np.tile(subjects, 2), cv=GroupKFold(FOLDS))
+    return float((said == y).mean())
+
+
+def _probe_factors(h: NDArray[Any], factors: NDArray[Any], subjects: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the R2 (K,) of a linear probe for each factor (n, K)."""
+    probe = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6), alpha_per_target=True))
+    said = cross_val_predict(probe, h, factors, groups=subjects, cv=GroupKFold(FOLDS))
+    r2: NDArray[np.float64] = r2_score(factors, said, multioutput="raw_values")
+    return r2
+
+
+def _best_possible(
+    truth: Truth, rows: NDArray[np.int64], factors: NDArray[Any]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the R2 (K,) of the posterior means given the readings of the EHR, of the radiograph, of both."""
+    disease = Disease.load()
+    precision, weighted = np.ones_like(factors), np.zeros_like(factors)
+    best = {}
+    for modality in ("ehr", "cxr"):
+        r = truth.stays[f"{modality}_reliability"].to_numpy()[rows][:, None]
+        readings = np.zeros_like(factors)
+        for k in np.flatnonzero(disease.seen[modality]):
+            readings[:, k] = truth.stays[f"{modality}_{disease.factors[k]}"].to_numpy()[rows]
+        precision += disease.seen[modality] * r / (1 - r)
+        weighted += readings * np.sqrt(r) / (1 - r)
+        best[modality.upper()] = r2_score(factors, readings * np.sqrt(r), multioutput="raw_values")
+    best["both"] = r2_score(factors, weighted / precision, multioutput="raw_values")
+    return best
+
+
+def _divergences(ehr: NDArray[np.float32], cxr: NDArray[np.float32]) -> Numbers:
+    """Return the divergence of Eq. 1 between a stay's two shared representations, and of another stay's.
+
+    As a share of the largest possible, D ln 2.
+    """
+    largest = ehr.shape[1] * LN_2
+    own = jensen_shannon(torch.from_numpy(ehr), torch.from_numpy(cxr)).mean()
+    another = jensen_shannon(torch.from_numpy(ehr), torch.from_numpy(np.roll(cxr, 1, axis=0))).mean()
+    return {"of a stay": float(own) / largest, "of two stays": float(another) / largest}
+
+
 def tables(measured: Sequence[Mapping[str, Numbers]]) -> str:
-    """Return the measurements of all seeds as Markdown: mean, and the seeds' own values behind it."""
+    """Return the measurements of all seeds as Markdown: their mean, and each seed's own."""
 
     def row(title: str, part: str, key: str) -> str:
         values = [of[part][key] for of in measured]
-        return f"| {title} | {np.mean(values):.3f} | {', '.join(f'{value:.3f}' for value in values)} |"
+        digits = 4 if part == "divergence" else 3
+        seeds = [
+            f"{of[part][key]:.{digits}f}"
+            + (
+                f" ({of[part][f'{key} low']:.{digits}f}, {of[part][f'{key} high']:.{digits}f})"
+                if f"{key} low" in of[part]
+                else ""
+            )
+            for of in measured
+        ]
+        return f"| {title} | {np.mean(values):.{digits}f} | {'; '.join(seeds)} |"
 
-    lines = ["| macro PRAUC | mean | seeds |", "|---|---|---|"]
+    counts = "; ".join(
+        f"{of['prauc']['stays matched']} of {of['prauc']['stays full']} stays, "
+        f"{of['prauc']['subjects full']} subjects"
+        for of in measured
+    )
+    lines = [f"Test sets (matched of full): {counts}.", ""]
+    lines += ["| macro PRAUC | mean | seeds (95 % interval over subjects) |", "|---|---|---|"]
     for test_on in ("matched", "full"):
-        for kind in ("", "perfect "):
-            for name, shown in NAMES.items():
-                if (name, test_on) != ("cxr", "full"):
-                    lines.append(row(f"{test_on}: {kind}{shown}", "prauc", f"{kind}{name} {test_on}"))
+        readers = [reader for reader in MODELS if (reader, test_on) != ("cxr", "full")]
+        lines += [row(f"{test_on}: {NAMES[reader]}", "prauc", f"{reader} {test_on}") for reader in readers]
+        lines += [
+            row(f"{test_on}: perfect model of {what}", "prauc", f"perfect {reader} {test_on}")
+            for reader, what in zip(MODELS, ("the EHR", "the radiograph", "both"), strict=True)
+            if reader in readers
+        ]
     lines += ["", "| DrFuse is better than | by | 95 % intervals of the seeds |", "|---|---|---|"]
-    for name, test_on in (("ehr", "matched"), ("cxr", "matched"), ("ehr", "full")):
-        gains = [of["prauc"][f"fused {test_on}"] - of["prauc"][f"{name} {test_on}"] for of in measured]
-        key = f"{name} {test_on}"
-        ends = [(of["difference"][f"{key} low"], of["difference"][f"{key} high"]) for of in measured]
-        intervals = ", ".join(f"({low:+.3f}, {high:+.3f})" for low, high in ends)
-        lines.append(f"| {NAMES[name]}, {test_on} test set | {np.mean(gains):+.3f} | {intervals} |")
-    lines += ["", "| Spearman correlation of the CXR weight | mean | seeds |", "|---|---|---|"]
-    lines += [row(key, "weights", key) for key in measured[0]["weights"]]
-    lines += ["", "| accuracy of a linear probe telling EHR from CXR | mean | seeds |", "|---|---|---|"]
-    lines += [row(f"{kind} representations", "origin", kind) for kind in ("shared", "distinct")]
+    for reader, test_on in (("ehr", "matched"), ("cxr", "matched"), ("ehr", "full")):
+        key = f"{reader} {test_on}"
+        by = np.mean([of["prauc"][f"fused {test_on}"] - of["prauc"][key] for of in measured])
+        ends = [(of["gain"][f"{key} low"], of["gain"][f"{key} high"]) for of in measured]
+        intervals = "; ".join(f"({low:+.3f}, {high:+.3f})" for low, high in ends)
+        lines.append(f"| {NAMES[reader]}, {test_on} test set | {by:+.3f} | {intervals} |")
+    for part, title in (
+        ("correlation", "Spearman correlation of the CXR weight with the image's advantage"),
+        ("by phenotype", "the same within one phenotype"),
+        ("mean weight", "mean modality weight"),
+        ("origin", "accuracy of a probe telling EHR from CXR representations"),
+        ("divergence", "divergence of the shared representations, share of the largest"),
+    ):
+        lines += ["", f"| {title} | mean | seeds |", "|---|---|---|"]
+        keys = [key for key in measured[0][part] if not key.endswith((" low", " high"))]
+        lines += [row(key, part, key) for key in keys]
     heads = " | ".join(f"{group} factors" for group in GROUPS)
-    lines += ["", f"| mean R2 of a linear probe for | {heads} |", "|---|---|---|---|"]
-    for name in REPRESENTATIONS:
+    probed = "; ".join(f"{of['probed']['stays']} stays" for of in measured)
+    lines += ["", f"| mean R2 of a probe ({probed}) from | {heads} |", "|---|---|---|---|"]
+    for name in dict.fromkeys(key.split(" -> ")[0] for key in measured[0]["factors"]):
         told = [np.mean([of["factors"][f"{name} -> {group}"] for of in measured]) for group in GROUPS]
         lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in told) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _rows(predictions: Predictions, test_on: str) -> NDArray[np.bool_]:
+def variant_table(measured: Mapping[str, Mapping[str, Numbers]]) -> str:
+    """Return what changes with a variant of DrFuse, as Markdown, a row a number."""
+    rows = {
+        "macro PRAUC, matched": ("prauc", "fused matched", 3),
+        "macro PRAUC, full": ("prauc", "fused full", 3),
+        "CXR weight, pooled correlation": ("correlation", "pooled", 2),
+        "between phenotypes": ("correlation", "between phenotypes (means)", 2),
+        "within phenotypes": ("correlation", "within phenotypes (mean)", 2),
+        "mean CXR-distinct weight": ("mean weight", "CXR-distinct", 2),
+        "modality told from the shared representations": ("origin", "shared", 2),
+        "divergence of a stay's shared representations": ("divergence", "of a stay", 4),
+        "divergence of two stays'": ("divergence", "of two stays", 4),
+        "shared factors (R2) from `shared`": ("factors", "shared -> shared", 2),
+        "EHR-only factors (R2) from `shared`": ("factors", "shared -> EHR-only", 2),
+    }
+    lines = ["| first seed | " + " | ".join(measured) + " |", "|---|" + "---|" * len(measured)]
+    for title, (part, key, digits) in rows.items():
+        values = " | ".join(f"{of[part][key]:.{digits}f}" for of in measured.values())
+        lines.append(f"| {title} | {values} |")
+    return "\n".join(lines) + "\n"
+
+
+def _test_rows(predictions: Predictions, test_on: str) -> NDArray[np.bool_]:
     in_test = (predictions.stays["split"] == "test").to_numpy()
     return in_test & predictions.stays["has_cxr"].to_numpy() if test_on == "matched" else in_test
-
-
-def _test_set(predictions: Predictions, test_on: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    rows = _rows(predictions, test_on)
-    return predictions.labels[rows], predictions.logits[rows]
 
 
 def _rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:

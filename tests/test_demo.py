@@ -11,7 +11,7 @@ from drfuse.cli import main
 from drfuse.demo import Demo, demo
 from drfuse.errors import InputError, MissingInputError
 from drfuse.run import Predictions
-from drfuse.simulate import Truth
+from drfuse.simulate import Truth, simulate
 
 STAYS = 120
 
@@ -78,6 +78,30 @@ def test_another_demo_does_not_mix_with_it(shown: Demo) -> None:
         demo(shown.folder, stays=STAYS, fast=True, seed=1)
     with pytest.raises(InputError, match=r"runs/ehr was made with epochs 2, not 12"):
         demo(shown.folder, stays=STAYS)
+
+
+def test_what_was_made_of_other_input_is_refused(shown: Demo, tmp_path: Path) -> None:
+    out = shutil.copytree(shown.folder, tmp_path / "out")
+    simulate(out / "hospital", STAYS, 0.5, image_size=64, seed=1, overwrite=True)
+    settings = out / "hospital" / "simulation.json"
+    settings.write_text(settings.read_text().replace('"seed": 1', '"seed": 0'))
+    with pytest.raises(InputError, match=r"cohort is not of the hospital beside it; delete it, or name"):
+        demo(out, stays=STAYS, fast=True)
+    shutil.rmtree(out / "cohort")
+    with pytest.raises(InputError, match=r"runs/ehr is not of this cohort; delete it, or name"):
+        demo(out, stays=STAYS, fast=True)
+
+
+def test_something_else_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hospital" / "mimic-iv").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"hospital has no simulation\.json; delete it, or name another"):
+        demo(tmp_path, fast=True)
+
+
+def test_too_few_stays_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="stays is 0; expected at least 100"):
+        demo(tmp_path / "out", stays=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_what_is_missing_is_done(shown: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

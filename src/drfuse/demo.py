@@ -1,6 +1,7 @@
 """The whole system on a simulated hospital: from raw files to a table that can be held against the truth."""
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,28 +13,34 @@ import torch
 import yaml
 
 from drfuse.cohort import prepare
+from drfuse.data import Cohort
 from drfuse.errors import InputError
 from drfuse.evaluation import Evaluation, TestSet, evaluate, evaluate_test_set
-from drfuse.models import CxrResNet, DrFuse, EhrTransformer
+from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
 from drfuse.run import Predictions, RunFiles
-from drfuse.simulate import Truth, oracle, simulate
-from drfuse.simulate.oracle import Reader
-from drfuse.training import Precision, train
+from drfuse.simulate import Reader, Truth, oracle, simulate
+from drfuse.training import Precision, describe_model, read_facts, train
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_SIZE = 64
 _BACKBONE = {
     "layer_type": "basic",
     "embedding_size": 32,
     "hidden_sizes": [32, 64, 128, 256],
     "depths": [1, 1, 1, 1],
 }
-_MODELS: tuple[tuple[str, Reader, Any], ...] = (
-    ("EHR Transformer", "ehr", partial(EhrTransformer, dim=128, feedforward=256)),
-    ("CXR ResNet", "cxr", partial(CxrResNet, dim=128, cxr_backbone=_BACKBONE)),
-    ("DrFuse", "fused", partial(DrFuse, dim=128, feedforward=256, cxr_backbone=_BACKBONE)),
-)
+_FEWEST_STAYS = 100
+
+_Model = Callable[[int, int], FusionModel]
+
+MODELS: dict[Reader, _Model] = {
+    "ehr": partial(EhrTransformer, dim=128, feedforward=256),
+    "cxr": partial(CxrResNet, dim=128, cxr_backbone=_BACKBONE),
+    "fused": partial(DrFuse, dim=128, feedforward=256, cxr_backbone=_BACKBONE),
+}
+"""Small models of either modality, and of both, by what they read."""
+
+NAMES: dict[Reader, str] = {"ehr": "EHR Transformer", "cxr": "CXR ResNet", "fused": "DrFuse"}
 
 
 @dataclass(frozen=True)
@@ -97,66 +104,103 @@ def demo(
     Raises:
         InputError: If `out` holds something else, or a demo with other options.
     """
-    stays = stays or (400 if fast else 2000)
-    epochs, patience = (2, 2) if fast else (12, 4)
-    out = Path(out)
-    hospital, cohort = out / "hospital", out / "cohort"
-    simulated: dict[str, Any] = {"stays": stays, "cxr_rate": 0.5, "image_size": _IMAGE_SIZE, "seed": seed}
-    if _is_there(hospital / "simulation.json", simulated):
-        logger.info("1/4 simulated hospital: %s is there", hospital)
-    else:
-        logger.info("1/4 simulating a hospital of %s stays", f"{stays:,}")
-        simulate(hospital, **simulated)
-    if _is_there(cohort / "manifest.json", {"image_size": _IMAGE_SIZE, "seed": seed}):
-        logger.info("2/4 cohort: %s is there", cohort)
-    else:
-        logger.info("2/4 preparing the cohort from its raw files")
-        prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=_IMAGE_SIZE, seed=seed)
-    settings: dict[str, Any] = {
-        "epochs": epochs,
-        "patience": patience,
-        "lr": 5e-4,
-        "batch_size": 32,
-        "seed": seed,
-    }
-    for name, reader, model in _MODELS:
-        run = RunFiles(out / "runs" / reader)
-        if run.predictions.is_file() and _is_there(run.config, settings):
-            logger.info("3/4 %s: %s is there", name, run.folder)
-            continue
-        logger.info("3/4 training %s", name)
-        train(
-            cohort,
-            run.folder,
-            model,
-            crop_size=_IMAGE_SIZE,
-            augment=False,
-            precision=_precision(),
-            **settings,
+    if stays is None:
+        stays = 400 if fast else 2000
+    if stays < _FEWEST_STAYS:
+        raise InputError(
+            f"stays is {stays}; expected at least {_FEWEST_STAYS}, or no split has every phenotype"
         )
-    logger.info("4/4 evaluating, beside the perfect models")
-    truth = Truth.read(hospital)
-    contestants = [_compare(name, reader, out / "runs" / reader, truth) for name, reader, _ in _MODELS]
-    return Demo(
-        out, contestants, _first_patient(Predictions.read(contestants[-1].run / "predictions.parquet"), truth)
+    out = Path(out)
+    epochs, patience = (2, 2) if fast else (12, 4)
+    learn(
+        out,
+        {"stays": stays, "cxr_rate": 0.5, "image_size": 64, "seed": seed},
+        {"epochs": epochs, "patience": patience, "lr": 5e-4, "batch_size": 32, "seed": seed},
+        MODELS,
     )
+    logger.info("evaluating, beside the perfect models")
+    truth = Truth.read(out / "hospital")
+    contestants = [_compare(reader, run_of(out, reader), truth) for reader in MODELS]
+    fused = Predictions.read(run_of(out, "fused").predictions)
+    return Demo(out, contestants, _first_patient(fused, truth))
 
 
-def _is_there(settings: Path, options: dict[str, Any]) -> bool:
-    """Return whether a finished step left its settings, in JSON or YAML.
+def run_of(out: Path, model: str) -> RunFiles:
+    """Return the run of one of the models that `learn` trained."""
+    return RunFiles(out / "runs" / model)
+
+
+def learn(
+    out: Path,
+    simulated: dict[str, Any],
+    trained: dict[str, Any],
+    models: Mapping[Reader, _Model] | Mapping[str, _Model],
+) -> None:
+    """Simulate a hospital, prepare its cohort and train models on it; nothing is done twice.
+
+    Args:
+        out: Folder for `hospital`, `cohort` and `runs`.
+        simulated: Options of `simulate`, with the image size and the seed, which are also those of `prepare`.
+        trained: Options of `train`.
+        models: The models, by the name of their run.
 
     Raises:
-        InputError: If it was done with other options.
+        InputError: If something of it is there, but was made in another way.
+    """
+    hospital, cohort = out / "hospital", out / "cohort"
+    prepared = {name: simulated[name] for name in ("image_size", "seed")}
+    if _is_done(hospital / "simulation.json", simulated):
+        logger.info("the simulated hospital %s is there", hospital)
+    else:
+        logger.info("simulating a hospital of %s stays", f"{simulated['stays']:,}")
+        simulate(hospital, **simulated)
+    if _is_done(cohort / "manifest.json", prepared):
+        stays = Truth.read(hospital).stays.filter("eligible")["stay_id"].sort()
+        if not Cohort.open(cohort).stays["stay_id"].equals(stays):
+            raise InputError(f"{cohort} is not of the hospital beside it; delete it, or name another --out")
+        logger.info("the cohort %s is there", cohort)
+    else:
+        logger.info("preparing the cohort from raw files")
+        prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", **prepared)
+    opened = Cohort.open(cohort)
+    options = {
+        "crop_size": opened.image_size,
+        "augment": False,  # the simulated thorax is always in place, and hardly rotated
+        "precision": _precision(),
+        **trained,
+    }
+    for name, model in models.items():
+        run = run_of(out, name)
+        described = {**trained, "model": describe_model(model(1, 1))}
+        if _is_done(run.config, described) and run.predictions.is_file():
+            if read_facts(run.folder)["cohort"] != opened.fingerprint:
+                raise InputError(
+                    f"{run.folder} is not of the cohort {cohort}; delete it, or name another --out"
+                )
+            logger.info("the run %s is there", run.folder)
+        else:
+            logger.info("training %s, in %s", run.folder, options["precision"])
+            train(cohort, run.folder, model, **options)
+
+
+def _is_done(settings: Path, options: dict[str, Any]) -> bool:
+    """Return whether a step left its settings (JSON or YAML), and with them what it made.
+
+    Raises:
+        InputError: If it was done with other options, or something else lies there.
     """
     if not settings.is_file():
+        left = settings.parent.iterdir() if settings.parent.exists() else ()
+        if any(not path.name.startswith(".") for path in left):  # a lock may be left of a killed command
+            raise InputError(f"{settings.parent} has no {settings.name}; delete it, or name another --out")
         return False
     written = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    written = written.get("options", written)
-    if other := [name for name, value in options.items() if written.get(name) != value]:
-        raise InputError(
-            f"{settings.parent} was made with {other[0]} {written.get(other[0])}, not {options[other[0]]}; "
-            "name another --out"
-        )
+    written = written["options"] if settings.suffix == ".json" else written
+    for name, value in options.items():
+        if written.get(name) != value:
+            raise InputError(
+                f"{settings.parent} was made with {name} {written.get(name)}, not {value}; name another --out"
+            )
     return True
 
 
@@ -168,14 +212,14 @@ def _precision() -> Precision:
     return "bf16-mixed" if processor.get("avx512_bf16") or processor.get("amx_bf16") else "32-true"
 
 
-def _compare(name: str, reader: Reader, run: Path, truth: Truth) -> Contestant:
+def _compare(reader: Reader, run: RunFiles, truth: Truth) -> Contestant:
     """Evaluate a run and the perfect model of the same modalities on the same stays."""
     test_sets: tuple[TestSet, ...] = ("matched",) if reader == "cxr" else ("matched", "full")
-    perfect = oracle(truth, Predictions.read(RunFiles(run).predictions))[reader]
+    perfect = oracle(truth, Predictions.read(run.predictions))[reader]
     return Contestant(
-        name,
-        run,
-        measured={test_set: evaluate(run, test_set)[0] for test_set in test_sets},
+        NAMES[reader],
+        run.folder,
+        measured={test_set: evaluate(run.folder, test_set)[0] for test_set in test_sets},
         ceiling={test_set: evaluate_test_set(perfect, test_set) for test_set in test_sets},
     )
 

@@ -25,13 +25,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def folder_that_appears(out: Path, what: str, contents: Collection[str], overwrite: bool) -> Iterator[Path]:
+def folder_that_appears(
+    out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool
+) -> Iterator[Path]:
     """Yield a folder beside `out` that takes its place when all went well, and vanishes when not.
 
     Args:
         out: The folder to write.
         what: What it will be, for messages.
-        contents: Names of what lies in such a folder; one that holds anything else is never replaced.
+        marker: Name of the file by which such a folder is known; one without it is never replaced.
+        contents: Names of all that lies in such a folder; one that holds anything else is never replaced.
         overwrite: Whether one that lies at `out` is replaced.
 
     Raises:
@@ -44,6 +47,8 @@ def folder_that_appears(out: Path, what: str, contents: Collection[str], overwri
         others = {path.name for path in out.iterdir()} - set(contents) if out.is_dir() else {out.name}
         if others:
             raise InputError(f"{out} holds more than a {what} ({min(others)}); name another --out")
+        if not (out / marker).is_file():
+            raise InputError(f"{out} is no {what}, it has no {marker}; name another --out")
     beside, replaced = (out.with_name(f".{out.name}.{state}") for state in ("partial", "replaced"))
     beside.mkdir(parents=True, exist_ok=True)
     lock = FileLock(beside / "lock", blocking=False)

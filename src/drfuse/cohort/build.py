@@ -128,7 +128,7 @@ def prepare(
     split = None if split_file is None else read_split_file(split_file)
 
     with (
-        folder_that_appears(Path(out), "cohort", _FILES, overwrite) as folder,
+        folder_that_appears(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
         _database(folder) as connection,
     ):
         mimic = open_mimic_iv(Path(mimic_iv), connection)

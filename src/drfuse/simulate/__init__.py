@@ -6,6 +6,7 @@ model.
 """
 
 from drfuse.simulate.build import Simulation, simulate
-from drfuse.simulate.oracle import Truth, ceilings, oracle
+from drfuse.simulate.disease import Disease
+from drfuse.simulate.oracle import Reader, Truth, ceilings, oracle
 
-__all__ = ["Simulation", "Truth", "ceilings", "oracle", "simulate"]
+__all__ = ["Disease", "Reader", "Simulation", "Truth", "ceilings", "oracle", "simulate"]

@@ -103,7 +103,7 @@ def simulate(
     disease = Disease.load()
     counts = dict.fromkeys(("icu_stays", "eligible", "with_cxr", "events", "images"), 0)
     with (
-        folder_that_appears(Path(out), "simulated hospital", _CONTENTS, overwrite) as folder,
+        folder_that_appears(Path(out), "simulated hospital", SETTINGS, _CONTENTS, overwrite) as folder,
         _Tables(folder) as tables,
         Progress(transient=True) as progress,
     ):

@@ -1,9 +1,9 @@
 """The model of disease: factors of a stay, what a modality reads of them, phenotypes, and what can be known.
 
 A stay has K independent standard-normal factors f. A modality of reliability r shows a factor that it sees as
-the reading z = sqrt(r) f + sqrt(1 - r) e, with an error e of its own; everything that the modality's files
-hold of the window is made of its readings and of chance. So what a perfect reader of the files can know is
-known exactly: f given z is normal with mean sqrt(r) z and variance 1 - r.
+the reading z = sqrt(r) f + sqrt(1 - r) e, with an error e of its own; everything that the modality shows of
+the window is made of its readings and of chance. So what a perfect reader can know is known exactly: f given
+z is normal with mean sqrt(r) z and variance 1 - r.
 """
 
 from dataclasses import dataclass
@@ -130,8 +130,8 @@ class Patients:
     def severity(self) -> Floats:
         """How ill the EHR shows each patient to be (n,): standard normal.
 
-        It is made of readings and not of the factors themselves: so a length of stay or a radiograph that
-        depends on it says no more of the patient than the EHR does.
+        It is made of readings and not of the factors themselves: so a length of stay, a death or a radiograph
+        that depends on it says no more of the patient than the EHR does.
         """
         acute = self.disease.acute & self.disease.seen["ehr"]
         total: Floats = self.ehr.values[:, acute].sum(axis=1) / np.sqrt(acute.sum())

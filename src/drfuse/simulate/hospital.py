@@ -14,7 +14,7 @@ from drfuse.simulate.disease import Patients
 
 Ints = NDArray[np.int64]
 
-INDEX_DIGITS = 8  # of every id, after the digits of the seed; so two seeds share no id
+INDEX_DIGITS = 8  # of the ids of subjects, admissions and stays, after the digits of the seed
 _TRANSFERRED, _MINORS, _RETURNED = 0.08, 0.01, 0.04  # for each stay that can be included
 _SAME_SUBJECT = 0.2  # of the admissions are the subject's next one
 _UNITS = np.array(
@@ -121,8 +121,7 @@ def admit(
         }
     )
     is_last_of_subject = np.append(census.subject[1:] != census.subject[:-1], True)
-    illness = patients.factors[:, patients.disease.acute].sum(axis=1) / np.sqrt(patients.disease.acute.sum())
-    died = (generator.random(n) < expit(-2.6 + 1.2 * illness)) & is_last_of_subject
+    died = (generator.random(n) < expit(-2.6 + 1.2 * patients.severity)) & is_last_of_subject
     is_first = np.append(True, census.admission[1:] != census.admission[:-1])
     is_last = np.append(census.admission[1:] != census.admission[:-1], True)
     admissions = _admissions(icustays.filter(is_first), outtime[is_last], died[is_last], generator)

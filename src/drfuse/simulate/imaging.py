@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from drfuse.simulate.disease import Floats, Patients, Readings, intercept_for
+from drfuse.simulate.radiographs import View
 
 Missing = Literal["severity", "mcar"]
 
@@ -59,8 +60,9 @@ def draw_studies(
         generator: What chance draws from.
     """
     n = icustays.height
-    log_odds = intercept_for(cxr_rate, _SLOPE) + _SLOPE * patients.severity if 0 < cxr_rate < 1 else None
-    share = expit(log_odds) if missing == "severity" and log_odds is not None else np.full(n, cxr_rate)
+    share = np.full(n, cxr_rate)
+    if missing == "severity" and 0 < cxr_rate < 1:
+        share = expit(intercept_for(cxr_rate, _SLOPE) + _SLOPE * patients.severity)
     has_cxr = generator.random(n) < share
     seconds = (icustays["outtime"] - icustays["intime"]).dt.total_seconds().to_numpy()
     window = np.minimum(seconds, _WINDOW_HOURS * 3600.0)
@@ -69,65 +71,56 @@ def draw_studies(
     def some(rate: float) -> NDArray[np.bool_]:
         return generator.random(n) < rate
 
-    other = some(_OTHER_VIEWS)
-    at = window * generator.uniform(0, 1, n)
-    studies = [
-        (has_cxr, last, "AP", 1.0),
-        (
-            has_cxr & some(_EARLIER_IN_WINDOW),
-            last * generator.uniform(0, 0.95, n),
-            "AP",
-            _EARLIER_RELIABILITY,
-        ),
-        (some(_BEFORE), -generator.uniform(600, 40 * 3600, n), "AP", 1.0),
-        (some(_AFTER), window + generator.uniform(600, 90 * 3600, n), "AP", 1.0),
-        (other, at, "PA", 1.0),
-        (other, at, "LATERAL", 1.0),
+    other, at = some(_OTHER_VIEWS), window * generator.uniform(0, 1, n)
+    drawn = [
+        _draw_kind(0, "AP", has_cxr, last),
+        _draw_kind(1, "AP", has_cxr & some(_EARLIER_IN_WINDOW), last * generator.uniform(0, 0.95, n)),
+        _draw_kind(2, "AP", some(_BEFORE), -generator.uniform(600, 40 * 3600, n)),
+        _draw_kind(3, "AP", some(_AFTER), window + generator.uniform(600, 90 * 3600, n)),
+        _draw_kind(4, "PA", other, at),
+        _draw_kind(4, "LATERAL", other, at),
     ]
-    rows = np.concatenate([np.flatnonzero(taken) for taken, *_ in studies])
-    after = np.concatenate([time[taken] for taken, time, *_ in studies])
-    views = np.repeat([view for *_, view, _ in studies], [int(taken.sum()) for taken, *_ in studies])
-    factor = np.repeat([one for *_, one in studies], [int(taken.sum()) for taken, *_ in studies])
-    study = np.repeat([0, 1, 2, 3, 4, 4], [int(taken.sum()) for taken, *_ in studies])
+    studies = pl.concat(drawn)
     return Imaging(
-        metadata=_metadata(icustays, rows, after, views, study, size, generator),
-        readings=_readings(patients, rows, factor, generator),
+        metadata=_metadata(icustays, studies, size, generator),
+        readings=_readings(patients, studies, generator),
         has_cxr=has_cxr,
     )
 
 
-def _readings(
-    patients: Patients, rows: NDArray[np.int64], factor: Floats, generator: np.random.Generator
-) -> Readings:
-    """Return what images of the stays `rows` show; those of less than a stay's reliability read it anew."""
-    reliability = patients.cxr.reliability[rows] * factor
+def _draw_kind(kind: int, view: View, taken: NDArray[np.bool_], seconds: Floats) -> pl.DataFrame:
+    """Return the images of one kind: the stay (`row`) of each, and when it was taken, after ICU admission."""
+    rows = np.flatnonzero(taken)
+    return pl.DataFrame({"row": rows, "seconds": seconds[rows]}).with_columns(
+        kind=pl.lit(kind, pl.Int64), view=pl.lit(view)
+    )
+
+
+def _readings(patients: Patients, studies: pl.DataFrame, generator: np.random.Generator) -> Readings:
+    """Return what the images show; an earlier one of the window reads the factors anew."""
+    rows, earlier = studies["row"].to_numpy(), (studies["kind"] == 1).to_numpy()
+    reliability = patients.cxr.reliability[rows] * np.where(earlier, _EARLIER_RELIABILITY, 1)
     anew = Readings.draw(patients.factors[rows], reliability, patients.cxr.seen, generator)
-    values = np.where((factor == 1)[:, None], patients.cxr.values[rows], anew.values)
+    values = np.where(earlier[:, None], anew.values, patients.cxr.values[rows])
     return Readings(values, reliability, patients.cxr.seen)
 
 
 def _metadata(
-    icustays: pl.DataFrame,
-    rows: NDArray[np.int64],
-    after: Floats,
-    views: NDArray[np.str_],
-    study: NDArray[np.int64],
-    size: int,
-    generator: np.random.Generator,
+    icustays: pl.DataFrame, studies: pl.DataFrame, size: int, generator: np.random.Generator
 ) -> pl.DataFrame:
-    stays = icustays.select("subject_id", "stay_id", "intime")[rows]
-    at = stays["intime"] + pl.Series(
-        np.round(after * 1000).astype("timedelta64[ms]").astype("timedelta64[us]")
-    )
-    words = generator.integers(0, 2**32, (len(rows), 5), np.uint64)
-    view = pl.Series("ViewPosition", views, dtype=pl.String)
+    """Return the rows of the metadata table, and `row`; a study id is the stay's with the kind behind it."""
+    stays = icustays.select("subject_id", "stay_id", "intime")[studies["row"].to_numpy()]
+    milliseconds = np.round(studies["seconds"].to_numpy() * 1000).astype("timedelta64[ms]")
+    at = stays["intime"] + pl.Series(milliseconds.astype("timedelta64[us]"))
+    words = generator.integers(0, 2**32, (studies.height, 5), np.uint64)
+    view = studies["view"].alias("ViewPosition")
     clock = at.dt.hour().cast(pl.Float64) * 10000 + at.dt.minute().cast(pl.Float64) * 100 + at.dt.second()
     return pl.DataFrame(
         {
-            "row": rows,
+            "row": studies["row"],
             "dicom_id": ["-".join(f"{word:08x}" for word in some) for some in words.tolist()],
             "subject_id": stays["subject_id"],
-            "study_id": 10 * stays["stay_id"] + pl.Series(study),
+            "study_id": 10 * stays["stay_id"] + studies["kind"],
             "PerformedProcedureStepDescription": view.replace_strict(_DESCRIPTIONS),
             "ViewPosition": view,
             "Rows": size,

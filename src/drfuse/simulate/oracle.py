@@ -111,7 +111,8 @@ class Truth:
 def ceilings(truth: Truth) -> pl.DataFrame:
     """Return the PRAUC of the perfect models on the stays of `truth`, a row a phenotype.
 
-    The columns are `phenotype`, `fused`, `ehr` and `cxr`; the last one over the stays with a radiograph.
+    The columns are `phenotype`, `fused`, `ehr` and `cxr`; the last one is over the stays with a radiograph,
+    so compare it with the others only where `truth` is of those (`Truth.of`).
     """
     columns = {}
     for reader in get_args(Reader):

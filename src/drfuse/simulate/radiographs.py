@@ -21,7 +21,8 @@ from drfuse.simulate.disease import Readings
 Pixels = NDArray[np.floating]
 View = Literal["AP", "PA", "LATERAL"]
 
-_AT_A_TIME = 32
+_AT_A_TIME = 32  # at most
+_PIXELS_AT_A_TIME = 2**19
 _ZONES = np.array(
     [[-0.40, -0.28], [0.42, -0.28], [-0.40, 0.10], [0.44, 0.08]]
 )  # where a focal opacity may lie
@@ -45,9 +46,10 @@ def draw_radiographs(
         size: Side in pixels.
         generator: What chance draws from.
     """
+    at_a_time = min(_AT_A_TIME, max(1, _PIXELS_AT_A_TIME // size**2))
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(views), _AT_A_TIME):
-            some = slice(start, start + _AT_A_TIME)
+        for start in range(0, len(views), at_a_time):
+            some = slice(start, start + at_a_time)
             values, reliability = readings.values[some], readings.reliability[some]
             lateral = np.array([view == "LATERAL" for view in views[some]])
             pixels = _draw(dict(zip(factors, values.T, strict=True)), reliability, lateral, size, generator)

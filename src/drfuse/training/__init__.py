@@ -1,6 +1,6 @@
 """A cohort and a model in, a run on disk out (`drfuse.run`): fit, resume, best weights, predictions."""
 
-from drfuse.training.fit import Precision, TrainedRun, describe_model, load_model, train
+from drfuse.training.fit import Precision, TrainedRun, describe_model, load_model, read_facts, train
 from drfuse.training.task import FusionTask
 
-__all__ = ["FusionTask", "Precision", "TrainedRun", "describe_model", "load_model", "train"]
+__all__ = ["FusionTask", "Precision", "TrainedRun", "describe_model", "load_model", "read_facts", "train"]

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule, Subset
@@ -182,21 +182,36 @@ def load_model(run: Path) -> FusionModel:
         MissingInputError: If `run` is no finished run.
         InputError: If its files do not fit each other, or the model's class cannot be imported.
     """
+    facts = read_facts(run)
     files = RunFiles(Path(run))
-    if not files.model.is_file() or not files.config.is_file():
-        raise MissingInputError(f"{run} has no {files.model.name}: it is no finished run of `drfuse train`")
-    described = yaml.safe_load(files.config.read_text(encoding="utf-8"))["model"]
-    module, name = described["class_path"].rsplit(".", 1)
     try:
+        described = yaml.safe_load(files.config.read_text(encoding="utf-8"))["model"]
+        module, name = described["class_path"].rsplit(".", 1)
         kind: type[FusionModel] = getattr(import_module(module), name)
-        with safe_open(files.model, "pt") as weights:
-            facts = json.loads(weights.metadata()["drfuse"])
-            state = {key: weights.get_tensor(key) for key in weights.keys()}  # noqa: SIM118
         model = kind(facts["n_features"], facts["n_labels"], **described["init_args"])
-        model.load_state_dict(state)
-    except (ImportError, AttributeError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        model.load_state_dict(load_file(files.model))
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise InputError(f"the model of {run} cannot be loaded: {error}; train it again") from error
     return model.eval()
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """Return what the weights of a finished run say of themselves: cohort, phenotypes, sizes, best epoch.
+
+    Raises:
+        MissingInputError: If `run` is no finished run.
+        InputError: If the weights are damaged.
+    """
+    files = RunFiles(Path(run))
+    for path in (files.config, files.model, files.predictions):
+        if not path.is_file():
+            raise MissingInputError(f"{run} has no {path.name}: it is no finished run of `drfuse train`")
+    try:
+        with safe_open(files.model, "pt") as weights:
+            facts: dict[str, Any] = json.loads(weights.metadata()["drfuse"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{files.model} is damaged: {error}; train the run again") from error
+    return facts
 
 
 def describe_model(network: FusionModel) -> dict[str, Any]:
