@@ -8,6 +8,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: tests use no network
 
 from drfuse.cohort import prepare
+from drfuse.demo import Demo, demo
 from tests.mimic import write_hospital
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -28,3 +29,9 @@ def small_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mimic_iv, mimic_cxr = write_hospital(folder, n_stays=80, seed=1, image_size=64)
     prepare(mimic_iv, folder / "cohort", mimic_cxr, image_size=48)
     return folder / "cohort"
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Return the demo of 120 simulated stays; read its folder, do not change it."""
+    return demo(tmp_path_factory.mktemp("demo") / "out", stays=120, fast=True)

@@ -16,25 +16,20 @@ from drfuse.simulate import Truth, simulate
 STAYS = 120
 
 
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    return demo(tmp_path_factory.mktemp("demo") / "out", stays=STAYS, fast=True)
+def test_it_writes_hospital_cohort_and_three_runs(small_demo: Demo) -> None:
+    assert {path.name for path in small_demo.folder.iterdir()} == {"hospital", "cohort", "runs"}
+    assert [contestant.run.name for contestant in small_demo.contestants] == ["ehr", "cxr", "fused"]
+    assert all((one.run / "metrics.json").is_file() for one in small_demo.contestants)
 
 
-def test_it_writes_hospital_cohort_and_three_runs(shown: Demo) -> None:
-    assert {path.name for path in shown.folder.iterdir()} == {"hospital", "cohort", "runs"}
-    assert [contestant.run.name for contestant in shown.contestants] == ["ehr", "cxr", "fused"]
-    assert all((one.run / "metrics.json").is_file() for one in shown.contestants)
-
-
-def test_the_image_model_has_no_full_test_set_and_the_others_both(shown: Demo) -> None:
-    ehr, cxr, fused = shown.contestants
+def test_the_image_model_has_no_full_test_set_and_the_others_both(small_demo: Demo) -> None:
+    ehr, cxr, fused = small_demo.contestants
     assert set(cxr.measured) == set(cxr.ceiling) == {"matched"}
     assert set(ehr.measured) == set(fused.ceiling) == {"matched", "full"}
 
 
-def test_the_perfect_models_are_measured_on_the_same_stays(shown: Demo) -> None:
-    for contestant in shown.contestants:
+def test_the_perfect_models_are_measured_on_the_same_stays(small_demo: Demo) -> None:
+    for contestant in small_demo.contestants:
         for test_set, measured in contestant.measured.items():
             ceiling = contestant.ceiling[test_set]
             assert measured.n_stays == ceiling.n_stays
@@ -44,44 +39,44 @@ def test_the_perfect_models_are_measured_on_the_same_stays(shown: Demo) -> None:
             assert measured.prauc_macro.value < ceiling.prauc_macro.value
 
 
-def test_the_patient_is_a_test_stay_with_a_radiograph_and_its_likeliest_phenotypes(shown: Demo) -> None:
-    predictions = Predictions.read(shown.contestants[-1].run / "predictions.parquet")
-    row = predictions.stays["stay_id"].to_list().index(shown.patient.stay_id)
+def test_the_patient_is_a_test_stay_with_a_radiograph_and_its_likeliest_phenotypes(small_demo: Demo) -> None:
+    predictions = Predictions.read(small_demo.contestants[-1].run / "predictions.parquet")
+    row = predictions.stays["stay_id"].to_list().index(small_demo.patient.stay_id)
     assert predictions.stays["split"][row] == "test"
     assert predictions.stays["has_cxr"][row]
-    likeliest = shown.patient.likeliest
+    likeliest = small_demo.patient.likeliest
     best = sorted(zip(predictions.logits[row], predictions.phenotypes, strict=True), reverse=True)[:5]
     assert likeliest["phenotype"].to_list() == [name for _, name in best]
     weights = likeliest.select("ehr_distinct", "shared", "cxr_distinct").to_numpy()
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
-    truth = Truth.read(shown.folder / "hospital").of([shown.patient.stay_id])
+    truth = Truth.read(small_demo.folder / "hospital").of([small_demo.patient.stay_id])
     columns = [truth.phenotypes.index(name) for name in likeliest["phenotype"]]
     assert likeliest["present"].to_list() == truth.labels[0, columns].tolist()
     np.testing.assert_array_equal(likeliest["cxr_advantage"], truth.cxr_advantage[0, columns])
 
 
 def test_again_it_does_nothing_that_is_done(
-    shown: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in ("simulate", "prepare", "train"):
         monkeypatch.setattr(module, step, lambda *_, **__: pytest.fail("done again"))
-    main(["demo", "--out", str(shown.folder), "--stays", str(STAYS), "--fast"])
+    main(["demo", "--out", str(small_demo.folder), "--stays", str(STAYS), "--fast"])
     table = capsys.readouterr().out
-    for said in ("EHR Transformer", "CXR ResNet", "DrFuse", "shared", str(shown.folder / "runs")):
+    for said in ("EHR Transformer", "CXR ResNet", "DrFuse", "shared", str(small_demo.folder / "runs")):
         assert said in table
 
 
-def test_another_demo_does_not_mix_with_it(shown: Demo) -> None:
+def test_another_demo_does_not_mix_with_it(small_demo: Demo) -> None:
     with pytest.raises(InputError, match=r"hospital was made with stays 120, not 121; name another --out"):
-        demo(shown.folder, stays=121, fast=True)
+        demo(small_demo.folder, stays=121, fast=True)
     with pytest.raises(InputError, match=r"seed 0, not 1"):
-        demo(shown.folder, stays=STAYS, fast=True, seed=1)
+        demo(small_demo.folder, stays=STAYS, fast=True, seed=1)
     with pytest.raises(InputError, match=r"runs/ehr was made with epochs 2, not 12"):
-        demo(shown.folder, stays=STAYS)
+        demo(small_demo.folder, stays=STAYS)
 
 
-def test_what_was_made_of_other_input_is_refused(shown: Demo, tmp_path: Path) -> None:
-    out = shutil.copytree(shown.folder, tmp_path / "out")
+def test_what_was_made_of_other_input_is_refused(small_demo: Demo, tmp_path: Path) -> None:
+    out = shutil.copytree(small_demo.folder, tmp_path / "out")
     simulate(out / "hospital", STAYS, 0.5, image_size=64, seed=1, overwrite=True)
     settings = out / "hospital" / "simulation.json"
     settings.write_text(settings.read_text().replace('"seed": 1', '"seed": 0'))
@@ -104,8 +99,10 @@ def test_too_few_stays_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_only_what_is_missing_is_done(shown: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = shutil.copytree(shown.folder, tmp_path / "out")
+def test_only_what_is_missing_is_done(
+    small_demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(small_demo.folder, tmp_path / "out")
     (out / "runs" / "cxr" / "predictions.parquet").unlink()
     trained: list[Path] = []
     monkeypatch.setattr(module, "train", lambda _, run, *__, **___: trained.append(run))
