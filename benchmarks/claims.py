@@ -32,6 +32,7 @@ from drfuse.evaluation import evaluate_test_set, prauc_auroc, resample
 from drfuse.models.losses import LN_2, jensen_shannon
 from drfuse.run import Predictions
 from drfuse.simulate import Disease, Truth, oracle
+from drfuse.simulate.disease import expected_advantage
 from drfuse.training import load_model
 
 VARIANTS: dict[str, Any] = {
@@ -44,6 +45,7 @@ VARIANTS: dict[str, Any] = {
 REPRESENTATIONS = ("ehr_distinct", "ehr_shared", "shared", "cxr_shared", "cxr_distinct")
 GROUPS = ("shared", "EHR-only", "CXR-only")
 FOLDS = 5
+_FORM = {"divergence": ".1e"}  # of the numbers of a table
 Numbers = dict[str, float]
 
 
@@ -164,6 +166,8 @@ def measure_weights(fused: Predictions, truth: Truth, n_resamples: int = 200) ->
     advantage, labels = truth.cxr_advantage[rows], truth.labels[rows]
     given_cxr, given_ehr = truth.given_cxr[rows], truth.given_ehr[rows]
     drawn = np.log(np.where(labels, given_cxr / given_ehr, (1 - given_cxr) / (1 - given_ehr)))
+    p = truth.given_both[rows]  # in place of the true probability, which no reader can know
+    knowable = expected_advantage(p, given_cxr, given_ehr)
     by_phenotype = np.array([_rank_correlation(*pair) for pair in zip(cxr.T, advantage.T, strict=True)])
     by_stay = np.array([_rank_correlation(*pair) for pair in zip(cxr, advantage, strict=True)])
     reliability = {name: truth.stays[f"{name}_reliability"].to_numpy()[rows] for name in ("cxr", "ehr")}
@@ -183,6 +187,10 @@ def measure_weights(fused: Predictions, truth: Truth, n_resamples: int = 200) ->
         "between phenotypes (means)": _rank_correlation(cxr.mean(axis=0), advantage.mean(axis=0)),
         "within phenotypes (mean)": float(by_phenotype.mean()),
         "within stays (mean)": float(by_stay.mean()),
+        "pooled, the most that can be known": _rank_correlation(knowable.ravel(), advantage.ravel()),
+        "within phenotypes, the most that can be known": float(
+            np.mean([_rank_correlation(*pair) for pair in zip(knowable.T, advantage.T, strict=True)])
+        ),
         "a stay's mean weight, image reliability": _rank_correlation(cxr.mean(axis=1), reliability["cxr"]),
         "a stay's mean weight, EHR reliability": _rank_correlation(cxr.mean(axis=1), reliability["ehr"]),
     }
@@ -224,6 +232,13 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
             f"{name} -> {group}": float(r2[chosen].mean())
             for name, r2 in told.items()
             for group, chosen in groups.items()
+        },
+        "reliability": {
+            f"{whose}, from {name}": float(_probe_factors(h[name], reliability, subjects)[0])
+            for whose, name, reliability in (
+                ("record's", "ehr_distinct", truth.stays["ehr_reliability"].to_numpy()[rows][:, None]),
+                ("image's", "cxr_distinct", truth.stays["cxr_reliability"].to_numpy()[rows][:, None]),
+            )
         },
         "divergence": _divergences(h["ehr_shared"], h["cxr_shared"]),
         "probed": {"stays": len(rows), "subjects": len(np.unique(subjects))},
@@ -292,18 +307,17 @@ def tables(measured: Sequence[Mapping[str, Numbers]]) -> str:
     """Return the measurements of all seeds as Markdown: their mean, and each seed's own."""
 
     def row(title: str, part: str, key: str) -> str:
-        values = [of[part][key] for of in measured]
-        digits = 4 if part == "divergence" else 3
+        form = _FORM.get(part, ".3f")
         seeds = [
-            f"{of[part][key]:.{digits}f}"
+            f"{of[part][key]:{form}}"
             + (
-                f" ({of[part][f'{key} low']:.{digits}f}, {of[part][f'{key} high']:.{digits}f})"
+                f" ({of[part][f'{key} low']:{form}}, {of[part][f'{key} high']:{form}})"
                 if f"{key} low" in of[part]
                 else ""
             )
             for of in measured
         ]
-        return f"| {title} | {np.mean(values):.{digits}f} | {'; '.join(seeds)} |"
+        return f"| {title} | {np.mean([of[part][key] for of in measured]):{form}} | {'; '.join(seeds)} |"
 
     counts = "; ".join(
         f"{of['prauc']['stays matched']} of {of['prauc']['stays full']} stays, "
@@ -333,6 +347,7 @@ def tables(measured: Sequence[Mapping[str, Numbers]]) -> str:
         ("mean weight", "mean modality weight"),
         ("origin", "accuracy of a probe telling EHR from CXR representations"),
         ("divergence", "divergence of the shared representations, share of the largest"),
+        ("reliability", "R2 of a probe for a modality's reliability"),
     ):
         lines += ["", f"| {title} | mean | seeds |", "|---|---|---|"]
         keys = [key for key in measured[0][part] if not key.endswith((" low", " high"))]
@@ -349,21 +364,22 @@ def tables(measured: Sequence[Mapping[str, Numbers]]) -> str:
 def variant_table(measured: Mapping[str, Mapping[str, Numbers]]) -> str:
     """Return what changes with a variant of DrFuse, as Markdown, a row a number."""
     rows = {
-        "macro PRAUC, matched": ("prauc", "fused matched", 3),
-        "macro PRAUC, full": ("prauc", "fused full", 3),
-        "CXR weight, pooled correlation": ("correlation", "pooled", 2),
-        "between phenotypes": ("correlation", "between phenotypes (means)", 2),
-        "within phenotypes": ("correlation", "within phenotypes (mean)", 2),
-        "mean CXR-distinct weight": ("mean weight", "CXR-distinct", 2),
-        "modality told from the shared representations": ("origin", "shared", 2),
-        "divergence of a stay's shared representations": ("divergence", "of a stay", 4),
-        "divergence of two stays'": ("divergence", "of two stays", 4),
-        "shared factors (R2) from `shared`": ("factors", "shared -> shared", 2),
-        "EHR-only factors (R2) from `shared`": ("factors", "shared -> EHR-only", 2),
+        "macro PRAUC, matched": ("prauc", "fused matched", ".3f"),
+        "macro PRAUC, full": ("prauc", "fused full", ".3f"),
+        "CXR weight, pooled correlation": ("correlation", "pooled", ".2f"),
+        "between phenotypes": ("correlation", "between phenotypes (means)", ".2f"),
+        "within phenotypes": ("correlation", "within phenotypes (mean)", ".2f"),
+        "mean CXR-distinct weight": ("mean weight", "CXR-distinct", ".2f"),
+        "modality told from the shared representations": ("origin", "shared", ".2f"),
+        "divergence of a stay's shared representations": ("divergence", "of a stay", ".1e"),
+        "divergence of two stays'": ("divergence", "of two stays", ".1e"),
+        "shared factors (R2) from `shared`": ("factors", "shared -> shared", ".2f"),
+        "EHR-only factors (R2) from `shared`": ("factors", "shared -> EHR-only", ".2f"),
+        "image reliability (R2) from `cxr_distinct`": ("reliability", "image's, from cxr_distinct", ".2f"),
     }
     lines = ["| first seed | " + " | ".join(measured) + " |", "|---|" + "---|" * len(measured)]
-    for title, (part, key, digits) in rows.items():
-        values = " | ".join(f"{of[part][key]:.{digits}f}" for of in measured.values())
+    for title, (part, key, form) in rows.items():
+        values = " | ".join(f"{of[part][key]:{form}}" for of in measured.values())
         lines.append(f"| {title} | {values} |")
     return "\n".join(lines) + "\n"
 

@@ -109,3 +109,26 @@ def test_only_what_is_missing_is_done(
     with pytest.raises(MissingInputError):  # what should have been trained is not there to be evaluated
         demo(out, stays=STAYS, fast=True)
     assert trained == [out / "runs" / "cxr"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ("hospital/simulation.json", ""),
+        ("hospital/simulation.json", "{}"),
+        ("cohort/manifest.json", '{"options": '),
+        ("runs/ehr/config.yaml", "a: ["),
+    ],
+)
+def test_damaged_settings_are_named(small_demo: Demo, tmp_path: Path, settings: str, text: str) -> None:
+    out = shutil.copytree(small_demo.folder, tmp_path / "out")
+    (out / settings).write_text(text)
+    with pytest.raises(InputError, match=rf"{settings} is damaged; delete "):
+        demo(out, stays=STAYS, fast=True)
+
+
+def test_a_damaged_run_is_named(small_demo: Demo, tmp_path: Path) -> None:
+    out = shutil.copytree(small_demo.folder, tmp_path / "out")
+    (out / "runs" / "ehr" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged.*: delete .*runs/ehr"):
+        demo(out, stays=STAYS, fast=True)

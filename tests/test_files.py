@@ -73,3 +73,30 @@ def test_a_text_file_is_replaced_whole(tmp_path: Path) -> None:
     write_whole(tmp_path / "text", "new")
     assert (tmp_path / "text").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_what_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    writing = folder_that_appears(out, "thing", "marker.json", CONTENTS, False)
+    writing.__enter__()
+    out.mkdir()
+    (out / "marker.json").write_text("of somebody else")
+    with pytest.raises(InputError, match="replace it with --overwrite"):
+        writing.__exit__(None, None, None)
+    assert (out / "marker.json").read_text() == "of somebody else"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_working_directory_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="name a folder within it"):
+        make(Path())
+
+
+def test_what_a_killed_command_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "half").touch()
+    (tmp_path / ".out.lock").touch()
+    make(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CONTENTS
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

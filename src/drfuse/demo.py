@@ -173,7 +173,11 @@ def learn(
         run = run_of(out, name)
         described = {**trained, "model": describe_model(model(1, 1))}
         if _is_done(run.config, described) and run.predictions.is_file():
-            if read_facts(run.folder)["cohort"] != opened.fingerprint:
+            try:
+                known = read_facts(run.folder)["cohort"] == opened.fingerprint
+            except InputError as error:
+                raise InputError(f"{error}: delete {run.folder}, and it will be") from error
+            if not known:
                 raise InputError(
                     f"{run.folder} is not of the cohort {cohort}; delete it, or name another --out"
                 )
@@ -189,18 +193,23 @@ def _is_done(settings: Path, options: dict[str, Any]) -> bool:
     Raises:
         InputError: If it was done with other options, or something else lies there.
     """
+    folder = settings.parent
     if not settings.is_file():
-        left = settings.parent.iterdir() if settings.parent.exists() else ()
+        left = folder.iterdir() if folder.exists() else ()
         if any(not path.name.startswith(".") for path in left):  # a lock may be left of a killed command
-            raise InputError(f"{settings.parent} has no {settings.name}; delete it, or name another --out")
+            raise InputError(f"{folder} has no {settings.name}; delete it, or name another --out")
         return False
-    written = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    written = written["options"] if settings.suffix == ".json" else written
-    for name, value in options.items():
-        if written.get(name) != value:
-            raise InputError(
-                f"{settings.parent} was made with {name} {written.get(name)}, not {value}; name another --out"
-            )
+    try:
+        written = yaml.safe_load(settings.read_text(encoding="utf-8"))
+        written = written["options"] if settings.suffix == ".json" else written
+        different = [name for name, value in options.items() if written.get(name) != value]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{settings} is damaged; delete {folder}, or name another --out") from error
+    if different:
+        name = different[0]
+        raise InputError(
+            f"{folder} was made with {name} {written.get(name)}, not {options[name]}; name another --out"
+        )
     return True
 
 

@@ -41,37 +41,54 @@ def folder_that_appears(
         InputError: If `out` is in the way, or another command is writing it.
     """
     out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not overwrite:
-            raise InputError(f"{out} exists; name another --out, or replace it with --overwrite")
-        others = {path.name for path in out.iterdir()} - set(contents) if out.is_dir() else {out.name}
-        if others:
-            raise InputError(f"{out} holds more than a {what} ({min(others)}); name another --out")
-        if not (out / marker).is_file():
-            raise InputError(f"{out} is no {what}, it has no {marker}; name another --out")
-    beside, replaced = (out.with_name(f".{out.name}.{state}") for state in ("partial", "replaced"))
-    beside.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(beside / "lock", blocking=False)
+    _check_place(out, what, marker, contents, overwrite)
+    partial, replaced, lock_file = (
+        out.with_name(f".{out.name}.{e}") for e in ("partial", "replaced", "lock")
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file, blocking=False)
     try:
         lock.acquire()
     except Timeout:
         raise InputError(f"another command is writing {out}; wait for it, or name another --out") from None
     try:
-        for leftover in beside.iterdir():  # of a command that was killed
-            if leftover.name != "lock":
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        _check_place(out, what, marker, contents, overwrite)  # another command may just have written it
+        if partial.exists():  # of a command that was killed
+            shutil.rmtree(partial)
         if replaced.exists() and out.exists():  # without `out` it is the only one there is
             shutil.rmtree(replaced)
-        yield beside
-        (beside / "lock").unlink()
+        partial.mkdir()
+        yield partial
+        _check_place(out, what, marker, contents, overwrite)  # somebody may have put something there
         if out.exists():
             out.rename(replaced)
-        beside.rename(out)
+        partial.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         if replaced.exists() and not out.exists():
             replaced.rename(out)
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
+        lock_file.unlink(missing_ok=True)  # while it is held; who waits for it notices
         lock.release()
-    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _check_place(out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool) -> None:
+    """Check that a folder may appear at `out`.
+
+    Raises:
+        InputError: If not.
+    """
+    if out.is_mount() or out == Path.cwd():
+        raise InputError(f"{out} cannot be replaced as a whole; name a folder within it as --out")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise InputError(f"{out} exists; name another --out, or replace it with --overwrite")
+    if not out.is_dir():
+        raise InputError(f"{out} is no folder; name another --out")
+    if others := {path.name for path in out.iterdir()} - set(contents):
+        raise InputError(f"{out} holds more than a {what} ({min(others)}); name another --out")
+    if not (out / marker).is_file():
+        raise InputError(f"{out} is no {what}, it has no {marker}; name another --out")

@@ -196,9 +196,8 @@ def test_a_damaged_cohort_can_be_replaced(hospital: Path) -> None:
 
 
 def test_two_commands_never_write_one_cohort(hospital: Path) -> None:
-    beside = hospital / ".cohort.partial"
-    beside.mkdir()
-    with FileLock(beside / "lock"), pytest.raises(InputError, match="another command is writing"):
+    lock = FileLock(hospital / ".cohort.lock")
+    with lock, pytest.raises(InputError, match="another command is writing"):
         make(hospital)
 
 
@@ -206,7 +205,7 @@ def test_what_a_killed_command_left_is_cleared_away(hospital: Path) -> None:
     beside = hospital / ".cohort.partial"
     (beside / "scratch").mkdir(parents=True)
     (beside / "ehr.npy").write_bytes(b"half")
-    (beside / "lock").touch()
+    (hospital / ".cohort.lock").touch()
     make(hospital)
     assert sorted(path.name for path in hospital.iterdir()) == ["cohort", "mimic-cxr", "mimic-iv"]
 

@@ -66,6 +66,11 @@ def test_long_phenotypes_wrap_and_undefined_numbers_are_dashes() -> None:
     assert any(line.split() == ["gout", "0", "-", "-"] for line in text.splitlines())
 
 
+def test_stays_that_are_not_predicted_are_counted_in_the_title() -> None:
+    partly = dataclasses.replace(MEASURED, n_stays=2136, n_without_prediction=9778)
+    assert "full test set: 2,136 of 11,914 stays" in rendered(metrics_table(partly))
+
+
 def test_models_stand_beside_the_perfect_ones() -> None:
     perfect = dataclasses.replace(MEASURED, prauc_macro=Estimate(0.66, 0.6, 0.7))
     matched = dataclasses.replace(MEASURED, test_on="matched", n_stays=2136)

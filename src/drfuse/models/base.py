@@ -90,6 +90,8 @@ def check_contract(model: FusionModel, batch: Batch, n_labels: int) -> None:
     for what, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise InputError(f"{name} returned {what} of shape {tuple(tensor.shape)}; expected {shape}")
+    if output.logits.isnan().all():
+        raise InputError(f"{name} predicts no stay of this cohort, which has not what the model reads")
     losses: Any = model.loss(output, batch)
     for module, training in modes.items():
         module.training = training

@@ -29,8 +29,12 @@ def flow_table(manifest: Manifest) -> Table:
 def metrics_table(metrics: Evaluation) -> Table:
     """Return the PRAUC and AUROC of each phenotype of one test set, and their means."""
     unit = {"subject": "subjects", "stay": "stays"}[metrics.bootstrap_unit]
+    unpredicted = metrics.n_without_prediction
+    of_all = (
+        f"{metrics.n_stays:,} of {metrics.n_stays + unpredicted:,}" if unpredicted else f"{metrics.n_stays:,}"
+    )
     table = Table(
-        title=f"{metrics.test_on} test set: {metrics.n_stays:,} stays of {metrics.n_subjects:,} subjects, "
+        title=f"{metrics.test_on} test set: {of_all} stays of {metrics.n_subjects:,} subjects, "
         f"{metrics.n_with_cxr:,} with radiograph",
         title_justify="left",
         caption_justify="left",

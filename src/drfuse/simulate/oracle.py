@@ -60,9 +60,9 @@ class Truth:
             MissingInputError: If `folder` holds no truth.
             InputError: If the file is damaged.
         """
-        path = folder / TRUTH
+        path = Path(folder) / TRUTH
         if not path.is_file():
-            raise MissingInputError(f"{folder} has no {TRUTH}: it is no folder of `drfuse simulate`")
+            raise MissingInputError(f"{folder} has no {TRUTH}, as a folder of `drfuse simulate` has")
         try:
             table = pl.read_parquet(path, glob=False)
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
@@ -125,6 +125,9 @@ def ceilings(truth: Truth) -> pl.DataFrame:
 def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
     """Return the predictions that perfect models make of the stays of a run, as a run keeps them.
 
+    The truth is about 48 hours and their last AP radiograph, so the run's cohort has to be prepared with the
+    window and the view that `prepare` has by default.
+
     Raises:
         InputError: If the run is not of this hospital, or has other phenotypes.
     """
@@ -133,6 +136,8 @@ def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
             "the run has other phenotypes than the simulated hospital; prepare without --phenotypes"
         )
     here = truth.of(run.stays["stay_id"].to_numpy())
+    if (run.stays["has_cxr"] & ~here.stays["has_cxr"]).any():
+        raise InputError("the run has radiographs of another window or view than the truth is about")
     here = dataclasses.replace(here, stays=here.stays.with_columns(run.stays["has_cxr"]))
     return {
         reader: Predictions(run.phenotypes, run.stays, logit(here.read_by(reader)), run.labels, None)

@@ -89,7 +89,8 @@ def _last_checkpoint(run: RunFiles, options: dict[str, Any], cohort: str) -> dic
     if not run.last_checkpoint.is_file():
         return None
     earlier = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    if changed := sorted(name for name in options if options[name] != earlier.get(name)):
+    changed = sorted(name for name in options if options[name] != earlier.get(name) and name != "cohort")
+    if changed:  # the cohort is known by its fingerprint, wherever it lies
         raise InputError(
             f"{run.folder} is an interrupted run with another {', '.join(changed)}; "
             "start it with the options of its config.yaml, or give --overwrite"

@@ -31,6 +31,18 @@ from drfuse.training.task import FusionTask
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
+_CANNOT_LOAD = (
+    yaml.YAMLError,
+    ImportError,
+    SyntaxError,  # of a user's own module
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    OSError,
+)
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -187,11 +199,15 @@ def load_model(run: Path) -> FusionModel:
     try:
         described = yaml.safe_load(files.config.read_text(encoding="utf-8"))["model"]
         module, name = described["class_path"].rsplit(".", 1)
-        kind: type[FusionModel] = getattr(import_module(module), name)
-        model = kind(facts["n_features"], facts["n_labels"], **described["init_args"])
+        kind = getattr(import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, FusionModel)):
+            raise TypeError(f"{described['class_path']} is no FusionModel")
+        sizes: tuple[Any, ...] = (facts["n_features"], facts["n_labels"])
+        model = kind(*sizes, **described["init_args"])
         model.load_state_dict(load_file(files.model))
-    except (ImportError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"the model of {run} cannot be loaded: {error}; train it again") from error
+    except _CANNOT_LOAD as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error
     return model.eval()
 
 
