@@ -74,7 +74,7 @@ def test_a_loaded_model_predicts_what_the_run_predicted(finished: TrainedRun, sm
 
 
 def test_what_is_no_finished_run_has_no_model(finished: TrainedRun, tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"has no model\.safetensors: it is no finished run"):
+    with pytest.raises(MissingInputError, match=r"has no config\.yaml: it is no finished run"):
         load_model(tmp_path)
     copied = shutil.copytree(finished.folder, tmp_path / "run")
     (copied / "model.safetensors").write_bytes(b"cut off")
