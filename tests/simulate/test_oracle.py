@@ -41,10 +41,10 @@ def truth(admitted: Admitted, table: pl.DataFrame, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def run(truth: Truth) -> Predictions:
-    """Return predictions of some stays in an order of their own, with radiographs that the truth lacks."""
+    """Return predictions of some stays in an order of their own, without some of their radiographs."""
     rows = np.random.default_rng(0).permutation(truth.stays.height)[:120]
     has_cxr = truth.stays["has_cxr"].to_numpy()[rows]
-    has_cxr[:40] = ~has_cxr[:40]
+    has_cxr[:40] = False
     stays = (
         truth.stays[rows]
         .select("subject_id", "stay_id")
@@ -217,6 +217,12 @@ def test_the_oracles_predictions_can_be_kept(truth: Truth, run: Predictions, tmp
         path = tmp_path / f"{reader}.parquet"
         predictions.write(path)
         assert np.array_equal(Predictions.read(path).logits, predictions.logits, equal_nan=True)
+
+
+def test_the_oracle_refuses_radiographs_that_it_does_not_know(truth: Truth, run: Predictions) -> None:
+    other = run.stays.with_columns(has_cxr=pl.lit(True))
+    with pytest.raises(InputError, match="another window or view"):
+        oracle(truth, Predictions(run.phenotypes, other, run.logits, run.labels, None))
 
 
 def test_the_oracle_refuses_other_phenotypes(truth: Truth, run: Predictions) -> None:
