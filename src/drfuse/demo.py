@@ -108,7 +108,7 @@ def demo(
         stays = 400 if fast else 2000
     if stays < _FEWEST_STAYS:
         raise InputError(
-            f"stays is {stays}; expected at least {_FEWEST_STAYS}, or no split has every phenotype"
+            f"stays is {stays}; expected at least {_FEWEST_STAYS}, for a test split with radiographs"
         )
     out = Path(out)
     epochs, patience = (2, 2) if fast else (12, 4)

@@ -43,7 +43,7 @@ def folder_that_appears(
     out = out.resolve()
     _check_place(out, what, marker, contents, overwrite)
     partial, replaced, lock_file = (
-        out.with_name(f".{out.name}.{e}") for e in ("partial", "replaced", "lock")
+        out.with_name(f".{out.name}.{state}") for state in ("partial", "replaced", "lock")
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file, blocking=False)
