@@ -31,8 +31,7 @@ from drfuse.demo import MODELS, NAMES, learn, run_of
 from drfuse.evaluation import evaluate_test_set, prauc_auroc, resample
 from drfuse.models.losses import LN_2, jensen_shannon
 from drfuse.run import Predictions
-from drfuse.simulate import Disease, Truth, oracle
-from drfuse.simulate.disease import expected_advantage
+from drfuse.simulate import Disease, Truth, expected_advantage, factors_given, oracle
 from drfuse.training import load_model
 
 VARIANTS: dict[str, Any] = {
@@ -220,9 +219,10 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
             strict=True,
         )
     )
-    factors = truth.stays.select(Disease.load().factors).to_numpy()[rows]
+    probed = truth.of(cohort.stays["stay_id"].to_numpy()[rows])
+    factors = probed.stays.select(Disease.load().factors).to_numpy()
     told = {name: _probe_factors(h[name], factors, subjects) for name in REPRESENTATIONS}
-    told |= {f"all that {which} show": best for which, best in _best_possible(truth, rows, factors).items()}
+    told |= {f"all that {which} show": best for which, best in _best_possible(probed, factors).items()}
     return {
         "origin": {
             kind: _probe_origin(h[f"ehr_{kind}"], h[f"cxr_{kind}"], subjects)
@@ -236,8 +236,8 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
         "reliability": {
             f"{whose}, from {name}": float(_probe_factors(h[name], reliability, subjects)[0])
             for whose, name, reliability in (
-                ("record's", "ehr_distinct", truth.stays["ehr_reliability"].to_numpy()[rows][:, None]),
-                ("image's", "cxr_distinct", truth.stays["cxr_reliability"].to_numpy()[rows][:, None]),
+                ("record's", "ehr_distinct", probed.stays["ehr_reliability"].to_numpy()[:, None]),
+                ("image's", "cxr_distinct", probed.stays["cxr_reliability"].to_numpy()[:, None]),
             )
         },
         "divergence": _divergences(h["ehr_shared"], h["cxr_shared"]),
@@ -273,23 +273,13 @@ def _probe_factors(h: NDArray[Any], factors: NDArray[Any], subjects: NDArray[Any
     return r2
 
 
-def _best_possible(
-    truth: Truth, rows: NDArray[np.int64], factors: NDArray[Any]
-) -> dict[str, NDArray[np.float64]]:
+def _best_possible(truth: Truth, factors: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """Return the R2 (K,) of the posterior means given the readings of the EHR, of the radiograph, of both."""
-    disease = Disease.load()
-    precision, weighted = np.ones_like(factors), np.zeros_like(factors)
-    best = {}
-    for modality in ("ehr", "cxr"):
-        r = truth.stays[f"{modality}_reliability"].to_numpy()[rows][:, None]
-        readings = np.zeros_like(factors)
-        for k in np.flatnonzero(disease.seen[modality]):
-            readings[:, k] = truth.stays[f"{modality}_{disease.factors[k]}"].to_numpy()[rows]
-        precision += disease.seen[modality] * r / (1 - r)
-        weighted += readings * np.sqrt(r) / (1 - r)
-        best[modality.upper()] = r2_score(factors, readings * np.sqrt(r), multioutput="raw_values")
-    best["both"] = r2_score(factors, weighted / precision, multioutput="raw_values")
-    return best
+    ehr, cxr = truth.readings("ehr"), truth.readings("cxr")
+    return {
+        name: r2_score(factors, factors_given(*readings)[0], multioutput="raw_values")
+        for name, readings in (("EHR", (ehr,)), ("CXR", (cxr,)), ("both", (ehr, cxr)))
+    }
 
 
 def _divergences(ehr: NDArray[np.float32], cxr: NDArray[np.float32]) -> Numbers:

@@ -13,7 +13,7 @@ from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.errors import InputError, MissingInputError
 from drfuse.run import Predictions
 from drfuse.simulate.disease import Disease
-from drfuse.simulate.oracle import TRUTH, Truth, ceilings, describe_truth, oracle
+from drfuse.simulate.truth import TRUTH, Truth, ceilings, describe_truth, oracle
 from tests.simulate.samples import Admitted, Simulated, admit_stays
 
 ARRAYS = ("labels", "log_odds", "probability", "given_both", "given_ehr", "given_cxr", "cxr_advantage")
@@ -190,6 +190,14 @@ def test_the_ceilings_are_those_of_the_stays_that_are_asked_about(truth: Truth) 
     some = truth.of(truth.stays["stay_id"].to_numpy()[100:])
     expected = average_precision_score(truth.labels[100:, 0], truth.given_ehr[100:, 0])
     assert ceilings(some)["ehr"][0] == pytest.approx(expected)
+
+
+def test_the_readings_are_those_that_were_written(admitted: Admitted, truth: Truth) -> None:
+    for modality in ("ehr", "cxr"):
+        drawn, read = getattr(admitted.patients, modality), truth.readings(modality)
+        np.testing.assert_allclose(read.values, drawn.values, rtol=1e-6)
+        np.testing.assert_allclose(read.reliability, drawn.reliability, rtol=1e-6)
+        assert np.array_equal(read.seen, drawn.seen)
 
 
 def test_the_oracle_follows_the_run(truth: Truth, run: Predictions) -> None:

@@ -6,7 +6,17 @@ model.
 """
 
 from drfuse.simulate.build import Simulation, simulate
-from drfuse.simulate.disease import Disease
-from drfuse.simulate.oracle import Reader, Truth, ceilings, oracle
+from drfuse.simulate.disease import Disease, expected_advantage, factors_given
+from drfuse.simulate.truth import Reader, Truth, ceilings, oracle
 
-__all__ = ["Disease", "Reader", "Simulation", "Truth", "ceilings", "oracle", "simulate"]
+__all__ = [
+    "Disease",
+    "Reader",
+    "Simulation",
+    "Truth",
+    "ceilings",
+    "expected_advantage",
+    "factors_given",
+    "oracle",
+    "simulate",
+]

@@ -19,9 +19,9 @@ from drfuse.files import folder_that_appears, write_whole
 from drfuse.simulate.disease import Disease, Patients
 from drfuse.simulate.hospital import INDEX_DIGITS, Census, Hospital, admit, diagnosis_titles
 from drfuse.simulate.imaging import Imaging, Missing, draw_studies
-from drfuse.simulate.oracle import TRUTH, describe_truth
 from drfuse.simulate.radiographs import draw_radiographs
 from drfuse.simulate.record import draw_events, item_dictionary
+from drfuse.simulate.truth import TRUTH, describe_truth
 
 SETTINGS = "simulation.json"
 _METADATA = "mimic-cxr/mimic-cxr-2.0.0-metadata"

@@ -145,17 +145,26 @@ class Patients:
 
     def given(self, *modalities: Modality) -> Floats:
         """Return the probability of each phenotype given all that these modalities show (n, C)."""
-        precision, weighted = np.ones_like(self.factors), np.zeros_like(self.factors)
-        for modality in modalities:
-            readings: Readings = getattr(self, modality)
-            r = readings.reliability[:, None]
-            precision += readings.seen * r / (1 - r)
-            weighted += readings.values * np.sqrt(r) / (1 - r)
-        mean, variance = weighted / precision, 1 / precision
+        given = factors_given(*(getattr(self, modality) for modality in modalities))
+        mean, variance = (np.broadcast_to(moment, self.factors.shape) for moment in given)
         weights = self.disease.weights
         return expected_probability(
             self.disease.intercepts + mean @ weights.T, np.sqrt(variance @ weights.T**2)
         )
+
+
+def factors_given(*readings: Readings) -> tuple[Floats, Floats]:
+    """Return mean and variance (n, K) of the factors given what modalities show of them.
+
+    A modality of reliability r adds a precision of r / (1 - r) to that of the prior, 1. Without any modality,
+    they are the prior's 0 and 1.
+    """
+    precision, weighted = np.ones(()), np.zeros(())
+    for of_modality in readings:
+        r = of_modality.reliability[:, None]
+        precision = precision + of_modality.seen * r / (1 - r)
+        weighted = weighted + of_modality.values * np.sqrt(r) / (1 - r)
+    return weighted / precision, 1 / precision
 
 
 def expected_probability(mean: Floats, deviation: Floats) -> Floats:

@@ -15,7 +15,7 @@ from scipy.special import logit
 from drfuse.errors import InputError, MissingInputError
 from drfuse.evaluation.metrics import prauc_auroc
 from drfuse.run import Predictions
-from drfuse.simulate.disease import Patients, expected_advantage
+from drfuse.simulate.disease import Disease, Modality, Patients, Readings, expected_advantage
 
 TRUTH = "truth.parquet"
 Reader = Literal["fused", "ehr", "cxr"]
@@ -93,6 +93,17 @@ class Truth:
             )
         arrays = {name: getattr(self, name)[rows] for name in ("labels", *_ARRAYS)}
         return Truth(phenotypes=self.phenotypes, stays=self.stays[rows], **arrays)
+
+    def readings(self, modality: Modality) -> Readings:
+        """Return what a modality shows of the factors of the stays."""
+        disease = Disease.load()
+        seen = disease.seen[modality]
+        shown = [
+            self.stays[f"{modality}_{name}"].to_numpy() if visible else np.zeros(self.stays.height)
+            for name, visible in zip(disease.factors, seen, strict=True)
+        ]
+        reliability = self.stays[f"{modality}_reliability"].to_numpy().astype(np.float64)
+        return Readings(np.column_stack(shown).astype(np.float64), reliability, seen)
 
     def read_by(self, reader: Reader) -> NDArray[np.float32]:
         """Return the probabilities (N, C) that a perfect model gives; NaN for an absent radiograph's reader.
