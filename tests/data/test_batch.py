@@ -16,6 +16,22 @@ def test_has_cxr_is_true_where_a_radiograph_is(cxr_of: Sequence[int]) -> None:
     assert batch.has_cxr.tolist() == [row in cxr_of for row in range(4)]
 
 
+@pytest.mark.parametrize("cxr_of", [(), (0, 2), (3,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_absent_radiographs_are_all_zeros_among_those_of_all_stays(
+    cxr_of: Sequence[int], dtype: torch.dtype
+) -> None:
+    batch = make_batch(cxr_of)
+    batch = batch.with_cxr((batch.cxr.abs() * 50 + 1).to(dtype))
+    images = batch.cxr_or_zeros()
+    assert images.shape == (4, 1, 16, 16)
+    assert images.dtype == dtype
+    place = {row: image for image, row in enumerate(cxr_of)}
+    for row in range(4):
+        expected = batch.cxr[place[row]] if row in place else torch.zeros(1, 16, 16, dtype=dtype)
+        assert torch.equal(images[row], expected)
+
+
 @pytest.mark.parametrize("kept", [[1, 2], [2, 1], [], [0, 1, 2], [2, 0, 1]])
 def test_kept_radiographs_stay_with_their_stays_in_order(kept: list[int]) -> None:
     batch = make_batch((0, 1, 3))

@@ -1,4 +1,4 @@
-"""The paper's equations once more: plain loops in float64 or exact decimals, from the formulas alone."""
+"""The papers' equations once more: plain loops in float64 or exact decimals, from the formulas alone."""
 
 import decimal
 import math
@@ -98,3 +98,17 @@ def attention_ranking(weights: Array, losses: Array, margin: float = 0.0) -> flo
                 if i != j and losses[c, i] < losses[c, j]:
                     total += max(0.0, weights[c, j] - weights[c, i] + margin)
     return total / (2 * len(weights))
+
+
+def lstm(xs: Array, w_input: Array, w_recurrent: Array, b_input: Array, b_recurrent: Array) -> Array:
+    """Hidden states (T, H) of one layer reading (T, D); gates stacked as input, forget, cell, output."""
+    width = w_recurrent.shape[1]
+    hidden, cell, states = np.zeros(width), np.zeros(width), np.zeros((len(xs), width))
+    for t, x in enumerate(xs):
+        gates = w_input @ x + b_input + w_recurrent @ hidden + b_recurrent
+        for k in range(width):
+            enter, forget, leave = (sigmoid(gates[k + gate * width]) for gate in (0, 1, 3))
+            cell[k] = forget * cell[k] + enter * math.tanh(gates[k + 2 * width])
+            states[t, k] = leave * math.tanh(cell[k])
+        hidden = states[t]
+    return states

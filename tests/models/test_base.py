@@ -51,16 +51,6 @@ def test_outputs_share_no_representations_and_cannot_be_changed() -> None:
         one.logits = torch.ones(1, 2)  # type: ignore[misc]
 
 
-def test_an_output_moves_to_the_device_whole() -> None:
-    output = tiny_drfuse()(make_batch())
-    moved = output.to("meta")
-    assert moved.modality_weights is not None
-    tensors = [moved.logits, moved.modality_weights, *moved.representations.values()]
-    assert all(tensor.device.type == "meta" for tensor in tensors)
-    assert moved.representations.keys() == output.representations.keys()
-    assert FusionOutput(output.logits).to("meta").modality_weights is None
-
-
 def test_a_model_knows_the_arguments_from_which_it_can_be_made_again() -> None:
     model = tiny_drfuse(alignment_weight=0.7, disentangle=False)
     assert model.init_args["n_features"] == N_FEATURES

@@ -5,11 +5,27 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, ResNetBackbone, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    BertConfig,
+    BertModel,
+    ConvNextBackbone,
+    ConvNextConfig,
+    ResNetBackbone,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from drfuse.errors import InputError, MissingInputError
-from drfuse.models.encoders import CxrEncoder, EhrEncoder, build_backbone
+from drfuse.models.encoders import (
+    CxrEncoder,
+    CxrStages,
+    EhrEncoder,
+    EhrLstmEncoder,
+    build_backbone,
+    enough_for_batch_norm,
+)
 from tests.builders import TINY_BACKBONE
+from tests.models import reference
 
 STEM_WEIGHTS_PER_CHANNEL = 64 * 7 * 7
 
@@ -128,6 +144,84 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         EhrEncoder(5, dim=10, heads=4)
 
 
+def lstm_encoder(layers: int = 2, dropout: float = 0.0) -> EhrLstmEncoder:
+    torch.manual_seed(0)
+    return EhrLstmEncoder(5, 8, layers, dropout)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_lstm_s_representation_is_the_last_hidden_state_of_the_stay_s_own_hours(layers: int) -> None:
+    encoder = lstm_encoder(layers)
+    with torch.no_grad():
+        for name, parameter in encoder.lstm.named_parameters():
+            if name.startswith("bias"):
+                parameter.uniform_(-1, 1)
+    ehr, n_hours = series(4), torch.tensor([3, 7, 1, 7])
+    (together,) = encoder(ehr, n_hours)
+    for row, hours in enumerate(n_hours.tolist()):
+        hidden = ehr[row, :hours].double().numpy()
+        for weights in encoder.lstm.all_weights:
+            hidden = reference.lstm(hidden, *(weight.detach().double().numpy() for weight in weights))
+        torch.testing.assert_close(together[row].double(), torch.from_numpy(hidden[-1]), rtol=1e-4, atol=1e-5)
+
+
+def test_hours_after_the_stay_s_last_one_have_no_influence_on_the_lstm_and_get_no_gradient() -> None:
+    encoder, n_hours = lstm_encoder(), torch.tensor([7, 3, 1])
+    after = torch.arange(7) >= n_hours[:, None]
+    ehr = series().masked_fill(after[..., None], 1e4).requires_grad_()
+    (h,) = encoder(ehr, n_hours)
+    torch.testing.assert_close(h, encoder(series(), n_hours)[0])
+    h.square().sum().backward()
+    assert ehr.grad is not None
+    assert torch.equal(ehr.grad.abs().sum(-1) == 0, after)
+
+
+def test_the_lstm_starts_with_orthogonal_recurrent_weights_xavier_s_input_weights_and_no_bias() -> None:
+    encoder = EhrLstmEncoder(40, 64)
+    for w_input, w_recurrent, *biases in encoder.lstm.all_weights:
+        torch.testing.assert_close(w_recurrent.T @ w_recurrent, torch.eye(64), rtol=0, atol=1e-5)
+        bound = (6 / sum(w_input.shape)) ** 0.5
+        assert 0.98 * bound < w_input.abs().max() <= bound
+        assert w_input.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert not any(bias.any() for bias in biases)
+
+
+def test_dropout_falls_on_the_lstm_s_representation() -> None:
+    ehr, n_hours = series(64), torch.full((64,), 7)
+    (exact,) = lstm_encoder()(ehr, n_hours)
+    (dropped,) = lstm_encoder(dropout=0.25)(ehr, n_hours)
+    kept = dropped != 0
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.08)
+    torch.testing.assert_close(dropped[kept], exact[kept] / 0.75)
+    assert torch.equal(lstm_encoder(dropout=0.25).eval()(ehr, n_hours)[0], exact)
+
+
+def test_the_lstm_s_published_sizes_are_the_defaults() -> None:
+    encoder = EhrLstmEncoder(59)
+    assert (encoder.lstm.input_size, encoder.lstm.hidden_size, encoder.lstm.num_layers) == (59, 256, 2)
+    assert encoder.dropout.p == 0.3
+
+
+@pytest.mark.parametrize("options", [{"dim": 0}, {"layers": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
+def test_an_lstm_without_width_or_layers_or_with_all_dropped_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="dim and layers of at least 1, dropout from 0 to below 1"):
+        EhrLstmEncoder(5, **options)  # type: ignore[arg-type]
+
+
+def test_what_follows_the_first_layer_acts_on_the_hours_it_is_given() -> None:
+    encoder = ehr_encoder()
+    ehr, n_hours = series(2, 4), torch.tensor([4, 2])
+    hidden, padded = encoder.embed(ehr, n_hours)
+    assert padded.tolist() == [[False] * 4, [False, False, True, True]]
+    alone = encoder.first(encoder.project(ehr[1:, :2]) + encoder.positions[:2])
+    torch.testing.assert_close(hidden[1, :2], alone[0], rtol=1e-4, atol=1e-5)
+    changed = 3 * hidden - 1
+    for branch, representation in zip(encoder.branches, encoder.finish(changed, padded), strict=True):
+        by_hour = branch(changed[1:, :2])[0]
+        expected = (by_hour[0] + by_hour[1]) / 2
+        torch.testing.assert_close(representation[1], expected, rtol=1e-4, atol=1e-5)
+
+
 # --- CXR ----------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +269,68 @@ def test_training_moves_the_batch_norm_of_the_radiographs() -> None:
     before = encoder.backbone.embedder.embedder.normalization.running_mean.clone()
     encoder(torch.randn(2, 1, 16, 16))
     assert not torch.equal(before, encoder.backbone.embedder.embedder.normalization.running_mean)
+
+
+# --- a ResNet in its parts ----------------------------------------------------------------------------------
+
+DEEP = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 3]}
+
+
+@pytest.mark.parametrize("layer_type", ["basic", "bottleneck"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_resnet_run_stage_by_stage_or_block_by_block_is_the_resnet(layer_type: str, training: bool) -> None:
+    fields = DEEP | {"layer_type": layer_type}
+    resnet, parts = build_backbone(fields), CxrStages(fields)
+    randomise_statistics(resnet)
+    parts.load_state_dict({k.removeprefix("encoder."): v for k, v in resnet.state_dict().items()})
+    images = torch.randn(2, 1, 48, 48)
+    expected = resnet.train(training)(images, output_hidden_states=True).hidden_states
+    maps = by_block = parts.train(training).embedder(images)
+    for stage, channels, wanted in zip(parts.stages, parts.channels, expected[1:], strict=True):
+        maps = stage(maps)
+        assert maps.shape[1] == channels
+        torch.testing.assert_close(maps, wanted)
+    assert len(parts.blocks) == 7
+    for block in parts.blocks:
+        by_block = block(by_block)
+    torch.testing.assert_close(by_block, maps)
+
+
+def test_later_stages_can_be_left_out() -> None:
+    parts = CxrStages(DEEP)
+    parts.keep(2)
+    assert parts.channels == [8, 16]
+    assert len(parts.stages) == 2
+    assert len(parts.blocks) == 3
+
+
+def test_a_backbone_that_is_no_resnet_has_no_stages_to_reach_into(tmp_path: Path) -> None:
+    tiny = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+    ConvNextBackbone(ConvNextConfig(**tiny)).save_pretrained(tmp_path)
+    assert build_backbone(str(tmp_path)).channels == [16]
+    with pytest.raises(InputError, match=f"{tmp_path} holds a ConvNextBackbone.* ResNet"):
+        CxrStages(str(tmp_path))
+
+
+def test_a_pretrained_resnet_keeps_its_weights_in_its_parts(tmp_path: Path) -> None:
+    original = ResNetBackbone(config()).eval()
+    randomise_statistics(original)
+    original.save_pretrained(tmp_path)
+    parts, grey = CxrStages(str(tmp_path)).eval(), torch.randn(2, 1, 16, 16)
+    maps = parts.embedder(grey)
+    for stage in parts.stages:
+        maps = stage(maps)
+    expected = original(grey.expand(-1, 3, -1, -1)).feature_maps[-1]
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_only_batch_norm_s_complaint_is_explained() -> None:
+    one = torch.zeros(1, 1, 9, 9)
+    with pytest.raises(InputError, match="one radiograph of 9 pixels"), enough_for_batch_norm(one):
+        nn.BatchNorm2d(1)(torch.zeros(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="another") as caught, enough_for_batch_norm(one):
+        raise ValueError("another")
+    assert not isinstance(caught.value, InputError)
 
 
 # --- backbones ----------------------------------------------------------------------------------------------

@@ -6,35 +6,24 @@ from torch.nn import functional as F
 
 from drfuse.data import Batch
 from drfuse.errors import InputError
-from drfuse.models import CxrResNet, EhrTransformer, FusionModel, check_contract
-from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch, take_stays
+from drfuse.models import CxrResNet, EhrLstm, EhrTransformer, FusionModel, check_contract
+from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch
 
 
-def tiny_ehr(seed: int = 0) -> EhrTransformer:
-    torch.manual_seed(seed)
-    return EhrTransformer(N_FEATURES, N_LABELS, dim=8, heads=2, dropout=0.0, feedforward=16)
+def tiny_ehr(kind: type[FusionModel]) -> FusionModel:
+    torch.manual_seed(0)
+    options = {"heads": 2, "feedforward": 16} if kind is EhrTransformer else {}
+    return kind(N_FEATURES, N_LABELS, dim=8, dropout=0.0, **options)
 
 
-def tiny_cxr(seed: int = 0) -> CxrResNet:
-    torch.manual_seed(seed)
+def tiny_cxr() -> CxrResNet:
+    torch.manual_seed(0)
     return CxrResNet(N_FEATURES, N_LABELS, dim=8, cxr_backbone=TINY_BACKBONE)
 
 
 def parts_of(model: FusionModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     output = model(batch)
     return output.logits, model.loss(output, batch)["total"]
-
-
-@pytest.mark.parametrize("model", [tiny_ehr(), tiny_cxr()])
-@pytest.mark.parametrize("cxr_of", [(0, 2), (), (3,), (0, 1, 2, 3)])
-def test_it_keeps_the_contract(model: FusionModel, cxr_of: tuple[int, ...]) -> None:
-    batch = make_batch(cxr_of)
-    if cxr_of or isinstance(model, EhrTransformer):
-        check_contract(model, batch, N_LABELS)
-    logits, loss = parts_of(model.train(), batch)
-    loss.backward()
-    assert logits.shape == (4, N_LABELS)
-    assert loss.isfinite()
 
 
 def test_the_image_model_tells_only_stays_with_a_radiograph() -> None:
@@ -71,52 +60,29 @@ def test_the_record_changes_nothing_for_the_image_model() -> None:
     assert torch.equal(model(batch).logits[[1, 3]], model(other).logits[[1, 3]])
 
 
-def test_radiographs_change_nothing_for_the_record_s_model() -> None:
-    model, batch = tiny_ehr().eval(), make_batch((1, 3))
+@pytest.mark.parametrize("kind", [EhrTransformer, EhrLstm])
+def test_radiographs_change_nothing_for_the_record_s_model(kind: type[FusionModel]) -> None:
+    model, batch = tiny_ehr(kind).eval(), make_batch((1, 3))
     without = batch.keep_cxr(torch.tensor([], dtype=torch.int64))
     brighter = batch.with_cxr(batch.cxr + 1)
     assert torch.equal(model(batch).logits, model(without).logits)
     assert torch.equal(model(batch).logits, model(brighter).logits)
 
 
-def test_the_record_model_s_loss_is_the_mean_cross_entropy() -> None:
-    model, batch = tiny_ehr().eval(), make_batch((1,))
+@pytest.mark.parametrize("kind", [EhrTransformer, EhrLstm])
+def test_the_record_model_s_loss_is_the_mean_cross_entropy(kind: type[FusionModel]) -> None:
+    model, batch = tiny_ehr(kind).eval(), make_batch((1,))
     logits, loss = parts_of(model, batch)
     p = logits.sigmoid()
     expected = -(batch.labels * p.log() + (1 - batch.labels) * (1 - p).log()).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("model", [tiny_ehr().eval(), tiny_cxr().eval()])
-@pytest.mark.parametrize("row", [0, 2, 3])
-def test_a_stay_s_output_ignores_the_others_of_its_batch(model: FusionModel, row: int) -> None:
-    batch = make_batch((0, 2))
-    alone = model(take_stays(batch, [row])).logits[0]
-    torch.testing.assert_close(alone, model(batch).logits[row], equal_nan=True, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("model", [tiny_ehr(), tiny_cxr()])
-def test_gradients_reach_every_parameter(model: FusionModel) -> None:
-    _, loss = parts_of(model, make_batch((0, 2)))
-    loss.backward()
-    assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
-
-
-@pytest.mark.parametrize("model", [tiny_ehr(), tiny_cxr()])
-def test_it_learns_a_few_stays_by_heart(model: FusionModel) -> None:
-    batch = make_batch((0, 1, 2, 3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(200):
-        optimizer.zero_grad()
-        _, loss = parts_of(model, batch)
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.05
-
-
 def test_the_published_sizes_are_the_defaults() -> None:
-    ehr, cxr = EhrTransformer(59, 25), CxrResNet(59, 25)
-    assert (ehr.head.in_features, cxr.head.in_features) == (256, 256)
+    with torch.device("meta"):
+        ehr, lstm, cxr = EhrTransformer(59, 25), EhrLstm(59, 25), CxrResNet(59, 25)
+    assert [model.head.in_features for model in (ehr, lstm, cxr)] == [256] * 3
+    assert {name: lstm.init_args[name] for name in ("layers", "dropout")} == {"layers": 2, "dropout": 0.3}
     assert cxr.init_args["cxr_backbone"] == "resnet50"
     assert {name: ehr.init_args[name] for name in ("heads", "layers", "dropout", "feedforward")} == {
         "heads": 4,

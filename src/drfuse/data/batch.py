@@ -37,6 +37,11 @@ class Batch:
         present = torch.zeros(len(self), dtype=torch.bool, device=self.cxr_of.device)
         return present.index_fill(0, self.cxr_of, True)
 
+    def cxr_or_zeros(self) -> Tensor:
+        """Return an image for each stay (B, 1, H, W), all zeros where there is no radiograph."""
+        zeros = self.cxr.new_zeros(len(self), *self.cxr.shape[1:])
+        return zeros.index_copy(0, self.cxr_of, self.cxr)
+
     def keep_cxr(self, kept: Tensor) -> "Batch":
         """Return the batch with only the radiographs at the indices `kept` (K,) into `cxr`."""
         kept = kept.sort().values

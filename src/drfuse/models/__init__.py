@@ -4,16 +4,25 @@ Models know tensors and sizes only: no files, no optimizer, no task. `encoders` 
 """
 
 from drfuse.models.base import MODALITIES, FusionModel, FusionOutput, check_contract
+from drfuse.models.daft import DAFT
 from drfuse.models.drfuse import DrFuse, logit_pool
-from drfuse.models.unimodal import CxrResNet, EhrTransformer
+from drfuse.models.late import LateFusion
+from drfuse.models.medfuse import MedFuse
+from drfuse.models.mmtm import MMTM
+from drfuse.models.unimodal import CxrResNet, EhrLstm, EhrTransformer
 
 __all__ = [
+    "DAFT",
+    "MMTM",
     "MODALITIES",
     "CxrResNet",
     "DrFuse",
+    "EhrLstm",
     "EhrTransformer",
     "FusionModel",
     "FusionOutput",
+    "LateFusion",
+    "MedFuse",
     "check_contract",
     "logit_pool",
 ]

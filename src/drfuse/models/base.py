@@ -30,15 +30,6 @@ class FusionOutput:
     modality_weights: Tensor | None = None
     representations: dict[str, Tensor] = field(default_factory=dict)
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> "FusionOutput":
-        """Return the output on a device; `kwargs` as those of `Tensor.to`."""
-        weights = self.modality_weights
-        return FusionOutput(
-            self.logits.to(device, **kwargs),
-            None if weights is None else weights.to(device, **kwargs),
-            {name: tensor.to(device, **kwargs) for name, tensor in self.representations.items()},
-        )
-
 
 class FusionModel(nn.Module, ABC):
     """A model of EHR time series and the radiographs that exist.

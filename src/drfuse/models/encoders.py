@@ -2,14 +2,17 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from transformers import AutoBackbone, AutoConfig, PreTrainedModel, ResNetBackbone, ResNetConfig
+from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 from drfuse.errors import InputError, MissingInputError
 
@@ -79,18 +82,70 @@ class EhrEncoder(nn.Module):
         Raises:
             InputError: If T is more than `max_hours`.
         """
+        return self.finish(*self.embed(ehr, n_hours))
+
+    def embed(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the hours (B, T, D) after the first layer, and a mask (B, T), True where they are padding.
+
+        Raises:
+            InputError: If T is more than `max_hours`.
+        """
         hours = ehr.shape[1]
         if hours > len(self.positions):
             raise InputError(
                 f"the series has {hours} hours, the model positions for {len(self.positions)}; set max_hours"
             )
         padded = torch.arange(hours, device=ehr.device) >= n_hours[:, None]  # (B, T)
-        hidden = self.first(self.project(ehr) + self.positions[:hours], src_key_padding_mask=padded)
+        return self.first(self.project(ehr) + self.positions[:hours], src_key_padding_mask=padded), padded
+
+    def finish(self, hidden: Tensor, padded: Tensor) -> tuple[Tensor, ...]:
+        """Return a representation (B, D) for each branch, from what `embed` returned, changed or not."""
         return tuple(
-            branch(hidden, src_key_padding_mask=padded).masked_fill(padded[..., None], 0.0).sum(1)
-            / n_hours[:, None]
-            for branch in self.branches
+            mean_over_hours(branch(hidden, src_key_padding_mask=padded), padded) for branch in self.branches
         )
+
+
+def mean_over_hours(hidden: Tensor, padded: Tensor) -> Tensor:
+    """Return the mean (B, D) of hours (B, T, D) that are not `padded` (B, T).
+
+    >>> mean_over_hours(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[False, False, True]]))
+    tensor([[2.]])
+    """
+    return hidden.masked_fill(padded[..., None], 0.0).sum(1) / (~padded).sum(1, keepdim=True)
+
+
+class EhrLstmEncoder(nn.Module):
+    """Hourly features -> one representation: the last hidden state of stacked LSTM layers.
+
+    As in MedFuse (Hayat et al., MLHC 2022): recurrent weights start orthogonal, input weights by Xavier's
+    rule, biases at zero. Padded hours are never read.
+
+    Args:
+        n_features: F, the features of an hour.
+        dim: D, the width of the representation and of every layer.
+        layers: LSTM layers, each reading the hidden states of the one below.
+        dropout: Dropout of the representation.
+    """
+
+    def __init__(self, n_features: int, dim: int = 256, layers: int = 2, dropout: float = 0.3) -> None:
+        super().__init__()
+        if min(dim, layers) < 1 or not 0 <= dropout < 1:
+            raise InputError("expected dim and layers of at least 1, dropout from 0 to below 1")
+        self.lstm = nn.LSTM(n_features, dim, layers, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        for name, parameter in self.lstm.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.orthogonal_(parameter)
+            elif name.startswith("weight_ih"):
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor]:
+        """Return the representation (B, D), alone in a tuple, from ehr (B, T, F) and n_hours (B,)."""
+        hours = pack_padded_sequence(ehr, n_hours.cpu(), batch_first=True, enforce_sorted=False)
+        _, (hidden, _) = self.lstm(hours)  # (layers, B, D)
+        return (self.dropout(hidden[-1]),)
 
 
 class CxrEncoder(nn.Module):
@@ -112,17 +167,67 @@ class CxrEncoder(nn.Module):
         """Return (M, D) from cxr (M, 1, H, W)."""
         if len(cxr) == 0:
             return self.project.weight.new_zeros(0, self.project.out_features)
-        try:
+        with enough_for_batch_norm(cxr):
             features = self.backbone(cxr).feature_maps[-1]
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                f"a batch holds one radiograph of {cxr.shape[-1]} pixels, too few for the BatchNorm of this "
-                "backbone; choose a larger crop_size"
-            ) from error
         projected: Tensor = self.project(features.mean(dim=(2, 3)))
         return projected
+
+
+class CxrStages(nn.Module):
+    """A ResNet in its parts, for models that reach into it on the way.
+
+    Run one after the other, `embedder` and `stages`, or `embedder` and `blocks`, are the ResNet.
+
+    Args:
+        backbone: See `build_backbone`; a ResNet.
+
+    Attributes:
+        embedder: (M, 1, H, W) -> the first stage's input.
+        stages: Feature maps -> smaller ones with more channels.
+        channels: Of the output of each stage.
+
+    Raises:
+        InputError: If the backbone is no ResNet.
+    """
+
+    def __init__(self, backbone: BackboneSpec = "resnet50") -> None:
+        super().__init__()
+        resnet = build_backbone(backbone)
+        if not isinstance(resnet, ResNetBackbone):
+            raise InputError(
+                f"{backbone} holds a {type(resnet).__name__}, but this model reaches between the stages of a "
+                "ResNet; choose the folder of a ResNet"
+            )
+        self.embedder = resnet.embedder
+        self.stages = resnet.encoder.stages
+        self.channels = list(resnet.config.hidden_sizes or ())
+
+    @property
+    def blocks(self) -> list[ResNetBasicLayer | ResNetBottleNeckLayer]:
+        """The residual blocks of all stages, in order."""
+        return [block for stage in self.stages for block in cast(Any, stage).layers]
+
+    def keep(self, n_stages: int) -> None:
+        """Leave out the stages after the first `n_stages`."""
+        self.stages, self.channels = self.stages[:n_stages], self.channels[:n_stages]
+
+
+@contextmanager
+def enough_for_batch_norm(cxr: Tensor) -> Iterator[None]:
+    """Explain why BatchNorm cannot train on cxr (M, 1, H, W).
+
+    Raises:
+        InputError: If it is a single radiograph, of which a single position is left.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"a batch holds one radiograph of {cxr.shape[-1]} pixels, too few for the BatchNorm of this "
+            "backbone; choose a larger crop_size"
+        ) from error
 
 
 def build_backbone(spec: BackboneSpec) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """One modality alone: the Transformer and the ResNet that DrFuse is compared with (Yao et al., section 4.2).
 
-They are made of the encoders that all models share, each with a linear head.
+They are made of the encoders that all models share, each with a linear head. The LSTM is what MedFuse trains
+in its first stage.
 """
 
 import math
@@ -10,11 +11,33 @@ from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
 from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder
+from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder
 from drfuse.models.losses import at_least_float32
 
 
-class EhrTransformer(FusionModel):
+class _EhrAlone(FusionModel):
+    """An encoder of the EHR that gives one representation (B, D), and a linear head."""
+
+    def __init__(self, encoder: EhrEncoder | EhrLstmEncoder, dim: int, n_labels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(dim, n_labels)
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        """Return logits (B, C) and the representation `ehr` (B, D)."""
+        (ehr,) = self.encoder(batch.ehr, batch.n_hours)
+        return self.classify(ehr)
+
+    def classify(self, ehr: Tensor) -> FusionOutput:
+        """Return the output of representations (B, D)."""
+        return FusionOutput(at_least_float32(self.head(ehr)), representations={"ehr": at_least_float32(ehr)})
+
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""
+        return {"total": F.binary_cross_entropy_with_logits(output.logits, batch.labels)}
+
+
+class EhrTransformer(_EhrAlone):
     """A Transformer of the EHR; radiographs change nothing.
 
     Args:
@@ -39,18 +62,26 @@ class EhrTransformer(FusionModel):
         feedforward: int = 2048,
         max_hours: int = 48,
     ) -> None:
-        super().__init__()
-        self.encoder = EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward)
-        self.head = nn.Linear(dim, n_labels)
+        super().__init__(
+            EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward), dim, n_labels
+        )
 
-    def forward(self, batch: Batch) -> FusionOutput:
-        """Return logits (B, C) and the representation `ehr` (B, D)."""
-        (ehr,) = self.encoder(batch.ehr, batch.n_hours)
-        return FusionOutput(at_least_float32(self.head(ehr)), representations={"ehr": at_least_float32(ehr)})
 
-    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""
-        return {"total": F.binary_cross_entropy_with_logits(output.logits, batch.labels)}
+class EhrLstm(_EhrAlone):
+    """An LSTM of the EHR, the first stage of MedFuse (Hayat et al., MLHC 2022); radiographs change nothing.
+
+    Args:
+        n_features: F, the features of an hour.
+        n_labels: C, the phenotypes.
+        dim: D, the width of the representation.
+        layers: LSTM layers.
+        dropout: Dropout of the representation.
+    """
+
+    def __init__(
+        self, n_features: int, n_labels: int, dim: int = 256, layers: int = 2, dropout: float = 0.3
+    ) -> None:
+        super().__init__(EhrLstmEncoder(n_features, dim, layers, dropout), dim, n_labels)
 
 
 class CxrResNet(FusionModel):
@@ -76,7 +107,10 @@ class CxrResNet(FusionModel):
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C), NaN for stays without a radiograph, and the representation `cxr` (M, D)."""
-        cxr = self.encoder(batch.cxr)
+        return self.classify(self.encoder(batch.cxr), batch)
+
+    def classify(self, cxr: Tensor, batch: Batch) -> FusionOutput:
+        """Return the output of representations (M, D) of the batch's radiographs."""
         told = at_least_float32(self.head(cxr))
         unknown = told.new_full((len(batch), told.shape[-1]), math.nan)
         logits = unknown.index_copy(0, batch.cxr_of, told)

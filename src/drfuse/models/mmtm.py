@@ -1,0 +1,134 @@
+"""MMTM (Joze et al., CVPR 2020, arXiv:1911.08670), applied as in MedFuse's comparison (MLHC 2022)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drfuse.data.batch import Batch
+from drfuse.errors import InputError, check_choice
+from drfuse.models.base import FusionModel, FusionOutput
+from drfuse.models.encoders import (
+    BackboneSpec,
+    CxrStages,
+    EhrEncoder,
+    enough_for_batch_norm,
+    mean_over_hours,
+)
+from drfuse.models.losses import at_least_float32
+
+
+class Exchange(nn.Module):
+    """Gate the channels of each modality by what both modalities show: the multimodal transfer module.
+
+    With s the means of both modalities side by side, z = relu(W s + b), and each modality's features are
+    multiplied by 2 sigmoid(W_m z + b_m), channel by channel: a gate is 1 where nothing is excited.
+
+    Args:
+        cxr_channels: C, of the feature maps.
+        ehr_channels: D, of the hours.
+        ratio: The joint layer has 2 (C + D) / ratio units.
+    """
+
+    def __init__(self, cxr_channels: int, ehr_channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        channels = cxr_channels + ehr_channels
+        if not 1 <= ratio <= 2 * channels:
+            raise InputError(
+                f"ratio is {ratio}; expected 1 to {2 * channels}, so that the joint layer has units"
+            )
+        width = 2 * channels // ratio
+        self.joint = nn.Linear(channels, width)
+        self.excite_cxr = nn.Linear(width, cxr_channels)
+        self.excite_ehr = nn.Linear(width, ehr_channels)
+
+    def forward(self, maps: Tensor, hidden: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gated maps (B, C, H, W) and hours (B, T, D); `padded` (B, T) is True where no hour is."""
+        squeezed = torch.cat([maps.mean(dim=(2, 3)), mean_over_hours(hidden, padded)], dim=-1)
+        joint = self.joint(squeezed).relu()
+        cxr_gate = 2 * self.excite_cxr(joint).sigmoid()
+        ehr_gate = 2 * self.excite_ehr(joint).sigmoid()
+        return maps * cxr_gate[..., None, None], hidden * ehr_gate[:, None]
+
+
+class MMTM(FusionModel):
+    """A ResNet and a Transformer that gate each other's channels on the way.
+
+    The hours after the Transformer's first layer and the radiograph's feature maps are gated after every
+    stage of the ResNet, or after the last; then come the Transformer's other layers and the means. A joint
+    head on both representations predicts; each modality has a head of its own for the loss.
+
+    An absent radiograph is an all-zero image, which passes the ResNet as any other (DrFuse, section 4.2); it
+    adds nothing to the loss of the radiographs' own head.
+
+    Args:
+        n_features: F, the features of an hour.
+        n_labels: C, the phenotypes.
+        dim: D, the width of the hours and of the representations.
+        heads: Attention heads of the EHR Transformer.
+        layers: Its layers after the first one.
+        dropout: Its dropout.
+        feedforward: Width of its feed-forward layers.
+        cxr_backbone: The radiograph encoder's architecture, a ResNet (see `build_backbone`).
+        max_hours: The longest time series.
+        exchange_after: Stages of the ResNet after which the modalities gate each other: `every`, or `last`.
+        ratio: How much narrower the joint layer of an exchange is than twice its input.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_labels: int,
+        dim: int = 256,
+        heads: int = 4,
+        layers: int = 1,
+        dropout: float = 0.3,
+        feedforward: int = 2048,
+        cxr_backbone: BackboneSpec = "resnet50",
+        max_hours: int = 48,
+        exchange_after: Literal["every", "last"] = "every",
+        ratio: int = 4,
+    ) -> None:
+        super().__init__()
+        check_choice("exchange_after", exchange_after, ("every", "last"))
+        self.ehr_encoder = EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward)
+        self.cxr_stages = CxrStages(cxr_backbone)
+        channels = self.cxr_stages.channels
+        self.first_exchange = 0 if exchange_after == "every" else len(channels) - 1
+        self.exchanges = nn.ModuleList(Exchange(c, dim, ratio) for c in channels[self.first_exchange :])
+        self.project = nn.Linear(channels[-1], dim)
+        self.ehr_head = nn.Linear(dim, n_labels)
+        self.cxr_head = nn.Linear(dim, n_labels)
+        self.joint_head = nn.Linear(2 * dim, n_labels)
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        """Return the joint head's logits (B, C) and the representations `ehr` (B, D) and `cxr` (M, D)."""
+        hidden, padded = self.ehr_encoder.embed(batch.ehr, batch.n_hours)
+        images = batch.cxr_or_zeros()
+        with enough_for_batch_norm(images):
+            maps = self.cxr_stages.embedder(images)
+            for number, stage in enumerate(self.cxr_stages.stages):
+                maps = stage(maps)
+                if number >= self.first_exchange:
+                    maps, hidden = self.exchanges[number - self.first_exchange](maps, hidden, padded)
+        (ehr,) = self.ehr_encoder.finish(hidden, padded)
+        cxr = self.project(maps.mean(dim=(2, 3)))
+        ehr, cxr = at_least_float32(ehr), at_least_float32(cxr)
+        logits = at_least_float32(self.joint_head(torch.cat([ehr, cxr], dim=-1)))
+        return FusionOutput(logits, representations={"ehr": ehr, "cxr": cxr[batch.cxr_of]})
+
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return `total` and its parts, the mean binary cross entropies of the `joint`, `ehr` and `cxr` head.
+
+        That of `cxr` is over the stays with a radiograph, and 0 if there is none.
+        """
+        h = output.representations
+        ehr, cxr = at_least_float32(self.ehr_head(h["ehr"])), at_least_float32(self.cxr_head(h["cxr"]))
+        cxr_losses = F.binary_cross_entropy_with_logits(cxr, batch.labels[batch.cxr_of], reduction="none")
+        parts = {
+            "joint": F.binary_cross_entropy_with_logits(output.logits, batch.labels),
+            "ehr": F.binary_cross_entropy_with_logits(ehr, batch.labels),
+            "cxr": cxr_losses.sum() / max(1, cxr_losses.numel()),
+        }
+        return {"total": torch.stack([*parts.values()]).sum(), **parts}

@@ -1,0 +1,260 @@
+"""What every shipped model keeps; a new one is a line in `MODELS`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drfuse import models
+from drfuse.data import Batch
+from drfuse.models import (
+    DAFT,
+    MMTM,
+    CxrResNet,
+    DrFuse,
+    EhrLstm,
+    EhrTransformer,
+    FusionModel,
+    FusionOutput,
+    LateFusion,
+    MedFuse,
+    check_contract,
+)
+from drfuse.models.encoders import CxrEncoder, EhrEncoder, EhrLstmEncoder
+from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch, take_stays
+
+
+def small(kind: type[FusionModel], **options: Any) -> Callable[[], FusionModel]:
+    """Return what makes a small model of fixed weights, in training mode."""
+
+    def make() -> FusionModel:
+        torch.manual_seed(0)
+        return kind(N_FEATURES, N_LABELS, dim=8, **options)
+
+    return make
+
+
+TRANSFORMER = {"heads": 2, "feedforward": 16, "dropout": 0.0}
+LSTM = {"dropout": 0.0}
+CXR = {"cxr_backbone": TINY_BACKBONE}
+
+MODELS = {
+    "DrFuse": small(DrFuse, **TRANSFORMER, **CXR),
+    "DrFuse without disentanglement": small(DrFuse, **TRANSFORMER, **CXR, disentangle=False),
+    "DrFuse with MSE alignment": small(DrFuse, **TRANSFORMER, **CXR, alignment="mse"),
+    "DrFuse without attention ranking": small(DrFuse, **TRANSFORMER, **CXR, attention_ranking=False),
+    "EhrTransformer": small(EhrTransformer, **TRANSFORMER),
+    "EhrLstm": small(EhrLstm, **LSTM),
+    "CxrResNet": small(CxrResNet, **CXR),
+    "LateFusion": small(LateFusion, **TRANSFORMER, **CXR),
+    "MedFuse": small(MedFuse, **LSTM, **CXR, fusion_dim=12),
+    "MedFuse with shorter sequences": small(MedFuse, **LSTM, **CXR, fusion_dim=12, absent_cxr="skip"),
+    "MedFuse-II": small(MedFuse, ehr_encoder="transformer", **TRANSFORMER, **CXR, fusion_dim=12),
+    "MMTM": small(MMTM, **TRANSFORMER, **CXR),
+    "MMTM after the last stage": small(MMTM, **TRANSFORMER, **CXR, exchange_after="last"),
+    "DAFT": small(DAFT, **TRANSFORMER, **CXR),
+    "DAFT of the EHR": small(DAFT, **TRANSFORMER, **CXR, modulate="ehr"),
+}
+
+SOME, ALL = (0, 2), (0, 1, 2, 3)
+MIXES = [(), (3,), SOME, ALL]
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> FusionModel:
+    return MODELS[request.param]()
+
+
+def told(model: FusionModel, batch: Batch) -> Tensor:
+    """Return the stays (B,) of which a model says something: only one of radiographs has nothing to say."""
+    return batch.has_cxr if isinstance(model, CxrResNet) else torch.ones_like(batch.has_cxr)
+
+
+def sees_zero_images(model: FusionModel) -> bool:
+    """Return whether all-zero images stand for absent radiographs, and so enter the batch statistics."""
+    return isinstance(model, DAFT | MMTM)
+
+
+def trained(model: FusionModel, batch: Batch) -> tuple[FusionOutput, dict[str, Tensor]]:
+    """Return output and loss of a forward and backward pass."""
+    output = model(batch)
+    loss = model.loss(output, batch)
+    loss["total"].backward()
+    return output, loss
+
+
+def made_again(model: FusionModel, seed: int) -> FusionModel:
+    torch.manual_seed(seed)
+    return type(model)(**model.init_args)
+
+
+def assert_same(
+    one: FusionOutput, other: FusionOutput, rows: Any = slice(None), at: Any = slice(None)
+) -> None:
+    """Compare the stays `rows` of one output with the stays `at` of the other."""
+    for name in ("logits", "modality_weights"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a[rows], b[at], rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def parameters_of(model: nn.Module, *kinds: type[nn.Module]) -> list[nn.Parameter]:
+    """Return the parameters of the modules of some kinds."""
+    found = [module for module in model.modules() if isinstance(module, kinds)]
+    return [parameter for module in found for parameter in module.parameters()]
+
+
+def has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
+
+
+def test_every_shipped_model_is_here() -> None:
+    public = [getattr(models, name) for name in models.__all__]
+    shipped = {one for one in public if isinstance(one, type) and issubclass(one, FusionModel)}
+    assert {type(make()) for make in MODELS.values()} == shipped - {FusionModel}
+
+
+# --- shapes, losses, gradients ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cxr_of", MIXES)
+def test_output_and_loss_have_the_promised_shapes(model: FusionModel, cxr_of: Sequence[int]) -> None:
+    batch = make_batch(cxr_of)
+    if told(model, batch).any():  # else the contract is refused
+        check_contract(model, batch, N_LABELS)
+    for name, h in model(batch).representations.items():
+        n = len(batch.cxr) if name.startswith("cxr") else len(batch)
+        assert h.shape == (n, 8)
+
+
+@pytest.mark.parametrize(
+    ("cxr_of", "n_hours"), [*((mix, (6, 3, 1, 5)) for mix in MIXES), ((0,), (1,)), ((), (4,))]
+)
+def test_any_mix_of_stays_trains(model: FusionModel, cxr_of: Sequence[int], n_hours: Sequence[int]) -> None:
+    batch = make_batch(cxr_of, n_hours)
+    output, loss = trained(model, batch)
+    assert output.logits.dtype == torch.float32
+    assert torch.equal(output.logits.isfinite().all(1), told(model, batch))
+    assert all(part.isfinite() for part in loss.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_stays_with_and_without_radiograph_together_train_every_parameter(model: FusionModel) -> None:
+    # no exception: what a batch of one kind leaves out is the image encoder, or MedFuse's `absent_cxr`
+    trained(model, make_batch(SOME))
+    assert [name for name, p in model.named_parameters() if not has_gradient(p)] == []
+
+
+def test_stays_without_radiograph_train_the_ehr_encoder_and_no_image_encoder(model: FusionModel) -> None:
+    trained(model, make_batch(()))
+    assert all(has_gradient(p) for p in parameters_of(model, EhrEncoder, EhrLstmEncoder))
+    assert not any(has_gradient(p) for p in parameters_of(model, CxrEncoder))
+
+
+@pytest.mark.parametrize("cxr_of", MIXES)
+def test_radiographs_and_nothing_else_move_the_batch_norms(model: FusionModel, cxr_of: Sequence[int]) -> None:
+    if not cxr_of and sees_zero_images(model):
+        pytest.skip("all-zero images move them too")
+    before = buffers_of(model)
+    model(make_batch(cxr_of))
+    moved = [not torch.equal(buffer, before[name]) for name, buffer in model.named_buffers()]
+    assert all(moved) if cxr_of else not any(moved)
+
+
+# --- who sees what ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_a_stay_s_output_ignores_the_others_of_its_batch(model: FusionModel, row: int) -> None:
+    batch = make_batch(SOME)
+    assert_same(model.eval()(take_stays(batch, [row])), model(batch), 0, row)
+
+
+def test_the_order_of_the_stays_is_the_order_of_the_outputs(model: FusionModel) -> None:
+    batch, order = make_batch(SOME), [2, 0, 3, 1]
+    assert_same(model.eval()(take_stays(batch, order)), model(batch), at=order)
+
+
+def test_what_stands_in_padded_hours_changes_nothing(model: FusionModel) -> None:
+    batch = make_batch(SOME)
+    padded = F.pad(batch.ehr, (0, 0, 0, 3))
+    padded[torch.arange(9) >= batch.n_hours[:, None]] = 1e3
+    assert_same(model.eval()(replace(batch, ehr=padded)), model(batch))
+
+
+def test_other_stays_series_and_images_change_nothing(model: FusionModel) -> None:
+    batch, stranger = make_batch(ALL), make_batch(ALL, seed=9)
+    ehr, cxr = 50 * stranger.ehr, 50 * stranger.cxr
+    ehr[1], cxr[1] = batch.ehr[1], batch.cxr[1]
+    before, after = model.eval()(batch), model(replace(batch, ehr=ehr, cxr=cxr))
+    assert_same(after, before, 1, 1)
+    assert ((after.logits - before.logits).abs().amax(1) > 1e-3).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_stay_without_radiograph_ignores_its_neighbours_images(model: FusionModel, training: bool) -> None:
+    if training and sees_zero_images(model):
+        pytest.skip("all-zero images are normalised with the others")
+    batch = make_batch(SOME)
+    brighter = batch.with_cxr(3 * batch.cxr + torch.linspace(0, 5, 16))
+    before, after = model.train(training)(batch), model(brighter)
+    assert_same(after, before, ~batch.has_cxr, ~batch.has_cxr)
+
+
+# --- precision, learning, keeping ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_half_precision_gives_nearly_the_same_in_float32(model: FusionModel, training: bool) -> None:
+    batch = make_batch(SOME)
+    full = model.train(training)(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, half_loss = trained(model, batch)
+    for name, tolerance in (("logits", 0.05), ("modality_weights", 0.02)):
+        exact, rough = getattr(full, name), getattr(half, name)
+        if exact is not None:
+            assert rough.dtype == torch.float32
+            torch.testing.assert_close(rough, exact, rtol=0, atol=tolerance, equal_nan=True)
+    assert half_loss["total"].item() == pytest.approx(model.loss(full, batch)["total"].item(), rel=0.02)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_it_learns_a_few_stays_by_heart(model: FusionModel) -> None:
+    batch = make_batch((0, 1, 4, 6), n_hours=(6, 3, 1, 5, 2, 6, 4, 3))
+    rows = told(model, batch)
+    labels = batch.labels[rows]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    first, learnt = None, False
+    for _ in range(200):
+        optimizer.zero_grad()
+        logits = trained(model, batch)[0].logits[rows]
+        error = F.binary_cross_entropy_with_logits(logits, labels).item()
+        first = first or error
+        learnt = error < 0.05 * first and torch.equal(logits > 0, labels.bool())
+        if learnt:
+            break
+        optimizer.step()
+    assert learnt
+
+
+def test_equal_seeds_make_equal_models(model: FusionModel) -> None:
+    again = made_again(model, seed=0).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
+
+
+def test_saved_weights_restore_the_output(model: FusionModel) -> None:
+    batch = make_batch(SOME)
+    model(batch)
+    restored = made_again(model, seed=1)
+    restored.load_state_dict(model.state_dict())
+    expected, got = model.eval()(batch).logits, restored.eval()(batch).logits
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
