@@ -188,3 +188,96 @@ def test_a_folder_whose_name_is_a_pattern_is_read_itself(tmp_path: Path) -> None
         predictions(seed=seed).write(RunFiles(tmp_path / name).predictions)
     read = Predictions.read(RunFiles(tmp_path / "run[1]").predictions)
     np.testing.assert_array_equal(read.logits, predictions(seed=2).logits)
+
+
+def write_stays(folder: Path, given: Predictions) -> Path:
+    """Write the table of a cohort that has the stays of `given`, and others, in another order."""
+    n = given.stays.height
+    folder.mkdir()
+    stays = given.stays.select("subject_id", "stay_id", "split").with_columns(
+        age=np.where(np.arange(n) % 3 == 0, 50.0, 70.0),
+        gender=pl.Series(["F", "M", None, "M"] * (n // 4)),
+        race=pl.lit("WHITE - RUSSIAN"),
+        admission_type=pl.lit("URGENT"),
+    )
+    other = stays.head(1).with_columns(stay_id=pl.lit(1, pl.Int64))
+    pl.concat([other, stays.reverse()]).write_parquet(folder / "stays.parquet")
+    return folder
+
+
+def test_calibration_is_of_the_logistic_of_the_logits(run: Path) -> None:
+    given = predictions()
+    (measured,) = evaluate(run, "full", n_resamples=5)
+    test = (given.stays["split"] == "test").to_numpy()
+    probabilities = 1 / (1 + np.exp(-given.logits[test].astype(float)))
+    brier = np.mean((probabilities - given.labels[test]) ** 2)
+    assert measured.calibration.brier.value == pytest.approx(brier)
+    assert measured.calibration.ece.low <= measured.calibration.ece.high
+    written = json.loads((run / "metrics.json").read_text())["test"]["full"]
+    assert written["calibration"]["brier"]["value"] == pytest.approx(brier)
+    assert [one["n_predictions"] for one in written["calibration"]["reliability"]] == [
+        one.n_predictions for one in measured.calibration.reliability
+    ]
+    assert written["subgroups"] is None
+    assert not (run / "subgroups.csv").exists()
+
+
+def test_logits_of_any_size_are_probabilities() -> None:
+    given = predictions()
+    given.logits[:] = np.where(given.labels, np.inf, -1e30)
+    measured = evaluate_test_set(given, "full", n_resamples=2).calibration
+    assert (measured.ece.value, measured.brier.value) == (0, 0)
+
+
+def test_with_the_cohort_groups_are_measured(run: Path, tmp_path: Path) -> None:
+    given = predictions()
+    cohort = write_stays(tmp_path / "cohort", given)
+    matched, full = evaluate(run, n_resamples=5, cohort=cohort)
+    assert full.subgroups is not None
+    counted = {(one.attribute, one.group): one.n_stays for one in full.subgroups.groups}
+    row = np.flatnonzero(given.stays["split"] == "test")
+    assert counted == {
+        ("age", "45-64"): (row % 3 == 0).sum(),
+        ("age", "65-79"): (row % 3 != 0).sum(),
+        ("sex", "female"): (row % 4 == 0).sum(),
+        ("sex", "male"): (row % 4 % 2 == 1).sum(),
+        ("sex", "unknown"): (row % 4 == 2).sum(),
+        ("race", "White"): 60,
+        ("admission", "urgent"): 60,
+    }
+    everyone = full.subgroups.groups[-1]
+    assert everyone.prauc_macro == full.prauc_macro
+    assert everyone.tpr_gap.value == 0
+    assert matched.subgroups is not None
+    assert matched.subgroups.groups[-1].n_stays == 30
+    written = json.loads((run / "metrics.json").read_text())["test"]["full"]["subgroups"]
+    assert written["groups"][0]["n_stays"] == full.subgroups.groups[0].n_stays
+    table = pl.read_csv(run / "subgroups.csv")
+    assert table.filter(test_on="full", group="male")["n_stays"].item() == counted["sex", "male"]
+    assert table["prauc_macro"].to_list()[-1] == pytest.approx(full.prauc_macro.value)
+    assert {"tpr_gap", "tpr_gap_low", "tpr_gap_high", "few"} <= set(table.columns)
+
+
+def test_groups_that_are_measured_no_more_are_gone(run: Path, tmp_path: Path) -> None:
+    cohort = write_stays(tmp_path / "cohort", predictions())
+    evaluate(run, n_resamples=2, cohort=cohort)
+    evaluate(run, "full", n_resamples=2)
+    assert set(pl.read_csv(run / "subgroups.csv")["test_on"]) == {"matched"}
+    evaluate(run, n_resamples=2)
+    assert not (run / "subgroups.csv").exists()
+
+
+def test_another_cohort_is_refused(run: Path, tmp_path: Path) -> None:
+    given = predictions()
+    path = write_stays(tmp_path / "cohort", given) / "stays.parquet"
+    pl.read_parquet(path).filter(pl.col("stay_id") > 1002).write_parquet(path)
+    with pytest.raises(InputError, match="lacks 3 of the 80 stays of the run"):
+        evaluate(run, cohort=tmp_path / "cohort")
+    pl.DataFrame({"x": [1]}).write_parquet(path)
+    with pytest.raises(InputError, match="lacks 80 of the 80 stays"):
+        evaluate(run, cohort=tmp_path / "cohort")
+    path.write_bytes(b"no table")
+    with pytest.raises(InputError, match="is damaged"):
+        evaluate(run, cohort=tmp_path / "cohort")
+    with pytest.raises(InputError, match=r"has no stays\.parquet"):
+        evaluate(run, cohort=run)

@@ -1,22 +1,46 @@
-"""The predictions of a run in, metrics with their intervals out; no model is ever run here."""
+"""The predictions of a run in, metrics with their intervals out; no model is ever run here.
 
+`evaluate` measures a run on disk. The rest is arrays in, frozen dataclasses out: PRAUC of resamples, systems
+compared over seeds, calibration, groups of patients, and what is lost with the radiographs.
+"""
+
+from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration
+from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, seeded_prauc
+from drfuse.evaluation.estimate import Estimate, macro_mean
 from drfuse.evaluation.evaluate import (
-    Estimate,
     Evaluation,
     PhenotypeMetrics,
     TestSet,
     evaluate,
     evaluate_test_set,
 )
-from drfuse.evaluation.metrics import prauc_auroc, resample
+from drfuse.evaluation.metrics import bootstrap_prauc, prauc_auroc, resample
+from drfuse.evaluation.missing import MissingPoint, missing_curve
+from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 
 __all__ = [
+    "Calibration",
+    "Comparison",
     "Estimate",
     "Evaluation",
+    "GroupMetrics",
+    "MissingPoint",
     "PhenotypeMetrics",
+    "ReliabilityBin",
+    "SeededPrauc",
+    "Subgroups",
     "TestSet",
+    "bootstrap_prauc",
+    "calibration",
+    "compare",
     "evaluate",
     "evaluate_test_set",
+    "groups_of",
+    "holm",
+    "macro_mean",
+    "missing_curve",
     "prauc_auroc",
     "resample",
+    "seeded_prauc",
+    "subgroups",
 ]

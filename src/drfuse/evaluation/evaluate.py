@@ -1,10 +1,10 @@
-"""The predictions of a run -> macro PRAUC with its interval, and every phenotype's PRAUC and AUROC."""
+"""The predictions of a run -> PRAUC and AUROC with intervals, calibration, groups of patients."""
 
 import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,23 +14,17 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
 
-from drfuse.errors import InputError, check_choice
-from drfuse.evaluation.metrics import prauc_auroc, resample
+from drfuse.errors import InputError, MissingInputError, check_choice
+from drfuse.evaluation.calibration import Calibration, calibration
+from drfuse.evaluation.estimate import Estimate, macro_mean
+from drfuse.evaluation.metrics import Counts, prauc_auroc, resample
+from drfuse.evaluation.subgroups import Subgroups, groups_of, subgroups
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
 
 logger = logging.getLogger(__name__)
 
 TestSet = Literal["matched", "full"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % bootstrap interval; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,8 @@ class Evaluation:
         auroc_macro: Mean AUROC over the phenotypes that have a positive and a negative.
         left_out: Phenotypes without a positive, which are in neither mean.
         phenotypes: Each phenotype's own metrics.
+        calibration: How far the probabilities can be taken at their word, over all phenotypes.
+        subgroups: The metrics of groups of patients, where their attributes are known.
     """
 
     test_on: TestSet
@@ -74,6 +70,8 @@ class Evaluation:
     auroc_macro: Estimate
     left_out: list[str]
     phenotypes: list[PhenotypeMetrics]
+    calibration: Calibration
+    subgroups: Subgroups | None = None
 
 
 def evaluate(
@@ -82,11 +80,13 @@ def evaluate(
     n_resamples: int = 1000,
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
+    cohort: Path | None = None,
 ) -> list[Evaluation]:
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
-    Writes `metrics.json` and `metrics.csv` into the run; a test set measured before stays in them. In a
-    resample without a positive of some phenotype, that phenotype is left out of the resample's mean.
+    Writes `metrics.json` and `metrics.csv` into the run and, with a cohort, `subgroups.csv`; a test set
+    measured before stays in them. In a resample without a positive of some phenotype, that phenotype is left
+    out of the resample's mean.
 
     Args:
         run: Folder that `drfuse train` wrote.
@@ -96,22 +96,26 @@ def evaluate(
         bootstrap_unit: Resample subjects, since one person may have many stays, or single stays as the
             published code does.
         seed: Seed of the resampling.
+        cohort: Folder of the cohort that the run was trained on; with it, groups of patients by age, sex,
+            race and admission type are measured too.
 
     Returns:
         The metrics of each test set.
 
     Raises:
-        InputError: If `run` is no finished run, or a test set has no stay or no positive.
+        InputError: If `run` is no finished run, a test set has no stay or no positive, or the stays of
+            `cohort` are not those of the run.
     """
     if n_resamples < 1 or seed < 0:
         raise InputError("expected n_resamples of at least 1 and a seed of at least 0")
     files = RunFiles(Path(run))
     predictions = Predictions.read(files.predictions)
+    attributes = None if cohort is None else _attributes(Path(cohort), predictions)
     test_sets: tuple[TestSet, ...] = ("matched", "full") if test_on is None else (test_on,)
     metrics = []
     for test_set in test_sets:
         try:
-            measured = evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed)
+            measured = evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed, attributes)
         except InputError as error:
             if test_on is not None or test_set == "full":
                 raise
@@ -140,8 +144,17 @@ def evaluate_test_set(
     n_resamples: int = 1000,
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
+    attributes: pl.DataFrame | None = None,
 ) -> Evaluation:
     """Return the metrics of one test set.
+
+    Args:
+        predictions: What a run says of every stay.
+        test_on: All stays of the test split (`full`), or those with a radiograph (`matched`).
+        n_resamples: Bootstrap resamples behind each interval.
+        bootstrap_unit: What is resampled.
+        seed: Seed of the resampling.
+        attributes: The groups of each stay of `predictions`, as `groups_of` returns them.
 
     Raises:
         InputError: If it has no stay that was predicted, or no positive of any phenotype.
@@ -177,33 +190,23 @@ def evaluate_test_set(
         bootstrap_unit=bootstrap_unit,
         n_resamples=n_resamples,
         seed=seed,
-        prauc_macro=_estimate(_mean(prauc[:, occurs])[0], _mean(praucs[:, occurs])),
-        auroc_macro=_estimate(_mean(auroc[:, occurs])[0], _mean(aurocs[:, occurs])),
+        prauc_macro=Estimate.of(macro_mean(prauc[:, occurs])[0], macro_mean(praucs[:, occurs])),
+        auroc_macro=Estimate.of(macro_mean(auroc[:, occurs])[0], macro_mean(aurocs[:, occurs])),
         left_out=[name for name, found in zip(predictions.phenotypes, occurs, strict=True) if not found],
         phenotypes=[
             PhenotypeMetrics(
                 phenotype=name,
                 n_positive=int(n_positive[c]),
-                prauc=_estimate(prauc[0, c], praucs[:, c]),
-                auroc=_estimate(auroc[0, c], aurocs[:, c]),
+                prauc=Estimate.of(prauc[0, c], praucs[:, c]),
+                auroc=Estimate.of(auroc[0, c], aurocs[:, c]),
             )
             for c, name in enumerate(predictions.phenotypes)
         ],
+        calibration=calibration(labels, _probabilities(logits), units, n_resamples, seed),
+        subgroups=None
+        if attributes is None
+        else subgroups(labels, logits, attributes.filter(predicted), units, n_resamples, seed),
     )
-
-
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean (R,) of values (R, C) over those that are defined; NaN where none is."""
-    defined = np.isfinite(values)
-    count = defined.sum(axis=1)
-    total = np.where(defined, values, 0.0).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
-    defined = resampled[np.isfinite(resampled)]
-    low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (math.nan, math.nan)
-    return Estimate(float(value), float(low), float(high))
 
 
 def _rows(predictions: Predictions, test_on: TestSet) -> NDArray[np.bool_]:
@@ -212,16 +215,44 @@ def _rows(predictions: Predictions, test_on: TestSet) -> NDArray[np.bool_]:
     return in_test & predictions.stays["has_cxr"].to_numpy() if test_on == "matched" else in_test
 
 
-def _advancing(
-    blocks: Iterator[NDArray[np.int32]], progress: Progress, task: TaskID
-) -> Iterator[NDArray[np.int32]]:
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the logistic function; no logit is too large for it."""
+    return 0.5 + 0.5 * np.tanh(logits.astype(np.float64) / 2)
+
+
+def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
+    """Return the groups of each stay of a run, from the cohort that it was trained on.
+
+    Raises:
+        MissingInputError: If `cohort` is no cohort.
+        InputError: If its stays are not those of the run.
+    """
+    path = cohort / "stays.parquet"
+    if not path.is_file():
+        raise MissingInputError(f"{cohort} has no stays.parquet: it is no cohort of `drfuse prepare`")
+    try:
+        stays = pl.read_parquet(path, glob=False)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path} is damaged; run `drfuse prepare` again") from error
+    ids = ["subject_id", "stay_id"]
+    known = stays.select(ids) if set(ids) <= set(stays.columns) else predictions.stays.select(ids).clear()
+    if missing := predictions.stays.join(known, on=ids, how="anti").height:
+        raise InputError(
+            f"{cohort} lacks {missing} of the {predictions.stays.height} stays of the run; "
+            "name the cohort it was trained on"
+        )
+    joined = predictions.stays.select(ids).join(stays, on=ids, how="left", maintain_order="left")
+    return groups_of(joined)
+
+
+def _advancing(blocks: Iterator[Counts], progress: Progress, task: TaskID) -> Iterator[Counts]:
     for block in blocks:
         yield block
         progress.advance(task, len(block))
 
 
 def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
-    """Write `metrics.json` and `metrics.csv`, and keep a test set that was measured before.
+    """Write `metrics.json` and the tables, and keep a test set that was measured before.
 
     Undefined numbers are null and empty.
     """
@@ -230,18 +261,14 @@ def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
         sets = json.loads(files.metrics.read_text(encoding="utf-8"))["test"]
     sets |= {measured.test_on: _without_nan(dataclasses.asdict(measured)) for measured in metrics}
     write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
-    rows = [
+    by_phenotype = [
         {
             "test_on": test_on,
             "phenotype": one["phenotype"],
             "n_stays": measured["n_stays"],
             "n_positive": one["n_positive"],
         }
-        | {
-            name if end == "value" else f"{name}_{end}": one[name][end]
-            for name in ("prauc", "auroc")
-            for end in ("value", "low", "high")
-        }
+        | _columns(one, ("prauc", "auroc"))
         for test_on, measured in sets.items()
         for one in [
             *measured["phenotypes"],
@@ -253,7 +280,32 @@ def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
             },
         ]
     ]
-    write_whole(files.metrics_table, pl.DataFrame(rows, infer_schema_length=None).write_csv())
+    _write_table(files.metrics_table, by_phenotype)
+    by_group = [
+        {"test_on": test_on}
+        | {name: one[name] for name in ("attribute", "group", "n_stays", "n_positive", "few")}
+        | _columns(one, ("prauc_macro", "auroc_macro", "tpr_macro", "tpr_gap"))
+        for test_on, measured in sets.items()
+        if measured.get("subgroups")
+        for one in measured["subgroups"]["groups"]
+    ]
+    if by_group:
+        _write_table(files.subgroups_table, by_group)
+    else:
+        files.subgroups_table.unlink(missing_ok=True)  # of groups that are measured no more
+
+
+def _columns(measured: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
+    """Return estimates as columns: `prauc`, `prauc_low`, `prauc_high`."""
+    return {
+        name if end == "value" else f"{name}_{end}": measured[name][end]
+        for name in names
+        for end in ("value", "low", "high")
+    }
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_whole(path, pl.DataFrame(rows, infer_schema_length=None).write_csv())
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,0 +1,98 @@
+"""What do predictions lose when radiographs go missing? Macro PRAUC by the share that is taken away."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from drfuse.errors import InputError
+from drfuse.evaluation.estimate import Estimate, beside_each_other, macro_mean
+from drfuse.evaluation.metrics import prauc_auroc, resample
+
+
+@dataclass(frozen=True)
+class MissingPoint:
+    """How well stays are predicted when a share of their radiographs is taken away.
+
+    Attributes:
+        share: The share.
+        n_without_cxr: Stays that lost theirs.
+        n_guessed: Of those, the stays that the model then cannot predict, so that they got the prevalence;
+            the mean over the draws.
+        prauc_macro: Macro PRAUC, the mean over the draws.
+    """
+
+    share: float
+    n_without_cxr: int
+    n_guessed: float
+    prauc_macro: Estimate
+
+
+def missing_curve(
+    labels: ArrayLike,
+    logits_with: ArrayLike,
+    logits_without: ArrayLike,
+    units: ArrayLike,
+    shares: Sequence[float] = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
+    prevalence: ArrayLike | None = None,
+    n_draws: int = 5,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> list[MissingPoint]:
+    """Return the macro PRAUC of n stays with a radiograph by the share of radiographs that is taken away.
+
+    Which radiographs go is drawn: a draw puts the stays in a random order, and each share takes the first of
+    it, so that a larger share takes what a smaller one took and more. A stay that cannot be predicted without
+    its radiograph gets each phenotype's prevalence, which says nothing of the stay; with a model of
+    radiographs alone, the PRAUC at share 1 is the prevalence itself. The interval is that of the stays; the
+    draws are averaged and are the same in each resample.
+
+    Args:
+        labels: (n, C), 0 or 1.
+        logits_with: What the model says of each stay with its radiograph (n, C); or what models of S seeds
+            say (S, n, C), whose mean is measured.
+        logits_without: What it says without, of the same shape; NaN where it then cannot tell.
+        units: The unit of each stay (n,) that is drawn as a whole: the subject.
+        shares: From 0 to 1 each.
+        prevalence: Prevalence of each phenotype (C,) to guess with, such as that of the training split;
+            without it, that among the labels.
+        n_draws: How many random orders.
+        n_resamples: How many resamples.
+        seed: Seed of the orders and the resamples.
+
+    Raises:
+        InputError: If a stay is not predicted with its radiograph, a share is not from 0 to 1, or there is no
+            draw.
+    """
+    present, seen = beside_each_other(labels, logits_with)
+    _, unseen = beside_each_other(labels, logits_without)
+    n, n_columns = present.shape
+    if np.isnan(seen).any():
+        raise InputError("a stay has no prediction with its radiograph; pass stays with a radiograph only")
+    if n_draws < 1 or not all(0 <= share <= 1 for share in shares):
+        raise InputError(f"expected at least 1 draw and shares from 0 to 1; got {n_draws} and {list(shares)}")
+    prior = np.asarray(labels).mean(axis=0) if prevalence is None else np.asarray(prevalence, np.float64)
+    with np.errstate(divide="ignore"):
+        guess = np.tile(np.log(prior) - np.log1p(-prior), n_columns // np.shape(labels)[1])
+    guessed = np.isnan(unseen).any(axis=1)
+    fallback = np.where(guessed[:, None], guess, unseen)
+    generator = np.random.default_rng(seed)
+    places = np.stack([generator.permutation(n) for _ in range(n_draws)])  # each stay's place in each order
+    points = []
+    for share in shares:
+        n_taken = round(share * n)
+        n_orders = n_draws if 0 < n_taken < n else 1  # at the ends all agree
+        taken = places[:n_orders] < n_taken  # (draws, n)
+        scores = np.concatenate([np.where(lost[:, None], fallback, seen) for lost in taken], axis=1)
+        repeated = np.tile(present, len(taken))
+        value, resampled = (
+            macro_mean(prauc.reshape(-1, n_columns)).reshape(-1, len(taken)).mean(axis=1)
+            for prauc in (
+                prauc_auroc(repeated, scores)[0],
+                prauc_auroc(repeated, scores, resample(units, n_resamples, seed))[0],
+            )
+        )
+        n_guessed = float((taken & guessed).sum(axis=1).mean())
+        points.append(MissingPoint(float(share), n_taken, n_guessed, Estimate.of(value[0], resampled)))
+    return points

@@ -1,0 +1,167 @@
+"""Groups of patients: which group a stay is in, and its metrics against plain loops."""
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
+
+from drfuse.errors import InputError
+from drfuse.evaluation import GroupMetrics, groups_of, resample, subgroups
+
+
+def stays_with(**columns: list[object]) -> pl.DataFrame:
+    n = len(next(iter(columns.values())))
+    nothing = {"age": [None] * n, "gender": [None] * n, "race": [None] * n, "admission_type": [None] * n}
+    return pl.DataFrame(nothing | columns)
+
+
+def example(n: int = 240) -> tuple[np.ndarray, np.ndarray, pl.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((n, 3)) < 0.4).astype(np.uint8)
+    scores = np.round(rng.normal(size=(n, 3)) + labels, 1)
+    attributes = pl.DataFrame({"sex": rng.choice(["female", "male"], n)})
+    return labels, scores, attributes, np.arange(n) // 2
+
+
+def thresholds(labels: np.ndarray, scores: np.ndarray, specificity: float) -> list[float]:
+    """Return the lowest score of each label with enough negatives at or below it, tried one by one."""
+    return [
+        min(t for t in s if (s[y == 0] <= t).mean() >= specificity)
+        for y, s in zip(labels.T, scores.T, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [(18, "18-44"), (44.9, "18-44"), (45, "45-64"), (64, "45-64"), (65, "65-79"), (79, "65-79"), (80, "80+"),
+     (91, "80+"), (None, "unknown"), (17, "unknown")],
+)  # fmt: skip
+def test_age_bands(age: float | None, band: str) -> None:
+    assert groups_of(stays_with(age=[age]))["age"].to_list() == [band]
+
+
+@pytest.mark.parametrize(
+    ("race", "group"),
+    [("WHITE", "White"), ("WHITE - RUSSIAN", "White"), ("BLACK/CAPE VERDEAN", "Black"),
+     ("HISPANIC OR LATINO", "Hispanic"), ("HISPANIC/LATINO - CUBAN", "Hispanic"), ("ASIAN - KOREAN", "Asian"),
+     ("AMERICAN INDIAN/ALASKA NATIVE", "other"), ("NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER", "other"),
+     ("MULTIPLE RACE/ETHNICITY", "other"), ("OTHER", "other"), ("PORTUGUESE", "other"),
+     ("SOUTH AMERICAN", "other"), ("UNKNOWN", "unknown"), ("UNABLE TO OBTAIN", "unknown"),
+     ("PATIENT DECLINED TO ANSWER", "unknown"), (None, "unknown"), ("", "unknown")],
+)  # fmt: skip
+def test_races_of_mimic(race: str | None, group: str) -> None:
+    assert groups_of(stays_with(race=[race]))["race"].to_list() == [group]
+
+
+@pytest.mark.parametrize(
+    ("admission", "group"),
+    [("EW EMER.", "emergency"), ("DIRECT EMER.", "emergency"), ("URGENT", "urgent"), ("ELECTIVE", "elective"),
+     ("SURGICAL SAME DAY ADMISSION", "elective"), ("AMBULATORY OBSERVATION", "observation"),
+     ("DIRECT OBSERVATION", "observation"), ("EU OBSERVATION", "observation"),
+     ("OBSERVATION ADMIT", "observation"), (None, "unknown")],
+)  # fmt: skip
+def test_every_admission_type_of_mimic(admission: str | None, group: str) -> None:
+    assert groups_of(stays_with(admission_type=[admission]))["admission"].to_list() == [group]
+
+
+def test_sexes_and_the_order_of_the_stays() -> None:
+    found = groups_of(stays_with(gender=["M", "F", None, "M"]))
+    assert found["sex"].to_list() == ["male", "female", "unknown", "male"]
+    assert found.columns == ["age", "sex", "race", "admission"]
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(InputError, match="no gender, race"):
+        groups_of(pl.DataFrame({"age": [1], "admission_type": ["URGENT"]}))
+
+
+def test_a_group_is_measured_on_its_own_stays() -> None:
+    labels, scores, attributes, units = example()
+    female, male = subgroups(labels, scores, attributes, units, n_resamples=3).groups
+    assert (female.attribute, female.group, male.group) == ("sex", "female", "male")
+    here = (attributes["sex"] == "female").to_numpy()
+    assert (female.n_stays, female.n_positive) == (here.sum(), labels[here].sum())
+    assert female.n_stays + male.n_stays == len(labels)
+    flagged = scores > thresholds(labels, scores, 0.9)
+    for measured, metric, of in (
+        (female.prauc_macro, average_precision_score, scores),
+        (female.auroc_macro, roc_auc_score, scores),
+        (female.tpr_macro, recall_score, flagged),
+    ):
+        assert measured.value == pytest.approx(metric(labels[here], of[here], average="macro"))
+    gap = female.tpr_macro.value - recall_score(labels, flagged, average="macro")
+    assert female.tpr_gap.value == pytest.approx(gap)
+
+
+def test_intervals_are_those_of_a_plain_loop_over_the_same_resamples() -> None:
+    labels, scores, attributes, units = example()
+    found = subgroups(labels, scores, attributes, units, n_resamples=70, seed=1, specificity=0.8)
+    flagged = scores > thresholds(labels, scores, 0.8)
+    here = (attributes["sex"] == "male").to_numpy()
+    praucs, gaps, spreads = [], [], []
+    for counts in np.concatenate(list(resample(units, 70, 1))):
+        everyone = np.repeat(np.arange(len(labels)), counts)
+        males, females = everyone[here[everyone]], everyone[~here[everyone]]
+        praucs.append(average_precision_score(labels[males], scores[males], average="macro"))
+        of_all, of_males, of_females = (
+            recall_score(labels[rows], flagged[rows], average="macro") for rows in (everyone, males, females)
+        )
+        gaps.append(of_males - of_all)
+        spreads.append(abs(of_males - of_females))
+    male = found.groups[1]
+    for measured, resampled in (
+        (male.prauc_macro, praucs),
+        (male.tpr_gap, gaps),
+        (found.tpr_spread["sex"], spreads),
+    ):
+        assert (measured.low, measured.high) == pytest.approx(np.quantile(resampled, [0.025, 0.975]))
+
+
+def test_hand_worked_rates() -> None:
+    # ten negatives score 0 to 9: nine of them are at or below 8, so who scores above 8 is flagged
+    scores = np.concatenate([np.arange(10.0), [8.0, 8.5, 9.5, 3.0]])[:, None]
+    labels = np.repeat([0, 1], [10, 4])[:, None]
+    attributes = pl.DataFrame({"age": ["old"] * 5 + ["young"] * 5 + ["old", "old", "young", "unknown"]})
+    found = subgroups(labels, scores, attributes, np.arange(14), n_resamples=2)
+    assert found.tpr_macro.value == pytest.approx(2 / 4)
+    rates = {one.group: (one.tpr_macro.value, one.tpr_gap.value) for one in found.groups}
+    assert rates == {"old": (0.5, 0.0), "unknown": (0.0, -0.5), "young": (1.0, 0.5)}
+    assert np.isnan(found.tpr_spread["age"].value)  # all have few positives
+
+
+def test_a_gap_is_over_the_phenotypes_that_the_group_has() -> None:
+    # an easy phenotype that all have and a hard one that the group has not: no gap of its own
+    labels = np.array([[1, 0], [1, 1], [0, 0], [0, 0]])
+    scores = np.array([[2.0, 0.0], [2.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
+    attributes = pl.DataFrame({"sex": ["female", "male", "female", "male"]})
+    found = subgroups(labels, scores, attributes, np.arange(4), n_resamples=2)
+    assert found.tpr_macro.value == 0.5
+    female = found.groups[0]
+    assert (female.tpr_macro.value, female.tpr_gap.value) == (1.0, 0.0)
+
+
+def test_few_positives_are_marked_and_left_out_of_the_spread() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.ones((151, 1), np.uint8)
+    labels[150] = 0
+    scores = rng.random((151, 1))
+    attributes = pl.DataFrame({"race": ["White"] * 51 + ["Black"] * 50 + ["other"] * 49 + ["unknown"]})
+    found = subgroups(labels, scores, attributes, np.arange(151), n_resamples=2)
+    few = {one.group: (one.n_positive, one.few) for one in found.groups}
+    assert few == {"White": (51, False), "Black": (50, False), "other": (49, True), "unknown": (0, True)}
+    gaps = {one.group: one.tpr_gap.value for one in found.groups}
+    assert found.tpr_spread["race"].value == pytest.approx(abs(gaps["White"] - gaps["Black"]))
+
+
+def test_a_group_without_a_positive_is_undefined() -> None:
+    labels, scores, attributes, units = example()
+    labels[(attributes["sex"] == "female").to_numpy()] = 0
+    female = subgroups(labels, scores, attributes, units, n_resamples=2).groups[0]
+    assert isinstance(female, GroupMetrics)
+    assert np.isnan([female.prauc_macro.value, female.auroc_macro.value, female.tpr_gap.value]).all()
+
+
+@pytest.mark.parametrize("specificity", [0.0, 1.1])
+def test_impossible_specificities_are_refused(specificity: float) -> None:
+    with pytest.raises(InputError, match="specificity is"):
+        subgroups(*example(), specificity=specificity)
