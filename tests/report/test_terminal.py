@@ -5,12 +5,13 @@ import io
 import math
 
 import polars as pl
+import pytest
 from rich.console import Console
 from rich.table import Table
 
 from drfuse.cohort.manifest import FlowStep, Manifest
-from drfuse.evaluation import Estimate, Evaluation, PhenotypeMetrics
-from drfuse.report import contest_table, flow_table, metrics_table, weights_table
+from drfuse.evaluation import Calibration, Estimate, Evaluation, GroupMetrics, PhenotypeMetrics, Subgroups
+from drfuse.report import contest_table, flow_table, metrics_table, subgroups_table, weights_table
 
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 PNEUMONIA = "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)"
@@ -30,6 +31,7 @@ MEASURED = Evaluation(
         PhenotypeMetrics(PNEUMONIA, 2000, Estimate(0.51, 0.41, 0.61), Estimate(0.71, 0.61, 0.81)),
         PhenotypeMetrics("gout", 0, UNDEFINED, UNDEFINED),
     ],
+    calibration=Calibration(Estimate(0.041, 0.032, 0.053), Estimate(0.112, 0.111, 0.113), []),
 )
 
 
@@ -63,12 +65,37 @@ def test_long_phenotypes_wrap_and_undefined_numbers_are_dashes() -> None:
     assert "0.510 (0.410, 0.610)   0.710" in text
     assert "11,914 stays of 9,000 subjects" in text
     assert "mean of 1 phenotypes" in text
+    assert "ECE 0.041 (0.032, 0.053), Brier 0.112 (0.111, 0.113)" in text
     assert any(line.split() == ["gout", "0", "-", "-"] for line in text.splitlines())
 
 
 def test_stays_that_are_not_predicted_are_counted_in_the_title() -> None:
     partly = dataclasses.replace(MEASURED, n_stays=2136, n_without_prediction=9778)
     assert "full test set: 2,136 of 11,914 stays" in rendered(metrics_table(partly))
+
+
+def test_groups_stand_by_attribute_and_few_positives_are_marked() -> None:
+    shown = (Estimate(0.45, 0.41, 0.49), Estimate(0.7, 0.6, 0.8), Estimate(0.5, 0.4, 0.6))
+    groups = [
+        GroupMetrics("sex", "female", 11914, 20000, False, *shown, Estimate(-0.02, -0.03, 0.01)),
+        GroupMetrics("race", "Hispanic", 90, 20, True, *shown, Estimate(0.1, -0.25, 0.375)),
+        GroupMetrics("admission", "observation", 3, 0, True, *[UNDEFINED] * 4),
+    ]
+    found = Subgroups(0.9, Estimate(0.52, 0.51, 0.53), {}, groups)
+    text = rendered(subgroups_table(dataclasses.replace(MEASURED, subgroups=found)))
+    assert max(map(len, text.splitlines())) <= 80
+    lines = [line.split() for line in text.splitlines()]
+    assert ["female", "11,914", "0.450", "(0.410,", "0.490)", "-0.020", "(-0.030,", "+0.010)"] in lines
+    assert ["Hispanic", "*", "90", "0.450", "(0.410,", "0.490)", "+0.100", "(-0.250,", "+0.375)"] in lines
+    assert ["observation", "*", "3", "-", "-"] in lines
+    assert lines.index(["sex"]) < lines.index(["race"]) < lines.index(["admission"])
+    assert "0.520 (0.510, 0.530)" in text
+    assert "* fewer than 50 positives" in text
+
+
+def test_without_groups_there_is_no_table_of_them() -> None:
+    with pytest.raises(ValueError, match="evaluate the run with its cohort"):
+        subgroups_table(MEASURED)
 
 
 def test_models_stand_beside_the_perfect_ones() -> None:

@@ -1,5 +1,32 @@
-"""What the other packages measured in, tables that people read out."""
+"""What the other packages measured in, what people read out: tables, figures and a page.
 
-from drfuse.report.terminal import contest_table, flow_table, metrics_table, weights_table
+The modules `figures` and `page` draw with matplotlib, so they are imported by their own names.
+"""
 
-__all__ = ["contest_table", "flow_table", "metrics_table", "weights_table"]
+from drfuse.report.tables import Number, Row, Table, to_csv, to_latex, to_markdown, write_table
+from drfuse.report.terminal import (
+    contest_table,
+    flow_table,
+    metrics_table,
+    paper_table,
+    subgroups_table,
+    trials_table,
+    weights_table,
+)
+
+__all__ = [
+    "Number",
+    "Row",
+    "Table",
+    "contest_table",
+    "flow_table",
+    "metrics_table",
+    "paper_table",
+    "subgroups_table",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "trials_table",
+    "weights_table",
+    "write_table",
+]

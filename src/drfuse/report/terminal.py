@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from itertools import groupby
 
 import polars as pl
 from rich import box
 from rich.table import Table
 
 from drfuse.cohort.manifest import Manifest
-from drfuse.evaluation.evaluate import Estimate, Evaluation, TestSet
+from drfuse.evaluation import Estimate, Evaluation, TestSet
+from drfuse.evaluation.subgroups import FEW
+from drfuse.report.tables import Number
+from drfuse.report.tables import Table as NumberTable
 
 
 def flow_table(manifest: Manifest) -> Table:
@@ -51,7 +55,43 @@ def metrics_table(metrics: Evaluation) -> Table:
     macro = (_with_interval(metrics.prauc_macro), _point(metrics.auroc_macro))
     table.add_row(f"mean of {n_averaged} phenotypes", "", *macro, style="bold")
     resampled = f"intervals from {metrics.n_resamples:,} resamples of {unit}"
-    table.caption = f"mean AUROC {_with_interval(metrics.auroc_macro)}; {resampled}"
+    table.caption = (
+        f"mean AUROC {_with_interval(metrics.auroc_macro)}; {resampled}\n"
+        f"ECE {_with_interval(metrics.calibration.ece)}, Brier {_with_interval(metrics.calibration.brier)}"
+    )
+    return table
+
+
+def subgroups_table(metrics: Evaluation) -> Table:
+    """Return the macro PRAUC and the gap in sensitivity of each group of patients of one test set.
+
+    Raises:
+        ValueError: If no groups were measured.
+    """
+    found = metrics.subgroups
+    if found is None:
+        raise ValueError("no groups were measured; evaluate the run with its cohort")
+    table = Table(
+        title=f"{metrics.test_on} test set, groups of patients",
+        title_justify="left",
+        caption=f"TPR gap: true positive rate at specificity {found.specificity:g}, less that of all stays, "
+        f"{_with_interval(found.tpr_macro)}",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("group", no_wrap=True)
+    for name in ("stays", "PRAUC (95 % interval)", "TPR gap (95 % interval)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for attribute, of_attribute in groupby(found.groups, lambda one: one.attribute):
+        table.add_row(attribute, style="bold")
+        for one in of_attribute:
+            gap = _with_interval(one.tpr_gap, "+.3f")
+            name = f"  {one.group}{' *' if one.few else ''}"
+            table.add_row(name, f"{one.n_stays:,}", _with_interval(one.prauc_macro), gap)
+        table.add_section()
+    if any(one.few for one in found.groups):
+        table.caption = f"{table.caption}\n* fewer than {FEW} positives: these numbers say little"
     return table
 
 
@@ -116,10 +156,42 @@ def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
     return table
 
 
-def _with_interval(estimate: Estimate) -> str:
+def paper_table(table: NumberTable) -> Table:
+    """Return a table of numbers with the paper's beside; intervals stand in its files and the report."""
+    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(table.full_columns):
+        shown.add_column(column, justify="left" if place == 0 else "right")
+    for row in table.rows:
+        if row.rule_above:
+            shown.add_section()
+        cells = (cell if isinstance(cell, str) else _beside_paper(cell) for cell in row.cells)
+        shown.add_row(row.header, *cells)
+    if any(number.paper is not None for number in table.numbers):
+        shown.caption, shown.caption_justify = "in brackets: the paper", "left"
+    return shown
+
+
+def trials_table(trials: pl.DataFrame, most: int = 10) -> Table:
+    """Return the best trials of a search."""
+    title = f"The best of {trials.height} trials, by validation macro PRAUC"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = trials.drop("run").head(most)
+    for name in shown.columns:
+        table.add_column(name, justify="right")
+    for row in shown.rows():
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else cell or "-" for cell in row))
+    return table
+
+
+def _beside_paper(number: Number) -> str:
+    text = number.shown
+    return f"{text.value} [{text.paper}]" if text.paper else text.value
+
+
+def _with_interval(estimate: Estimate, form: str = ".3f") -> str:
     if math.isnan(estimate.value):
         return "-"
-    return f"{estimate.value:.3f} ({estimate.low:.3f}, {estimate.high:.3f})"
+    return f"{estimate.value:{form}} ({estimate.low:{form}}, {estimate.high:{form}})"
 
 
 def _point(estimate: Estimate) -> str:
