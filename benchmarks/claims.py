@@ -15,24 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from drfuse import __version__
-from drfuse.data import Cohort, CohortDataModule
+from drfuse.data import Cohort
 from drfuse.demo import MODELS, NAMES, learn, run_of
 from drfuse.evaluation import evaluate_test_set, prauc_auroc, resample
-from drfuse.models.losses import LN_2, jensen_shannon
+from drfuse.reproduce.representations import FOLDS, divergences, probe_origin, represent
 from drfuse.run import Predictions
 from drfuse.simulate import Disease, Truth, expected_advantage, factors_given, oracle
-from drfuse.training import load_model
 
 VARIANTS: dict[str, Any] = {
     "no alignment": partial(MODELS["fused"], alignment_weight=0.0),
@@ -43,7 +41,6 @@ VARIANTS: dict[str, Any] = {
 
 REPRESENTATIONS = ("ehr_distinct", "ehr_shared", "shared", "cxr_shared", "cxr_distinct")
 GROUPS = ("shared", "EHR-only", "CXR-only")
-FOLDS = 5
 _FORM = {"divergence": ".1e"}  # of the numbers of a table
 Numbers = dict[str, float]
 
@@ -209,7 +206,7 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
     folds of whole subjects.
     """
     rows = np.concatenate([cohort.rows("validation", "matched"), cohort.rows("test", "matched")])
-    h = represent(run, cohort, rows)
+    h = represent(run, cohort, rows, cohort.image_size)
     subjects = cohort.stays["subject_id"].to_numpy()[rows]
     seen = Disease.load().seen
     groups = dict(
@@ -225,7 +222,7 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
     told |= {f"all that {which} show": best for which, best in _best_possible(probed, factors).items()}
     return {
         "origin": {
-            kind: _probe_origin(h[f"ehr_{kind}"], h[f"cxr_{kind}"], subjects)
+            kind: probe_origin(h[f"ehr_{kind}"], h[f"cxr_{kind}"], subjects)
             for kind in ("shared", "distinct")
         },
         "factors": {
@@ -240,29 +237,11 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
                 ("image's", "cxr_distinct", probed.stays["cxr_reliability"].to_numpy()[:, None]),
             )
         },
-        "divergence": _divergences(h["ehr_shared"], h["cxr_shared"]),
+        "divergence": dict(
+            zip(("of a stay", "of two stays"), divergences(h["ehr_shared"], h["cxr_shared"]), strict=True)
+        ),
         "probed": {"stays": len(rows), "subjects": len(np.unique(subjects))},
     }
-
-
-@torch.no_grad()
-def represent(run: Path, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-    """Return DrFuse's representations of n stays with a radiograph, each (n, D)."""
-    model, data = load_model(run), CohortDataModule(cohort, crop_size=cohort.image_size)
-    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in REPRESENTATIONS}
-    for some in np.array_split(rows, len(rows) // 256 + 1):
-        output = model(data.on_after_batch_transfer(data.dataset[some.tolist()], 0))
-        for name in REPRESENTATIONS:
-            parts[name].append(output.representations[name].numpy())
-    return {name: np.concatenate(some) for name, some in parts.items()}
-
-
-def _probe_origin(ehr: NDArray[Any], cxr: NDArray[Any], subjects: NDArray[Any]) -> float:
-    """Return how often a linear probe tells which modality a representation is of."""
-    x, y = np.concatenate([ehr, cxr]), np.repeat([0, 1], len(ehr))
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    said = cross_val_predict(probe, x, y, groups=np.tile(subjects, 2), cv=GroupKFold(FOLDS))
-    return float((said == y).mean())
 
 
 def _probe_factors(h: NDArray[Any], factors: NDArray[Any], subjects: NDArray[Any]) -> NDArray[np.float64]:
@@ -280,17 +259,6 @@ def _best_possible(truth: Truth, factors: NDArray[Any]) -> dict[str, NDArray[np.
         name: r2_score(factors, factors_given(*readings)[0], multioutput="raw_values")
         for name, readings in (("EHR", (ehr,)), ("CXR", (cxr,)), ("both", (ehr, cxr)))
     }
-
-
-def _divergences(ehr: NDArray[np.float32], cxr: NDArray[np.float32]) -> Numbers:
-    """Return the divergence of Eq. 1 between a stay's two shared representations, and of another stay's.
-
-    As a share of the largest possible, D ln 2.
-    """
-    largest = ehr.shape[1] * LN_2
-    own = jensen_shannon(torch.from_numpy(ehr), torch.from_numpy(cxr)).mean()
-    another = jensen_shannon(torch.from_numpy(ehr), torch.from_numpy(np.roll(cxr, 1, axis=0))).mean()
-    return {"of a stay": float(own) / largest, "of two stays": float(another) / largest}
 
 
 def tables(measured: Sequence[Mapping[str, Numbers]]) -> str:

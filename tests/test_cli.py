@@ -113,6 +113,11 @@ def test_train_and_evaluate(
     assert max(map(len, table)) <= 80
     assert last_line == f"wrote {run / 'metrics.json'} and metrics.csv"
     assert list(json.loads((run / "metrics.json").read_text())["test"]) == ["matched"]
+    main(["evaluate", str(run), "--cohort", str(small_cohort), "--n-resamples", "5"])
+    *table, last_line = capsys.readouterr().out.splitlines()
+    assert "full test set, groups of patients" in " ".join(table)
+    assert max(map(len, table)) <= 80
+    assert last_line == f"wrote {run / 'metrics.json'} and metrics.csv, subgroups.csv"
 
 
 def test_a_runs_own_configuration_repeats_it(small_cohort: Path, tmp_path: Path, tiny: str) -> None:

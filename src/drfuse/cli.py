@@ -2,36 +2,43 @@
 
 import inspect
 import json
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._actions import ActionConfigFile  # the package exports it to no type checker
 from rich.console import Console
-from rich.logging import RichHandler
 
 from drfuse import __version__
 from drfuse.errors import InputError
+from drfuse.logs import log_to
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
 
 
 @dataclass(frozen=True)
 class _Command:
-    """A sub-command: the function behind it, its positional arguments, and how its result is shown."""
+    """A sub-command: the function behind it, how its result is shown, and which arguments are special.
+
+    Attributes:
+        function: Import path of the function.
+        summary: What it does, in the list of commands.
+        show: Shows what it returned.
+        positional: Arguments without a name.
+        python_only: Arguments that only a caller in Python can give.
+    """
 
     function: str
     summary: str
     show: Callable[[Any, dict[str, Any], Console], None]
     positional: tuple[str, ...] = ()
+    python_only: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         module, name = self.function.rsplit(".", 1)
@@ -60,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the `drfuse` command; wrong input ends in one sentence and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True)
-    _log_to(errors)
     name = next((argument for argument in given if argument in _COMMANDS), None)
     if name is None:
         parser = _parser(None)
@@ -71,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = _COMMANDS[name]
         function = command.load()
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it sets its own level on import
+        log_to(errors)
         parser = _parser(name)
         options = parser.parse_args(_as_parameters(given, function))
         called_with = _call_arguments(parser, options, name)
@@ -102,7 +108,9 @@ def _parser(chosen: str | None) -> _Parser:
             for positional in command.positional:
                 kind = inspect.signature(function).parameters[positional].annotation
                 sub.add_argument(positional, type=kind, help=helps[positional])
-            sub.add_function_arguments(function, as_positional=False, skip=set(command.positional))
+            sub.add_function_arguments(
+                function, as_positional=False, skip={*command.positional, *command.python_only}
+            )
         commands.add_subcommand(name, sub, help=command.summary)
     return parser
 
@@ -130,9 +138,10 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
             continue
         name = option[2:].replace("-", "_")
         kind = parameters[name].annotation if name in parameters else None
-        if kind is bool and not equals and (not left or left[0].lower() not in ("true", "false")):
+        values = ("true", "false") if kind is bool else tuple(some for some in left[:1] if some[:1] != "-")
+        if bool in (kind, *get_args(kind)) and not equals and (not left or left[0].lower() not in values):
             equals, value = "=", "true"
-        elif get_origin(kind) is Sequence and not equals:
+        elif Sequence in (get_origin(kind), *map(get_origin, get_args(kind))) and not equals:
             n_values = next((i for i, following in enumerate(left) if following.startswith("-")), len(left))
             if n_values and not left[0].startswith("["):
                 equals, value = "=", json.dumps(left[:n_values])
@@ -153,17 +162,6 @@ def _readable(text: str) -> str:
     return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)
 
 
-def _log_to(console: Console) -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
-    )
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between lightning and torch, nothing of the user's
-
-
 def _show_cohort(manifest: Any, arguments: dict[str, Any], console: Console) -> None:
     from drfuse.report import flow_table
 
@@ -180,11 +178,14 @@ def _show_run(result: Any, arguments: dict[str, Any], console: Console) -> None:
 
 
 def _show_metrics(metrics: Any, arguments: dict[str, Any], console: Console) -> None:
-    from drfuse.report import metrics_table
+    from drfuse.report import metrics_table, subgroups_table
 
     for measured in metrics:
         console.print(metrics_table(measured))
-    _say(console, f"wrote {arguments['run'] / 'metrics.json'} and metrics.csv")
+        if measured.subgroups is not None:
+            console.print(subgroups_table(measured))
+    tables = "metrics.csv" if arguments["cohort"] is None else "metrics.csv, subgroups.csv"
+    _say(console, f"wrote {arguments['run'] / 'metrics.json'} and {tables}")
 
 
 def _show_simulation(result: Any, arguments: dict[str, Any], console: Console) -> None:
@@ -212,9 +213,31 @@ def _show_demo(result: Any, arguments: dict[str, Any], console: Console) -> None
         _say(console, f"wrote {result.folder / place}: {what}")
 
 
+def _show_reproduced(result: Any, arguments: dict[str, Any], console: Console) -> None:
+    from drfuse.report import paper_table
+
+    shown = [table for table in result.tables if arguments["what"] != "all" or table.key in _MAIN_TABLES]
+    for table in shown:
+        console.print(paper_table(table))
+    _say(console, f"wrote {result.report}, and its tables and figures beside")
+
+
+def _show_tuned(result: Any, arguments: dict[str, Any], console: Console) -> None:
+    from drfuse.report import trials_table
+
+    console.print(trials_table(result.trials))
+    _say(
+        console,
+        f"wrote {result.folder / 'trials.csv'}, and the best run's options for "
+        f"`drfuse train {arguments['cohort']} --config {result.best} --out RUN`",
+    )
+
+
 def _say(console: Console, sentence: str) -> None:
     console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
+
+_MAIN_TABLES = ("table1", "table2", "table4")
 
 _COMMANDS = {
     "demo": _Command("drfuse.demo.demo", "The whole system on a simulated hospital.", _show_demo),
@@ -227,10 +250,26 @@ _COMMANDS = {
         "drfuse.cohort.prepare", "Raw MIMIC-IV and MIMIC-CXR-JPG files -> a cohort.", _show_cohort
     ),
     "train": _Command(
-        "drfuse.training.train", "A cohort -> a trained run with its predictions.", _show_run, ("cohort",)
+        "drfuse.training.train",
+        "A cohort -> a trained run with its predictions.",
+        _show_run,
+        ("cohort",),
+        ("callbacks",),
     ),
     "evaluate": _Command(
         "drfuse.evaluation.evaluate", "A run -> PRAUC and AUROC with intervals.", _show_metrics, ("run",)
+    ),
+    "reproduce": _Command(
+        "drfuse.reproduce.reproduce",
+        "A cohort -> the paper's tables and figure, beside the paper's numbers.",
+        _show_reproduced,
+        ("what", "cohort"),
+    ),
+    "tune": _Command(
+        "drfuse.training.tune.tune",
+        "A cohort -> the best loss weights and learning rate.",
+        _show_tuned,
+        ("cohort",),
     ),
 }
 _PARAMETER = re.compile(rf"\b({'|'.join(_COMMANDS)})\.(\w+(?:\.\w+)*)")

@@ -13,6 +13,10 @@ class MissingInputError(InputError, FileNotFoundError):
     __str__ = ValueError.__str__  # OSError would print its arguments as an errno
 
 
+class BusyError(InputError):
+    """Another command is writing what this one was to write."""
+
+
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Refuse a value that is none of the choices.
 

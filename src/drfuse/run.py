@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -49,6 +50,11 @@ class RunFiles:
         return self.folder / "metrics.csv"
 
     @property
+    def subgroups_table(self) -> Path:
+        """Metrics of groups of patients, a row a test set and group; only with the cohort at hand."""
+        return self.folder / "subgroups.csv"
+
+    @property
     def checkpoints(self) -> Path:
         """What an interrupted run resumes from."""
         return self.folder / "checkpoints"
@@ -66,7 +72,7 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run says of every stay of its cohort: N stays, C phenotypes.
+    """What a run says of every stay of its cohort: N stays, C phenotypes (or labels of another task).
 
     Attributes:
         phenotypes: The C names.
@@ -74,6 +80,7 @@ class Predictions:
         logits: Float32 (N, C); NaN where the model cannot tell.
         labels: Uint8 (N, C).
         modality_weights: Float32 (N, C, 3) over EHR-distinct, shared and CXR-distinct, if the model has them.
+        logits_without_cxr: Float32 (N, C), the logits if no stay had a radiograph, if that was asked.
     """
 
     phenotypes: list[str]
@@ -81,6 +88,14 @@ class Predictions:
     logits: NDArray[np.float32]
     labels: NDArray[np.uint8]
     modality_weights: NDArray[np.float32] | None
+    logits_without_cxr: NDArray[np.float32] | None = None
+
+    def rows(
+        self, split: Literal["train", "validation", "test"], subset: Literal["full", "matched"] = "full"
+    ) -> NDArray[np.bool_]:
+        """Return which stays are in a split (N,): all of them, or those with a radiograph (`matched`)."""
+        in_split = (self.stays["split"] == split).to_numpy()
+        return in_split & self.stays["has_cxr"].to_numpy() if subset == "matched" else in_split
 
     def write(self, path: Path) -> None:
         """Write a Parquet file; it appears when it is complete."""
@@ -89,6 +104,9 @@ class Predictions:
             pl.Series("logits", self.logits, dtype=pl.Array(pl.Float32, n_labels)),
             pl.Series("labels", self.labels, dtype=pl.Array(pl.UInt8, n_labels)),
         )
+        if self.logits_without_cxr is not None:
+            without = pl.Series(self.logits_without_cxr, dtype=pl.Array(pl.Float32, n_labels))
+            table = table.with_columns(logits_without_cxr=without)
         if self.modality_weights is not None:
             shape = (n_labels, 3)
             weights = pl.Series("modality_weights", self.modality_weights, dtype=pl.Array(pl.Float32, shape))
@@ -111,13 +129,16 @@ class Predictions:
         try:
             table = pl.read_parquet(path, glob=False)
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
-            weights = table["modality_weights"].to_numpy() if "modality_weights" in table.columns else None
+            optional = {
+                name: table[name].to_numpy() if name in table.columns else None
+                for name in ("modality_weights", "logits_without_cxr")
+            }
             return cls(
                 phenotypes=phenotypes,
                 stays=table.select("subject_id", "stay_id", "split", "has_cxr"),
                 logits=table["logits"].to_numpy(),
                 labels=table["labels"].to_numpy(),
-                modality_weights=weights,
+                **optional,
             )
         except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
             raise InputError(f"{path} holds no predictions of `drfuse train`; train the run again") from error

@@ -9,5 +9,16 @@ from drfuse.data.batch import Batch
 from drfuse.data.cohort import Cohort, Split, Subset
 from drfuse.data.datamodule import CohortDataModule, StayDataset
 from drfuse.data.features import EhrFeatures
+from drfuse.data.tasks import Task, TaskName
 
-__all__ = ["Batch", "Cohort", "CohortDataModule", "EhrFeatures", "Split", "StayDataset", "Subset"]
+__all__ = [
+    "Batch",
+    "Cohort",
+    "CohortDataModule",
+    "EhrFeatures",
+    "Split",
+    "StayDataset",
+    "Subset",
+    "Task",
+    "TaskName",
+]

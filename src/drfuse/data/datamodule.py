@@ -11,14 +11,16 @@ from drfuse.data.batch import Batch
 from drfuse.data.cohort import Cohort, Subset
 from drfuse.data.features import EhrFeatures
 from drfuse.data.sampler import EvenBatches
+from drfuse.data.tasks import Task, TaskName
 from drfuse.errors import InputError
 
 
 class StayDataset(Dataset[Batch]):
     """The stays of a cohort, many at a time: indexing with B rows makes the batch of those stays."""
 
-    def __init__(self, cohort: Cohort) -> None:
+    def __init__(self, cohort: Cohort, task: TaskName = "phenotyping") -> None:
         self.cohort = cohort
+        self.task = Task.of(cohort, task)
         self.features = EhrFeatures(cohort.manifest.variables, cohort.normalization)
         self._stay_id = cohort.stays["stay_id"].to_numpy()
 
@@ -38,7 +40,7 @@ class StayDataset(Dataset[Batch]):
             n_hours=hours,
             cxr=torch.from_numpy(cohort.cxr[cohort.cxr_row[at][cxr_of]])[:, None],
             cxr_of=torch.from_numpy(cxr_of),
-            labels=torch.from_numpy(cohort.labels[at]),
+            labels=torch.from_numpy(self.task.labels[at]),
         )
 
 
@@ -54,6 +56,7 @@ class CohortDataModule(L.LightningDataModule):
         augment: Whether training radiographs are augmented.
         num_workers: Processes that make batches; 0 makes them in this one.
         seed: Seed of the order of the training batches.
+        task: What is predicted; stays that do not take part in it are in no batch.
 
     Raises:
         InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
@@ -69,6 +72,7 @@ class CohortDataModule(L.LightningDataModule):
         augment: bool = True,
         num_workers: int = 0,
         seed: int = 0,
+        task: TaskName = "phenotyping",
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0 or not 0 <= matched_cxr_dropout <= 1:
@@ -81,15 +85,19 @@ class CohortDataModule(L.LightningDataModule):
                 f"crop_size is {crop_size}, but the cohort's radiographs have {cohort.image_size} pixels a "
                 f"side; choose a smaller crop, or prepare the cohort with --image-size {crop_size}"
             )
-        self.train_rows = cohort.rows("train", train_on)
-        self.validation_rows = cohort.rows("validation", train_on)
+        self.dataset = StayDataset(cohort, task)
+        eligible = self.dataset.task.eligible
+        self.rows = np.flatnonzero(eligible)  # of all splits
+        self.train_rows, self.validation_rows = (
+            rows[eligible[rows]]
+            for rows in (cohort.rows("train", train_on), cohort.rows("validation", train_on))
+        )
         for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
             if len(rows) == 0:
                 raise InputError(
                     f"the {split} split of {cohort.folder} has no stay in the {train_on} set; prepare a "
                     "larger cohort, or one with another --seed or --split-file"
                 )
-        self.dataset = StayDataset(cohort)
         self.transform_cxr = CxrTransform(crop_size)
         self.cxr_dropout = matched_cxr_dropout if train_on == "matched" else 0.0
         self.batch_size = batch_size
@@ -110,8 +118,8 @@ class CohortDataModule(L.LightningDataModule):
         return self._loader(self._in_order(self.validation_rows))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return all stays of the cohort in order."""
-        return self._loader(self._in_order(np.arange(len(self.dataset))))
+        """Return all stays that take part, in order."""
+        return self._loader(self._in_order(self.rows))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Drop radiographs (training on the matched subset) and transform those that are left."""
@@ -123,8 +131,8 @@ class CohortDataModule(L.LightningDataModule):
 
     def example(self) -> Batch:
         """Return a batch of a stay with and one without a radiograph, as evaluation sees it."""
-        has_cxr = self.dataset.cohort.has_cxr
-        rows = [int(found[0]) for found in (np.flatnonzero(has_cxr), np.flatnonzero(~has_cxr)) if len(found)]
+        has_cxr = self.dataset.cohort.has_cxr[self.rows]
+        rows = [int(found[0]) for found in (self.rows[has_cxr], self.rows[~has_cxr]) if len(found)]
         return self.on_after_batch_transfer(self.dataset[rows], 0)
 
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from drfuse.errors import InputError
+from drfuse.errors import BusyError, InputError
 from drfuse.files import write_whole
 from drfuse.run import RunFiles
 
@@ -34,7 +34,8 @@ def claim(
 
     Raises:
         InputError: If the folder holds a finished run, an interrupted one that this is not, or something
-            else, or if another command is writing it.
+            else.
+        BusyError: If another command is writing it.
     """
     text = yaml.safe_dump(options, sort_keys=False)
     replaced = run.folder.with_name(f".{run.folder.name}.replaced")
@@ -72,7 +73,7 @@ def _locked(lock: FileLock, run: RunFiles) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(
+        raise BusyError(
             f"another command is writing {run.folder}; wait for it, or name another --out"
         ) from None
     try:

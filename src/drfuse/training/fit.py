@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,13 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
-from drfuse.data import Cohort, CohortDataModule, Subset
+from drfuse.data import Cohort, CohortDataModule, Subset, TaskName
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.files import appearing
-from drfuse.models import DrFuse, FusionModel, FusionOutput, check_contract
+from drfuse.models import DrFuse, FusionModel, check_contract
 from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
-from drfuse.training.task import FusionTask
+from drfuse.training.task import FusionTask, Predicted
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -77,7 +77,12 @@ def train(
     precision: Precision = "32-true",
     accelerator: str = "auto",
     num_workers: int = 0,
+    task: TaskName = "phenotyping",
+    init_ehr: Path | None = None,
+    init_cxr: Path | None = None,
     overwrite: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[L.Callback] = (),
 ) -> TrainedRun:
     """Train a model on a cohort, keep its best weights, and predict every stay.
 
@@ -102,7 +107,12 @@ def train(
             repeats bit by bit on a CPU.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
         num_workers: Processes that make batches; 0 makes them in this one.
+        task: Predict the phenotypes, death in hospital, or the length of the ICU stay in seven classes.
+        init_ehr: Run of a model of the EHR alone, whose encoder's weights this one's EHR encoder starts from.
+        init_cxr: Run of a model of the radiograph alone, likewise.
         overwrite: Replace the run that lies at `out`.
+        progress: Whether to show progress bars.
+        callbacks: What else Lightning is to call while it trains.
 
     Returns:
         Where the run lies, and its best epoch.
@@ -118,19 +128,23 @@ def train(
     check_choice("precision", precision, get_args(Precision))
     opened = Cohort.open(Path(cohort).resolve(), verify=True)
     data = CohortDataModule(
-        opened, train_on, batch_size, matched_cxr_dropout, crop_size, augment, num_workers, seed
+        opened, train_on, batch_size, matched_cxr_dropout, crop_size, augment, num_workers, seed, task
     )
-    if not opened.labels[data.validation_rows].any():
+    labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
+    if not labels[data.validation_rows].any():
         raise InputError(
-            f"no phenotype occurs in the validation split of {cohort}, so no epoch is better than another; "
+            f"no label occurs in the validation split of {cohort}, so no epoch is better than another; "
             "prepare a larger cohort, or one with another --seed or --split-file"
         )
     L.seed_everything(seed, workers=True, verbose=False)
-    network = model(len(data.dataset.features), len(opened.phenotypes))
-    check_contract(network, data.example(), len(opened.phenotypes))
+    network = model(len(data.dataset.features), len(label_names))
+    check_contract(network, data.example(), len(label_names))
+    for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
+        if unimodal is not None:
+            _start_from(network, modality, unimodal)
     if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = FusionTask(network, lr, seed, opened.fingerprint)
+    fusion = FusionTask(network, lr, seed, opened.fingerprint)
 
     run = RunFiles(Path(out).resolve())
     stop = EarlyStopping("val/prauc_macro", mode="max", patience=patience, check_finite=False)
@@ -145,11 +159,12 @@ def train(
             devices=1,
             precision=precision,
             deterministic="warn",
-            callbacks=[stop, best, last],
+            callbacks=[stop, best, last, *callbacks],
             logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
             log_every_n_steps=1,
             num_sanity_val_steps=0,
             enable_model_summary=False,
+            enable_progress_bar=progress,
         )
     except (ValueError, MisconfigurationException) as error:
         raise InputError(f"accelerator {accelerator!r} with precision {precision!r}: {error}") from error
@@ -168,10 +183,13 @@ def train(
         "precision": precision,
         "accelerator": accelerator,
         "num_workers": num_workers,
+        "task": task,
+        "init_ehr": None if init_ehr is None else str(init_ehr),
+        "init_cxr": None if init_cxr is None else str(init_cxr),
     }
     with claim(run, options, opened.fingerprint, overwrite) as checkpoint:
         if checkpoint is None or not _is_done(checkpoint, epochs, patience):
-            _fit(trainer, task, data, None if checkpoint is None else run.last_checkpoint)
+            _fit(trainer, fusion, data, None if checkpoint is None else run.last_checkpoint)
         n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
         # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
         names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
@@ -180,10 +198,10 @@ def train(
             raise InputError(
                 f"no epoch of {out} has a validation PRAUC: the model predicts no finite numbers"
             )
-        task.load_state_dict(kept["state_dict"])
+        fusion.load_state_dict(kept["state_dict"])
         result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
-        _save_model(run, network, opened, result)
-        _predict(trainer, task, data).write(run.predictions)
+        _save_model(run, network, data, result)
+        _predict(trainer, fusion, data).write(run.predictions)
     return result
 
 
@@ -295,12 +313,35 @@ class _BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict | moved | {"best_k_models": best, "dirpath": str(self.dirpath)})
 
 
-def _save_model(run: RunFiles, network: FusionModel, cohort: Cohort, result: TrainedRun) -> None:
+def _start_from(network: FusionModel, modality: str, run: Path) -> None:
+    """Load the encoder of a trained unimodal model into that of a new one.
+
+    Raises:
+        InputError: If one of the models has no such encoder, or they are not of the same shape.
+    """
+    name, unimodal = type(network).__name__, load_model(run)
+    encoder, trained = getattr(network, f"{modality}_encoder", None), getattr(unimodal, "encoder", None)
+    if encoder is None or trained is None:
+        lacking = f"{name} has no {modality}_encoder" if encoder is None else f"{run} is of no unimodal model"
+        raise InputError(
+            f"--init-{modality}: {lacking}; expected a MedFuse and the run of one modality alone"
+        )
+    try:
+        encoder.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
+            f"{modality}_encoder of {name}; train it with the same options"
+        ) from error
+
+
+def _save_model(run: RunFiles, network: FusionModel, data: CohortDataModule, result: TrainedRun) -> None:
     sizes = list(network.init_args.values())[:2]
     facts = {
         "drfuse": __version__,
-        "cohort": cohort.fingerprint,
-        "phenotypes": cohort.phenotypes,
+        "cohort": data.dataset.cohort.fingerprint,
+        "task": data.dataset.task.name,
+        "phenotypes": data.dataset.task.label_names,
         "n_features": sizes[0],
         "n_labels": sizes[1],
         "best_epoch": result.best_epoch,
@@ -312,15 +353,16 @@ def _save_model(run: RunFiles, network: FusionModel, cohort: Cohort, result: Tra
 
 
 def _predict(trainer: L.Trainer, task: FusionTask, data: CohortDataModule) -> Predictions:
-    """Return the logits, labels and modality weights of every stay of the cohort."""
-    cohort = data.dataset.cohort
+    """Return the logits, labels and modality weights of every stay that takes part in the task."""
+    rows, of_task = data.rows, data.dataset.task
     with _interruptible(trainer):
-        outputs: list[FusionOutput] = trainer.predict(task, datamodule=data)  # type: ignore[assignment]
-    weights = [output.modality_weights for output in outputs if output.modality_weights is not None]
+        batches: list[Predicted] = trainer.predict(task, datamodule=data)  # type: ignore[assignment]
+    weights = [batch.modality_weights for batch in batches if batch.modality_weights is not None]
     return Predictions(
-        phenotypes=cohort.phenotypes,
-        stays=cohort.stays.select("subject_id", "stay_id", "split", "has_cxr"),
-        logits=torch.cat([output.logits for output in outputs]).numpy(),
-        labels=cohort.labels.astype("uint8"),
+        phenotypes=of_task.label_names,
+        stays=data.dataset.cohort.stays.select("subject_id", "stay_id", "split", "has_cxr")[rows],
+        logits=torch.cat([batch.logits for batch in batches]).numpy(),
+        labels=of_task.labels[rows].astype("uint8"),
         modality_weights=torch.cat(weights).numpy() if weights else None,
+        logits_without_cxr=torch.cat([batch.logits_without_cxr for batch in batches]).numpy(),
     )

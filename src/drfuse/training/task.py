@@ -1,7 +1,7 @@
 """The Lightning module that trains any model under the contract."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
-from drfuse.models.base import FusionModel, FusionOutput
+from drfuse.models.base import FusionModel
 
 
 class MacroPrauc(Metric):
@@ -45,6 +45,20 @@ class MacroPrauc(Metric):
         if not occurs.any() or not np.isfinite(logits).all():
             return torch.tensor(torch.nan)
         return torch.tensor(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))
+
+
+class Predicted(NamedTuple):  # Lightning moves what a tuple holds to the CPU
+    """What is kept of a batch of B stays, in float32.
+
+    Attributes:
+        logits: (B, C).
+        logits_without_cxr: (B, C), with every radiograph taken away.
+        modality_weights: (B, C, 3), if the model has them.
+    """
+
+    logits: Tensor
+    logits_without_cxr: Tensor
+    modality_weights: Tensor | None
 
 
 class FusionTask(L.LightningModule):
@@ -99,11 +113,14 @@ class FusionTask(L.LightningModule):
         self.latest_val_prauc = prauc.item()
         self.val_prauc.reset()
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> FusionOutput:  # noqa: ARG002
-        """Return what `predictions.parquet` keeps of a batch: logits and modality weights, in float32."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:  # noqa: ARG002
+        """Return what `predictions.parquet` keeps of a batch."""
         output = self.model(batch)
-        weights = output.modality_weights
-        return FusionOutput(output.logits.float(), None if weights is None else weights.float())
+        without, weights = output.logits, output.modality_weights
+        if len(batch.cxr):
+            no_image = batch.keep_cxr(batch.cxr_of[:0])
+            without = torch.where(batch.has_cxr[:, None], self.model(no_image).logits, without)
+        return Predicted(output.logits.float(), without.float(), None if weights is None else weights.float())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which cohort the weights come from, and how good they are."""

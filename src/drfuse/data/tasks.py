@@ -1,0 +1,70 @@
+"""What is predicted of a stay: 25 phenotypes, death in hospital, or how long the ICU stay lasts."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from drfuse.data.cohort import Cohort
+from drfuse.errors import InputError, check_choice
+
+TaskName = Literal["phenotyping", "mortality", "los"]
+
+_LOS_EDGES = (3, 4, 5, 6, 7, 14)  # days; the classes of CareBench, each with its upper edge
+_LOS_NAMES = (
+    "up to 3 days",
+    *(f"{day} to {day + 1} days" for day in (3, 4, 5, 6)),
+    "7 to 14 days",
+    "more than 14 days",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The labels of a cohort's N stays, C for each.
+
+    Attributes:
+        name: Which task.
+        label_names: The C names, in order.
+        labels: Float32 (N, C), 0 or 1.
+        eligible: Which stays take part (N,). Phenotypes belong to the whole admission, so all do. Of death
+            and length of stay only those are asked that are still in the ICU when the window ends: of others
+            the answer would be known at that time.
+    """
+
+    name: TaskName
+    label_names: list[str]
+    labels: NDArray[np.float32]
+    eligible: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, cohort: Cohort, name: TaskName = "phenotyping") -> "Task":
+        """Return a task of a cohort.
+
+        `los` has a label for each of seven classes of days, of which a stay has exactly one: up to 3, 4, 5,
+        6, 7 and 14 days, and more. Models take them for seven yes-no questions.
+
+        Raises:
+            InputError: If there is no such task, or no stay that takes part.
+        """
+        check_choice("task", name, get_args(TaskName))
+        if name == "phenotyping":
+            return cls(name, cohort.phenotypes, cohort.labels, np.ones(len(cohort), np.bool_))
+        column = "in_hospital_mortality" if name == "mortality" else "los"
+        if missing := {column, "los"} - set(cohort.stays.columns):
+            raise InputError(
+                f"{cohort.folder}/stays.parquet lacks {min(missing)}; run `drfuse prepare` again"
+            )
+        days = cohort.stays["los"].cast(pl.Float64).to_numpy()
+        eligible = days > cohort.manifest.options["window_hours"] / 24
+        if not eligible.any():
+            raise InputError(f"no stay of {cohort.folder} is longer than the window; prepare a larger cohort")
+        if name == "mortality":
+            labels = cohort.stays.select(pl.col(column).cast(pl.Float32)).to_numpy()
+            return cls(name, ["death in hospital"], labels, eligible)
+        class_of = np.searchsorted(
+            _LOS_EDGES, days, side="left"
+        )  # a day that is an edge is in the class below
+        return cls(name, list(_LOS_NAMES), np.eye(len(_LOS_NAMES), dtype=np.float32)[class_of], eligible)

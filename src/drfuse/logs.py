@@ -1,0 +1,20 @@
+"""What is said while a command works, in its own process and in those that it starts."""
+
+import logging
+import warnings
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+
+def log_to(console: Console, level: int = logging.INFO) -> None:
+    """Show log messages on a console, and leave out warnings that are nothing of the user's."""
+    logging.basicConfig(
+        level=level,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
+    )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it sets its own level on import
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between lightning and torch

@@ -1,0 +1,105 @@
+"""Which runs an experiment needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from drfuse.data import Cohort, Subset
+from drfuse.errors import InputError
+from drfuse.reproduce.systems import System
+from drfuse.training.matrix import RunSpec, specify
+
+Experiment = Literal[
+    "table1", "table2", "table3", "table4", "figure3", "missing", "calibration", "subgroups", "all"
+]
+
+_TRAINED_ON: Mapping[str, Sequence[Subset]] = {
+    "table1": (),
+    "table2": ("matched", "full"),
+    "table3": ("matched",),
+    "table4": ("matched",),
+    "figure3": ("matched",),
+    "missing": ("matched", "full"),
+    "calibration": ("full",),
+    "subgroups": ("full",),
+}
+"""The training sets of each experiment's runs."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A system, trained on one of the two sets with one seed."""
+
+    system: str
+    train_on: Subset
+    seed: int
+
+
+def experiments_of(what: Experiment) -> list[str]:
+    """Return the experiments that a name stands for."""
+    return list(_TRAINED_ON) if what == "all" else [what]
+
+
+def takes_part(system: System, experiment: str) -> bool:
+    """Return whether a system's runs are needed for an experiment."""
+    if experiment == "table3":
+        return system.paper in TABLE3 or (system.paper is None and not system.is_variant)
+    if experiment == "table4":
+        return system.ablation is not None
+    if experiment == "figure3":
+        return system.name == "drfuse"
+    return not system.is_variant
+
+
+TABLE3 = ("ResNet50", "Transformer", "MedFuse", "MedFuse-II", "DrFuse")
+"""The systems of the paper's table 3, in its order."""
+
+
+def plan(
+    what: Experiment,
+    cohort: Cohort,
+    runs: Path,
+    systems: Sequence[System],
+    seeds: Sequence[int],
+    model_args: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> dict[Cell, RunSpec]:
+    """Return the runs that an experiment needs, each once.
+
+    Args:
+        what: The experiment, or all of them.
+        cohort: The cohort.
+        runs: Folder of the runs.
+        systems: The systems.
+        seeds: Trainings of each.
+        model_args: Arguments for every model that takes them.
+        options: Options of `train` for all; without `lr`, each system's published one.
+
+    Raises:
+        InputError: If no system takes part, or none takes one of `model_args`.
+    """
+    described = {system.name: system.with_arguments(model_args) for system in systems}
+    taken = {key for model in described.values() for key in model["init_args"]}
+    if unknown := sorted(model_args.keys() - taken):
+        raise InputError(f"--model-args: none of the systems' models takes {unknown[0]!r}")
+    cells: dict[Cell, RunSpec] = {}
+    for experiment in experiments_of(what):
+        for system in systems:
+            if not takes_part(system, experiment):
+                continue
+            for train_on in _TRAINED_ON[experiment]:
+                for seed in seeds[:1] if experiment == "figure3" else seeds:
+                    cell = Cell(system.name, train_on, seed)
+                    lr = {} if system.lr is None else {"lr": system.lr}
+                    cells[cell] = specify(
+                        cohort,
+                        runs,
+                        f"{system.name}-{train_on}-{seed}",
+                        f"{system.title}, trained on {train_on}, seed {seed}",
+                        described[system.name],
+                        **{**lr, **options, "train_on": train_on, "seed": seed},
+                    )
+    if not cells and what != "table1":
+        raise InputError(f"none of the systems takes part in {what}; name others in --models")
+    return cells

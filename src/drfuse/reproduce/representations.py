@@ -1,0 +1,94 @@
+"""DrFuse's four representations: Figure 3, and the numbers that an eye can't give."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from drfuse.data import Cohort, CohortDataModule
+from drfuse.errors import InputError
+from drfuse.models.losses import LN_2, jensen_shannon
+from drfuse.training import load_model
+
+FIGURE3 = {
+    "ehr_shared": "EHR shared",
+    "cxr_shared": "CXR shared",
+    "ehr_distinct": "EHR distinct",
+    "cxr_distinct": "CXR distinct",
+}
+"""The representations of Figure 3, and what it calls them."""
+
+FOLDS = 5
+_PERPLEXITY = 30.0
+_STAYS_AT_A_TIME = 256
+
+Representation = NDArray[np.float32]
+
+
+@torch.no_grad()
+def represent(
+    run: Path, cohort: Cohort, rows: NDArray[np.int64], crop_size: int
+) -> dict[str, Representation]:
+    """Return the representations of n stays with a radiograph that a run's model has, each (n, D).
+
+    Args:
+        run: A finished run of DrFuse.
+        cohort: The cohort.
+        rows: The stays (n,).
+        crop_size: Side of the centre crop of the radiographs that it was trained with, in pixels.
+
+    Raises:
+        InputError: If the run's model is no DrFuse.
+    """
+    model, data = load_model(run), CohortDataModule(cohort, crop_size=crop_size)
+    parts: list[dict[str, Representation]] = []
+    for some in np.array_split(rows, len(rows) // _STAYS_AT_A_TIME + 1):
+        output = model(data.on_after_batch_transfer(data.dataset[some.tolist()], 0))
+        parts.append({name: h.numpy() for name, h in output.representations.items()})
+    if missing := sorted(FIGURE3.keys() - parts[0].keys()):
+        raise InputError(f"the model of {run} has no representation {missing[0]}; expected a run of DrFuse")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def tsne(h: Mapping[str, Representation], seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """Return a common t-SNE of several representations of n stays (n, D), each (n, 2)."""
+    stacked = np.concatenate(list(h.values()))
+    reducer = TSNE(init="pca", perplexity=min(_PERPLEXITY, (len(stacked) - 1) / 3), random_state=seed)
+    placed = reducer.fit_transform(stacked)
+    return dict(zip(h, np.split(placed, len(h)), strict=True))
+
+
+def probe_origin(ehr: Representation, cxr: Representation, subjects: NDArray[Any]) -> float:
+    """Return how often a linear probe tells which modality a representation (n, D) is of.
+
+    It is fitted and scored in folds of whole subjects; 0.5 is chance.
+    """
+    x, y = np.concatenate([ehr, cxr]), np.repeat([0, 1], len(ehr))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    said = cross_val_predict(probe, x, y, groups=np.tile(subjects, 2), cv=GroupKFold(FOLDS))
+    return float((said == y).mean())
+
+
+def divergences(ehr: Representation, cxr: Representation) -> tuple[float, float]:
+    """Return the divergence of Eq. 1 between a stay's shared representations, and of two different stays'.
+
+    Each is a mean over stays, as a share of the largest possible, D ln 2.
+    """
+    largest = ehr.shape[1] * LN_2
+    own = jensen_shannon(torch.from_numpy(ehr), torch.from_numpy(cxr)).mean()
+    another = jensen_shannon(torch.from_numpy(ehr), torch.from_numpy(np.roll(cxr, 1, axis=0))).mean()
+    return float(own) / largest, float(another) / largest
+
+
+def cosine(a: Representation, b: Representation) -> float:
+    """Return the mean absolute cosine of two representations of the same stays, which Eq. 4 minimises."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.abs((a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)).mean())

@@ -1,0 +1,97 @@
+"""What the runs of a plan predict, and how well."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drfuse.data import Cohort, Subset, Task
+from drfuse.evaluation import SeededPrauc, TestSet, seeded_prauc
+from drfuse.reproduce.plan import Cell
+from drfuse.reproduce.systems import System
+from drfuse.run import Predictions
+from drfuse.training.matrix import RunSpec
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a system was trained on, and what it is tested on."""
+
+    train_on: Subset
+    test_on: TestSet
+
+    def __str__(self) -> str:
+        return f"trained on {self.train_on}, tested on {self.test_on}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The predictions of finished runs.
+
+    Attributes:
+        cohort: The cohort.
+        task: What is predicted.
+        systems: The systems, in the order of the tables.
+        cells: The runs.
+        predictions: Of each system and training set, one for each seed.
+        n_resamples: Bootstrap resamples behind each interval and test; whole subjects are drawn.
+    """
+
+    cohort: Cohort
+    task: Task
+    systems: Sequence[System]
+    cells: Mapping[Cell, RunSpec]
+    predictions: Mapping[tuple[str, Subset], Sequence[Predictions]]
+    n_resamples: int
+    _scores: dict[tuple[str, Setting], SeededPrauc | None] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls,
+        cohort: Cohort,
+        task: Task,
+        systems: Sequence[System],
+        cells: Mapping[Cell, RunSpec],
+        n_resamples: int,
+    ) -> "Results":
+        """Return the predictions of the runs of a plan, which are all finished."""
+        predictions: dict[tuple[str, Subset], list[Predictions]] = {}
+        for cell, spec in cells.items():
+            of_seeds = predictions.setdefault((cell.system, cell.train_on), [])
+            of_seeds.append(Predictions.read(spec.run.predictions))
+        return cls(cohort, task, systems, cells, predictions, n_resamples)
+
+    def of(self, system: System, train_on: Subset) -> Sequence[Predictions]:
+        """Return a system's predictions, one for each seed; none if it has no such runs."""
+        return self.predictions.get((system.name, train_on), ())
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the paper has numbers for this task."""
+        return self.task.name == "phenotyping"
+
+    @property
+    def n_seeds(self) -> int:
+        """Trainings of a system."""
+        return max(map(len, self.predictions.values()), default=0)
+
+    def score(self, system: System, setting: Setting) -> SeededPrauc | None:
+        """Return how well a system does in a setting.
+
+        None if it has no such runs, or does not predict every stay of the test set: then its number would be
+        of other stays than its neighbours' are.
+        """
+        key = (system.name, setting)
+        if key not in self._scores:
+            self._scores[key] = self._measure(system, setting)
+        return self._scores[key]
+
+    def _measure(self, system: System, setting: Setting) -> SeededPrauc | None:
+        runs = self.of(system, setting.train_on)
+        if not runs:
+            return None
+        rows = runs[0].rows("test", setting.test_on)
+        labels, logits = runs[0].labels[rows], [run.logits[rows] for run in runs]
+        if np.isnan(logits).any() or not labels.any():
+            return None
+        return seeded_prauc(labels, logits, runs[0].stays["subject_id"].to_numpy()[rows], self.n_resamples)

@@ -1,0 +1,266 @@
+"""The paper's tables 1 to 4 from the predictions of runs, with the paper's numbers beside."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from drfuse.data import Cohort, Task
+from drfuse.evaluation import Comparison, Estimate, SeededPrauc, compare, holm
+from drfuse.report.tables import Number, Row, Table
+from drfuse.reproduce import paper
+from drfuse.reproduce.paper import PaperNumber
+from drfuse.reproduce.plan import TABLE3, takes_part
+from drfuse.reproduce.results import Results, Setting
+from drfuse.reproduce.systems import System
+
+SETTINGS = (
+    Setting("matched", "matched"),
+    Setting("matched", "full"),
+    Setting("full", "matched"),
+    Setting("full", "full"),
+)
+"""The columns of table 2."""
+
+MATCHED = SETTINGS[0]
+_HIGHLIGHT = 0.05  # table 3: relative differences beyond this are marked
+
+
+def table1(cohort: Cohort, task: Task) -> Table:
+    """Return the number of samples of each split (table 1)."""
+    columns = [(subset, split) for subset in ("full", "matched") for split in ("train", "validation", "test")]
+
+    def count(subset: str, split: str) -> Number:
+        rows = cohort.rows(split, subset)  # type: ignore[arg-type]
+        published = paper.samples(subset, split) if task.name == "phenotyping" else None
+        return Number(float(task.eligible[rows].sum()), digits=0, paper=published)
+
+    return Table(
+        key="table1",
+        title="Table 1: samples of the two datasets",
+        caption="ICU stays in each split; a subject is in one split only. The matched subset has both "
+        "modalities.",
+        columns=["dataset", "training", "validation", "test"],
+        rows=[
+            Row(
+                {"full": "full dataset", "matched": "matched subset"}[subset],
+                [count(subset, split) for of, split in columns if of == subset],
+            )
+            for subset in ("full", "matched")
+        ],
+    )
+
+
+def table2(results: Results) -> Table:
+    """Return the macro PRAUC of every system in four settings (table 2)."""
+    systems = [system for system in results.systems if takes_part(system, "table2")]
+    scores = {setting: [results.score(system, setting) for system in systems] for setting in SETTINGS}
+    published = results.is_of_the_paper
+    best = {
+        setting: max((score.mean.value for score in of_all if score is not None), default=np.nan)
+        for setting, of_all in scores.items()
+    }
+    return Table(
+        key="table2",
+        title=f"Table 2: {_of_labels(results)} in four settings",
+        caption=f"{_intervals(results)}. A dash: the system does not predict every stay of the test set. "
+        "Bold: the best of a column.",
+        groups=[("", 1), ("trained on matched", 2), ("trained on full", 2)],
+        columns=["system", *(f"tested on {setting.test_on}" for setting in SETTINGS)],
+        rows=[
+            Row(
+                system.title,
+                [
+                    _number(
+                        scores[setting][row],
+                        paper.macro_prauc(system.paper, setting.train_on, setting.test_on)
+                        if published
+                        else {},
+                        best=best[setting],
+                    )
+                    for setting in SETTINGS
+                ],
+            )
+            for row, system in enumerate(systems)
+        ],
+    )
+
+
+def tests(results: Results, key: str, settings: Sequence[Setting], systems: Sequence[System]) -> Table | None:
+    """Return how much each system differs from DrFuse in each setting, with Holm-corrected tests.
+
+    None if there is no DrFuse, or nothing to hold against it.
+    """
+    drfuse = next((system for system in systems if system.name == "drfuse"), None)
+    others = [system for system in systems if system is not drfuse]
+    if drfuse is None or not others:
+        return None
+    compared: dict[Setting, list[Comparison | None]] = {}
+    for setting in settings:
+        ours = results.score(drfuse, setting)
+        compared[setting] = [
+            None
+            if ours is None or (theirs := results.score(system, setting)) is None
+            else compare(theirs, ours)
+            for system in others
+        ]
+    corrected = {
+        setting: holm([np.nan if one is None else one.p for one in of_all])
+        for setting, of_all in compared.items()
+    }
+
+    def cell(setting: Setting, row: int) -> Number:
+        one = compared[setting][row]
+        if one is None:
+            return Number(np.nan)
+        note = f"p {_p(one.p)}, corrected {_p(float(corrected[setting][row]))}"
+        return Number(one.difference, one.low, one.high, note=note)
+
+    return Table(
+        key=key,
+        title=f"{key.replace('table', 'Table ').replace('-tests', '')}, tested: difference from DrFuse",
+        caption="Macro PRAUC of the system less that of DrFuse on the same resampled subjects, means over "
+        "seeds: below zero, DrFuse is better. 95 % interval, two-sided bootstrap p, and p corrected for the "
+        "systems of its column by Holm's method.",
+        columns=["system", *(str(setting) for setting in settings)],
+        rows=[
+            Row(system.title, [cell(setting, row) for setting in settings])
+            for row, system in enumerate(others)
+        ],
+    )
+
+
+def table3(results: Results) -> Table:
+    """Return each phenotype's PRAUC, trained and tested on the matched subset (table 3)."""
+    scores = {
+        system: score
+        for system in _in_paper_order(results.systems)
+        if (score := results.score(system, MATCHED)) is not None
+    }
+    praucs = {name: np.array([one.value for one in score.by_label]) for name, score in scores.items()}
+    unimodal = [of_labels for system, of_labels in praucs.items() if system.is_unimodal]
+    best = np.max(unimodal, axis=0) if unimodal else np.full(len(results.task.label_names), np.nan)
+    in_test = results.cohort.rows("test", "matched")
+    prevalence = results.task.labels[in_test][results.task.eligible[in_test]].mean(axis=0)
+    published = results.is_of_the_paper
+    ranks = _average_ranks(list(praucs.values()))
+    rows = [
+        Row(
+            name,
+            [
+                Number(float(prevalence[c]), paper=paper.prevalence(name) if published else None, digits=2),
+                *(
+                    _phenotype(
+                        score.by_label[c],
+                        np.nan if system.is_unimodal else best[c],
+                        paper.phenotype_prauc(system.paper, name) if published else None,
+                    )
+                    for system, score in scores.items()
+                ),
+            ],
+        )
+        for c, name in enumerate(results.task.label_names)
+    ]
+    average = [
+        Number(float(rank), paper=paper.average_rank(system.paper) if published else None, digits=2)
+        for system, rank in zip(scores, ranks, strict=True)
+    ]
+    return Table(
+        key="table3",
+        title="Table 3: PRAUC of each phenotype, trained and tested on matched"
+        if published
+        else "Table 3: PRAUC of each label, trained and tested on matched",
+        caption="Mean over seeds. In percent, the relative difference from the better of the models of one "
+        "modality; marked where it is beyond ±5 %. Prevalence is that of the matched test set.",
+        columns=["phenotype" if published else "label", "prevalence", *(system.title for system in scores)],
+        rows=[*rows, Row("average rank", ["", *average], rule_above=True)],
+    )
+
+
+def table4(results: Results) -> Table:
+    """Return the ablation: macro PRAUC of DrFuse's variants, trained on the matched subset (table 4)."""
+    systems = ablated(results.systems)
+    settings = [setting for setting in SETTINGS if setting.train_on == "matched"]
+    published = results.is_of_the_paper
+    return Table(
+        key="table4",
+        title="Table 4: what each part of DrFuse adds, trained on matched",
+        caption=f"{_intervals(results)}.",
+        columns=["model", *(f"tested on {setting.test_on}" for setting in settings)],
+        rows=[
+            Row(
+                system.ablation or system.title,
+                [
+                    _number(
+                        results.score(system, setting),
+                        paper.ablation(system.ablation, setting.test_on) if published else {},
+                    )
+                    for setting in settings
+                ],
+                rule_above=system.name == "drfuse",
+            )
+            for system in systems
+        ],
+    )
+
+
+def ablated(systems: Sequence[System]) -> list[System]:
+    """Return the systems of table 4, DrFuse itself last."""
+    chosen = [system for system in systems if takes_part(system, "table4")]
+    return sorted(chosen, key=lambda system: system.name == "drfuse")
+
+
+def _in_paper_order(systems: Sequence[System]) -> list[System]:
+    """Return the systems of table 3 in its order, then the user's own."""
+    chosen = [system for system in systems if takes_part(system, "table3")]
+    order = {name: place for place, name in enumerate(TABLE3)}
+    return sorted(chosen, key=lambda system: order.get(system.paper or "", len(order)))
+
+
+def _number(score: SeededPrauc | None, published: PaperNumber, best: float = np.nan) -> Number:
+    if score is None:
+        return Number(np.nan, **published)
+    mean, spread = score.mean, float(score.values.std(ddof=1)) if len(score.values) > 1 else None
+    return Number(
+        mean.value, mean.low, mean.high, spread, mark="best" if mean.value == best else "", **published
+    )
+
+
+def _phenotype(prauc: Estimate, best: float, published: float | None) -> Number:
+    """Return a PRAUC, with its relative difference from the better unimodal one."""
+    if not best > 0:
+        return Number(prauc.value, prauc.low, prauc.high, paper=published)
+    relative = prauc.value / best - 1
+    return Number(
+        prauc.value,
+        prauc.low,
+        prauc.high,
+        paper=published,
+        note=f"{100 * relative:+.1f} %".replace("-", "−"),
+        mark="better" if relative > _HIGHLIGHT else "worse" if relative < -_HIGHLIGHT else "",
+    )
+
+
+def _average_ranks(praucs: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return each system's mean rank over the phenotypes that are defined; the best has rank 1."""
+    if not praucs:
+        return np.empty(0)
+    stacked = np.array(praucs)
+    defined = stacked[:, np.isfinite(stacked).all(axis=0)]
+    ranks: NDArray[np.float64] = rankdata(-defined, axis=0).mean(axis=1)
+    return ranks
+
+
+def _of_labels(results: Results) -> str:
+    names = results.task.label_names
+    return f"PRAUC of {names[0]}" if len(names) == 1 else f"macro PRAUC over {len(names)} labels"
+
+
+def _intervals(results: Results) -> str:
+    n, resamples = results.n_seeds, f"95 % interval from {results.n_resamples:,} resamples of the subjects"
+    return f"{resamples}; mean and ± standard deviation over {n} seeds" if n > 1 else f"{resamples}; one seed"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

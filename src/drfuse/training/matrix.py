@@ -1,0 +1,293 @@
+"""Many runs: each is known by what it is made of, is done once, and several are done at a time."""
+
+import hashlib
+import inspect
+import json
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from drfuse.data import Cohort
+from drfuse.errors import BusyError, InputError
+from drfuse.logs import log_to
+from drfuse.run import RunFiles
+from drfuse.training.fit import train
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_WAIT = 5.0
+"""Before a run that another command is doing is looked at again."""
+
+_NO_CONFIGURATION = ("cohort", "out", "model", "overwrite", "progress", "callbacks")
+_RAY_RETRIES = 3
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+
+Outcome = Literal["done", "busy"] | InputError | OSError
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training of a matrix.
+
+    Attributes:
+        title: What it is, for people.
+        cohort: Folder of the cohort.
+        fingerprint: Of the cohort.
+        model: `class_path` and `init_args`, as `config.yaml` has them.
+        options: Every other option of `train` that decides its result, defaults included.
+        folder: Where it lies.
+    """
+
+    title: str
+    cohort: Path
+    fingerprint: str
+    model: Mapping[str, Any]
+    options: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def run(self) -> RunFiles:
+        """The files of the run."""
+        return RunFiles(self.folder)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is finished."""
+        return self.run.predictions.is_file()
+
+
+def specify(
+    cohort: Cohort, runs: Path, name: str, title: str, model: Mapping[str, Any], **options: Any
+) -> RunSpec:
+    """Return a run whose folder carries a hash of its whole configuration and of the cohort's manifest.
+
+    Args:
+        cohort: The cohort.
+        runs: Folder of the runs.
+        name: How the folder's name begins.
+        title: What it is, for people.
+        model: `class_path`, and those `init_args` that are not the model's defaults.
+        options: Options of `train` that are not its defaults.
+
+    Raises:
+        InputError: If there is no such model or option.
+    """
+    signature = inspect.signature(train).parameters
+    defaults = {key: one.default for key, one in signature.items() if key not in _NO_CONFIGURATION}
+    if unknown := sorted(options.keys() - defaults.keys()):
+        raise InputError(f"{unknown[0]!r} is no option of a training; expected one of {', '.join(defaults)}")
+    configuration = {**defaults, **options}
+    described = {"class_path": model["class_path"], "init_args": _init_args(model)}
+    identity = json.dumps(
+        {"cohort": cohort.fingerprint, "model": described, **configuration}, sort_keys=True, default=str
+    )
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    return RunSpec(
+        title, cohort.folder, cohort.fingerprint, described, configuration, runs / f"{name}-{digest}"
+    )
+
+
+def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = False) -> None:
+    """Train what is not trained yet; what was interrupted goes on.
+
+    A run that another command is doing is left to it, and waited for.
+
+    Args:
+        specs: The runs; one that is named twice is done once.
+        workers: How many at a time, each in a process of its own with its share of the processor's cores.
+        ray: Spread them over a Ray cluster instead: its address, or True for one of this machine alone. Each
+            run gets a GPU where the cluster has some. The cohort and the runs lie in folders that all
+            machines see.
+
+    Raises:
+        InputError: If runs failed; the others are kept. Also if Ray is asked for and not installed.
+    """
+    if workers < 1:
+        raise InputError(f"workers is {workers}; expected at least 1")
+    left = {spec.folder: spec for spec in specs if not spec.is_done}
+    logger.info("%d of %d runs are to be trained", len(left), len({spec.folder for spec in specs}))
+    failed: dict[Path, str] = {}
+    parallel = bool(ray) or workers > 1
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, disable=not parallel, transient=True
+    ) as progress:  # alone, Lightning shows its own
+        bar = progress.add_task("", total=len(left))
+        while left:
+            jobs = list(left.values())
+            outcomes = spread(train_one, jobs, workers, ray) if parallel else _here(jobs)
+            n_before = len(left)
+            for spec, outcome in outcomes:
+                if outcome == "busy":
+                    continue
+                del left[spec.folder]
+                progress.advance(bar)
+                if isinstance(outcome, Exception):
+                    failed[spec.folder] = f"{spec.title}: {outcome}"
+                    logger.error("failed: %s", failed[spec.folder])
+                else:
+                    logger.info("trained: %s", spec.title)
+            if left and len(left) == n_before:
+                logger.info("waiting for %d runs that another command is doing", len(left))
+                time.sleep(SECONDS_TO_WAIT)
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(specs)} runs failed, the first of them {next(iter(failed.values()))}; "
+            "the others are kept, and the same command goes on with what is left"
+        )
+
+
+def train_one(spec: RunSpec, progress: bool = False, callbacks: Sequence[L.Callback] = ()) -> Outcome:
+    """Train a run, unless it is done or another command is at it.
+
+    Args:
+        spec: The run.
+        progress: Whether to show progress bars.
+        callbacks: What else Lightning is to call.
+
+    Returns:
+        Whether it is `done` or another command is `busy` with it, or what went wrong.
+    """
+    if spec.is_done:
+        return "done"
+    model = partial(class_of(spec.model), **spec.model["init_args"])
+    try:
+        train(spec.cohort, spec.folder, model, **spec.options, progress=progress, callbacks=callbacks)
+    except BusyError:
+        return "busy"
+    except (InputError, OSError) as error:
+        return "done" if spec.is_done else error  # another command may just have finished it
+    return "done"
+
+
+def spread(
+    function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int, ray: bool | str
+) -> Iterator[tuple[_Job, _Result]]:
+    """Yield what a function returns of each job as it ends, from processes here or from a Ray cluster.
+
+    Raises:
+        InputError: If a process died, or Ray is not there.
+    """
+    return _on_ray(function, jobs, ray) if ray else _in_processes(function, jobs, workers)
+
+
+def _here(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcome]]:
+    for number, spec in enumerate(specs, start=1):
+        logger.info("run %d of %d: %s", number, len(specs), spec.title)
+        yield spec, train_one(spec, progress=True)
+
+
+def _in_processes(
+    function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int
+) -> Iterator[tuple[_Job, _Result]]:
+    with _worker_pool(min(workers, len(jobs))) as pool:
+        submitted = {pool.submit(function, job): job for job in jobs}
+        try:
+            for done in as_completed(submitted):
+                yield submitted[done], done.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that trained a run died, perhaps for want of memory; finished runs are kept: "
+                "start the command again, with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of processes that share the processor's cores and die with this one."""
+    settings = (max(1, torch.get_num_threads() // workers), logger.getEffectiveLevel())
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    return ProcessPoolExecutor(workers, context, _prepare_worker, settings)
+
+
+def _prepare_worker(n_threads: int, level: int) -> None:
+    torch.set_num_threads(n_threads)
+    log_to(Console(stderr=True), level)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    """End this process when the one that started it has ended, however that happened."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _on_ray(
+    function: Callable[[_Job], _Result], jobs: Sequence[_Job], address: bool | str
+) -> Iterator[tuple[_Job, _Result]]:
+    """Yield each result; a job that is lost with its machine is started again elsewhere."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--ray needs Ray; install it with: pip install 'drfuse[ray]'") from error
+    try:
+        ray.init(address if isinstance(address, str) else None, ignore_reinit_error=True, log_to_driver=False)
+    except ConnectionError as error:
+        raise InputError(f"no Ray cluster answers at {address}: {error}") from error
+    n_gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    remote = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=_RAY_RETRIES)(function)
+    left = {remote.remote(job): job for job in jobs}
+    try:
+        while left:
+            (done,), _ = ray.wait(list(left))
+            yield left[done], ray.get(done)
+            del left[done]
+    except ray.exceptions.RayError as error:
+        raise InputError(f"a run was lost on the Ray cluster, {_RAY_RETRIES} times again: {error}") from error
+    finally:
+        for job in left:
+            ray.cancel(job)
+
+
+def class_of(model: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the class that a description names.
+
+    Raises:
+        InputError: If it cannot be imported.
+    """
+    module, _, name = str(model["class_path"]).rpartition(".")
+    try:
+        kind: Callable[..., Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"there is no model {model['class_path']}: {error}") from error
+    return kind
+
+
+def _init_args(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of a model but its two sizes, defaults included.
+
+    Raises:
+        InputError: If it does not take one of those that are given.
+    """
+    parameters = list(inspect.signature(class_of(model)).parameters.values())[2:]
+    given = dict(model.get("init_args") or {})
+    if unknown := sorted(given.keys() - {parameter.name for parameter in parameters}):
+        raise InputError(f"{model['class_path']} takes no argument {unknown[0]!r}")
+    return {parameter.name: given.get(parameter.name, parameter.default) for parameter in parameters}

@@ -1,0 +1,328 @@
+"""Search for DrFuse's loss weights and learning rate, chosen on the validation split."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning as L
+import optuna
+import polars as pl
+import yaml
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from drfuse.data import Cohort, CohortDataModule, Subset, TaskName
+from drfuse.errors import InputError, check_choice
+from drfuse.files import write_whole
+from drfuse.models import DrFuse
+from drfuse.training.fit import Precision, read_facts
+from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one
+
+logger = logging.getLogger(__name__)
+
+Sampler = Literal["grid", "tpe"]
+
+_STUDY = "drfuse"
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_NAMES = ("alignment_weight", "orthogonality_weight", "auxiliary_weight", "lr")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found.
+
+    Attributes:
+        folder: Where everything lies.
+        trials: A row a trial, the best first: its hyper-parameters, `val_prauc_macro` (of one that was
+            pruned, the last it had), `state` and `run`.
+        best: The options of the best run, for `drfuse train --config`.
+    """
+
+    folder: Path
+    trials: pl.DataFrame
+    best: Path
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What every process of a search must know.
+
+    Attributes:
+        grid: The values of each hyper-parameter; for TPE, those between the smallest and the largest.
+        specify: The run of given hyper-parameters.
+        storage: Database URL, or a file.
+        n_trials: Finished trials to reach.
+        seed: Seed of the sampler.
+    """
+
+    grid: Mapping[str, Sequence[float]]
+    specify: Callable[[Mapping[str, float]], RunSpec]
+    storage: str
+    n_trials: int
+    seed: int
+
+
+def tune(
+    cohort: Path,
+    out: Path,
+    sampler: Sampler = "grid",
+    trials: int = 50,
+    storage: str | None = None,
+    alignment_weight: Sequence[float] = (0.0, 0.1, 1.0),
+    orthogonality_weight: Sequence[float] = (0.0, 0.1, 1.0),
+    auxiliary_weight: Sequence[float] = (0.0, 0.5, 1.0),
+    lr: Sequence[float] = (1e-4, 1e-3),
+    model_args: dict[str, Any] | None = None,
+    train_on: Subset = "full",
+    epochs: int = 100,
+    patience: int = 10,
+    batch_size: int = 16,
+    crop_size: int = 224,
+    augment: bool = True,
+    seed: int = 0,
+    precision: Precision = "32-true",
+    accelerator: str = "auto",
+    num_workers: int = 0,
+    task: TaskName = "phenotyping",
+    workers: int = 1,
+    ray: bool | str = False,
+) -> Tuned:
+    """Search for DrFuse's loss weights and learning rate; the best is chosen by validation macro PRAUC.
+
+    The defaults are the paper's grid of 54 runs. A search that was interrupted goes on when it is started
+    again, and several machines may work on one: they share `out`, or at least `storage`.
+
+    Args:
+        cohort: Folder that `drfuse prepare` wrote.
+        out: Folder for the runs, `trials.csv` and `best.yaml`, which `drfuse train --config` reads.
+        sampler: Train every point of the `grid`, or let `tpe` propose points between its ends and stop
+            trainings that promise little.
+        trials: With `tpe`, how many trainings to finish or stop, those of earlier commands included.
+        storage: With `tpe`, URL of the database that keeps the study; a file in `out` by default.
+        alignment_weight: Values of lambda_1.
+        orthogonality_weight: Values of lambda_2.
+        auxiliary_weight: Values of lambda_3.
+        lr: Learning rates.
+        model_args: Other arguments of the model.
+        train_on: Train and validate on all stays (`full`), or on those with a radiograph (`matched`).
+        epochs: The most epochs to train.
+        patience: Stop a training after this many epochs without a better validation PRAUC.
+        batch_size: Stays a batch.
+        crop_size: Side of the centre crop of the radiographs, in pixels.
+        augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
+        seed: Seed of the trainings, and of the sampler.
+        precision: Numbers to compute with.
+        accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
+        num_workers: Processes that make batches, for each run.
+        task: What is predicted.
+        workers: Runs at a time, each in a process of its own.
+        ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine.
+
+    Returns:
+        All trials, the best first.
+
+    Raises:
+        InputError: If the cohort or an option cannot be used, or runs failed.
+    """
+    check_choice("sampler", sampler, get_args(Sampler))
+    grid = dict(zip(_NAMES, (alignment_weight, orthogonality_weight, auxiliary_weight, lr), strict=True))
+    for name, values in grid.items():
+        if not values or min(values) < 0 or (name == "lr" and min(values) == 0):
+            raise InputError(f"--{name.replace('_', '-')} expects numbers of at least 0, and lr above 0")
+    if trials < 1 or workers < 1:
+        raise InputError("expected trials and workers of at least 1")
+    if clash := sorted((model_args or {}).keys() & grid.keys()):
+        raise InputError(f"{clash[0]} is searched for; give its values as --{clash[0].replace('_', '-')}")
+    opened, out = Cohort.open(Path(cohort).resolve()), Path(out).resolve()
+    CohortDataModule(
+        opened, train_on, batch_size, crop_size=crop_size, task=task
+    )  # a wrong option fails here
+    options = {
+        "train_on": train_on,
+        "epochs": epochs,
+        "patience": patience,
+        "batch_size": batch_size,
+        "crop_size": crop_size,
+        "augment": augment,
+        "seed": seed,
+        "precision": precision,
+        "accelerator": accelerator,
+        "num_workers": num_workers,
+        "task": task,
+    }
+    run_of = _Specified(opened, out / "runs", model_args or {}, options)
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    if sampler == "grid":
+        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        specs = [run_of(point) for point in points]
+        train_all(specs, workers, ray)
+        rows = [
+            {**point, "val_prauc_macro": _val_prauc(spec), "state": "complete", "run": spec.folder.name}
+            for point, spec in zip(points, specs, strict=True)
+        ]
+    else:
+        place = storage or str(out / "study.journal")
+        search = _Search(grid, run_of, place, trials, seed)
+        with _quiet_optuna():
+            _adopt(search)
+            if workers == 1 and not ray:
+                _work(replace(search))
+            else:
+                jobs = [replace(search, seed=seed + worker) for worker in range(workers)]
+                for _ in spread(_work, jobs, workers, ray):
+                    pass
+            rows = [_row(trial, run_of) for trial in _open(search).trials if trial.state in _FINISHED]
+    table = pl.DataFrame(rows).sort("val_prauc_macro", descending=True, nulls_last=True)
+    return _write(out, table)
+
+
+@dataclass(frozen=True)
+class _Specified:
+    """Makes the run of given hyper-parameters; unlike a closure, it travels to other processes."""
+
+    cohort: Cohort
+    runs: Path
+    model_args: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def __call__(self, point: Mapping[str, float]) -> RunSpec:
+        weights = {name: value for name, value in point.items() if name != "lr"}
+        model = {
+            "class_path": f"{DrFuse.__module__}.{DrFuse.__qualname__}",
+            "init_args": {**self.model_args, **weights},
+        }
+        title = ", ".join(f"{name} {value:.3g}" for name, value in point.items())
+        return specify(self.cohort, self.runs, "drfuse", title, model, lr=point["lr"], **self.options)
+
+
+class _Report(L.Callback):
+    """Tells a trial how each epoch went.
+
+    Raises:
+        TrialPruned: If the trial promises little.
+    """
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        self.trial.report(trainer.callback_metrics["val/prauc_macro"].item(), trainer.current_epoch)
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _work(search: _Search) -> None:
+    """Train proposed points until the study has as many finished trials as it is to have."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = _open(search)
+    while sum(trial.state in _FINISHED for trial in study.get_trials(deepcopy=False)) < search.n_trials:
+        trial = study.ask()
+        point = {
+            name: trial.suggest_float(name, min(values), max(values), log=name == "lr")
+            for name, values in search.grid.items()
+        }
+        spec = search.specify(point)
+        try:
+            outcome = train_one(spec, callbacks=[_Report(trial)])
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+            shutil.rmtree(spec.folder)
+            logger.info("trial %d stopped: %s", trial.number, spec.title)
+            continue
+        except Exception:  # not an interruption, after which the trial is proposed once more
+            study.tell(trial, state=TrialState.FAIL)
+            raise
+        if isinstance(outcome, Exception):
+            study.tell(trial, state=TrialState.FAIL)
+            raise InputError(f"the trial {spec.title} failed: {outcome}") from outcome
+        if outcome == "busy":  # only the same point proposed twice
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        study.tell(trial, _val_prauc(spec))
+        logger.info("trial %d, validation macro PRAUC %.4f: %s", trial.number, _val_prauc(spec), spec.title)
+
+
+def _adopt(search: _Search) -> None:
+    """Propose the trials of commands that were killed once more: their runs go on where they stopped."""
+    study = _open(search)
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        if trial.params.keys() != search.grid.keys():
+            continue  # another command is just about to propose it
+        spec = search.specify(trial.params)
+        if spec.folder.is_dir() and not _is_locked(spec.folder):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+
+
+def _is_locked(run: Path) -> bool:
+    """Return whether another command is writing a run."""
+    lock = FileLock(run / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _open(search: _Search) -> optuna.Study:
+    """Return the study, new or not.
+
+    Raises:
+        InputError: If its storage cannot be opened.
+    """
+    try:
+        storage: str | BaseStorage = search.storage
+        if "://" not in search.storage:
+            storage = JournalStorage(JournalFileBackend(search.storage))
+        return optuna.create_study(
+            storage=storage,
+            sampler=optuna.samplers.TPESampler(seed=search.seed),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+            study_name=_STUDY,
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except Exception as error:  # whatever the database's driver raises
+        raise InputError(f"the study in {search.storage} cannot be opened: {error}") from error
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _row(trial: FrozenTrial, run_of: Callable[[Mapping[str, float]], RunSpec]) -> dict[str, Any]:
+    complete = trial.state == TrialState.COMPLETE
+    value = trial.value if complete else trial.intermediate_values.get(trial.last_step or 0)
+    run = run_of(trial.params).folder.name if complete else None
+    return {**trial.params, "val_prauc_macro": value, "state": trial.state.name.lower(), "run": run}
+
+
+def _val_prauc(spec: RunSpec) -> float:
+    return float(read_facts(spec.folder)["val_prauc_macro"])
+
+
+def _write(out: Path, trials: pl.DataFrame) -> Tuned:
+    """Write `trials.csv`, and the best run's configuration without its places as `best.yaml`."""
+    complete = trials.filter(pl.col("state") == "complete")
+    if complete.is_empty():
+        raise InputError("no trial was completed; start the command again with more --trials")
+    chosen = out / "runs" / complete["run"][0] / "config.yaml"
+    config = yaml.safe_load(chosen.read_text(encoding="utf-8"))
+    del config["cohort"]
+    write_whole(out / "best.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_whole(out / "trials.csv", trials.write_csv())
+    return Tuned(out, trials, out / "best.yaml")
