@@ -20,6 +20,7 @@ from drfuse.errors import InputError
 from drfuse.logs import log_to
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
+_BOOLEANS = ("true", "false")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,14 @@ class _Parser(ArgumentParser):
         """Say in one sentence what is wrong with the arguments, and end with exit code 2."""
         program = self.prog.replace(" [options]", "")
         problem = _PARAMETER.sub(_as_option, " ".join(message.split()))
-        problem = re.sub(r'Parser key "([\w.]+)":', r"--\1:", problem)
+        command = _COMMANDS.get(program.rpartition(" ")[2])
+        positional = () if command is None else command.positional
+        problem = re.sub(
+            r'Parser key "([\w.]+)":',
+            lambda key: f"{'' if key[1] in positional else '--'}{key[1]}:",
+            problem,
+        )
+        problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
         self.exit(2, f"{program}: error: {_readable(problem)}; see `{program} --help`\n")
 
     def format_help(self, *arguments: Any) -> str:
@@ -138,8 +146,8 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
             continue
         name = option[2:].replace("-", "_")
         kind = parameters[name].annotation if name in parameters else None
-        values = ("true", "false") if kind is bool else tuple(some for some in left[:1] if some[:1] != "-")
-        if bool in (kind, *get_args(kind)) and not equals and (not left or left[0].lower() not in values):
+        is_bare = not left or left[0].startswith("-") or (kind is bool and left[0] not in _BOOLEANS)
+        if bool in (kind, *get_args(kind)) and not equals and is_bare:
             equals, value = "=", "true"
         elif Sequence in (get_origin(kind), *map(get_origin, get_args(kind))) and not equals:
             n_values = next((i for i, following in enumerate(left) if following.startswith("-")), len(left))
@@ -158,7 +166,7 @@ def _as_option(parameter: re.Match[str]) -> str:
 
 def _readable(text: str) -> str:
     """Return jsonargparse's words with options as the user writes them and types without their modules."""
-    text = re.sub(r"<class '(\w+)'>|typing\.|collections\.abc\.", r"\1", text)
+    text = re.sub(r"<class '(\w+)'>|\btyping\.|collections\.abc\.", r"\1", text)
     return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)
 
 

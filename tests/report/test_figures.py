@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from drfuse.errors import InputError
+from drfuse.evaluation import Estimate, MissingPoint, ReliabilityBin
 from drfuse.report import Number
 from drfuse.report.figures import (
-    CurvePoint,
-    ReliabilityBin,
     figure_to_svg,
     intervals_figure,
     missing_curve_figure,
@@ -29,8 +28,11 @@ pytestmark = pytest.mark.filterwarnings("error")
 GROUPS = ("EHR shared", "CXR shared", "EHR distinct", "CXR distinct")
 
 
-def curve(value: float) -> list[CurvePoint]:
-    return [CurvePoint(share, value - 0.1 * share, value - 0.2, value + 0.1) for share in (0, 0.5, 1)]
+def curve(value: float) -> list[MissingPoint]:
+    return [
+        MissingPoint(share, 0, 0.0, Estimate(value - 0.1 * share, value - 0.2, value + 0.1))
+        for share in (0, 0.5, 1)
+    ]
 
 
 def lines_of(axes: Axes) -> dict[str, list[tuple[float, float]]]:
@@ -92,7 +94,11 @@ def test_a_curve_alone_has_a_panel_of_its_own(systems: list[str]) -> None:
 
 
 def test_reliability_has_a_panel_a_diagonal_and_bars_for_each_system() -> None:
-    bins = [ReliabilityBin(0.1, 0.2, 0.15, 0.25, 30), ReliabilityBin(0.7, 0.6, 0.5, 0.7, 10)]
+    bins = [
+        ReliabilityBin(0.0, 0.2, 30, 0.1, Estimate(0.2, 0.15, 0.25)),
+        ReliabilityBin(0.2, 0.4, 0, np.nan, Estimate(np.nan, np.nan, np.nan)),
+        ReliabilityBin(0.6, 0.8, 10, 0.7, Estimate(0.6, 0.5, 0.7)),
+    ]
     panels = reliability_figure({"DrFuse": bins, "MedFuse": bins[:1], "empty": []}).axes
     assert [panel.get_title(loc="left") for panel in panels] == ["DrFuse", "MedFuse", "empty"]
     assert [len(panel.get_lines()) for panel in panels] == [2, 2, 1]
@@ -168,7 +174,9 @@ def test_files_are_the_same_bytes_each_time(tmp_path: Path) -> None:
 
 
 def test_drawing_a_figure_does_not_change_it() -> None:
-    figure = reliability_figure({name: [ReliabilityBin(0.1, 0.2, 0.15, 0.25, 30)] for name in "abcde"})
+    figure = reliability_figure(
+        {name: [ReliabilityBin(0.0, 0.2, 30, 0.1, Estimate(0.2, 0.15, 0.25))] for name in "abcde"}
+    )
     assert figure_to_svg(figure) == figure_to_svg(figure)
 
 

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from drfuse.errors import InputError
+from drfuse.evaluation import Estimate, MissingPoint
 from drfuse.report import Number, Row, Table
-from drfuse.report.figures import CurvePoint, intervals_figure, missing_curve_figure
+from drfuse.report.figures import intervals_figure, missing_curve_figure
 from drfuse.report.page import Section, render_page
 
 HOSTILE = "<script>alert(1)</script> \"&' | ; %"
@@ -62,7 +63,8 @@ def table(key: str, columns: int = 2) -> Table:
 
 def page() -> str:
     figure = intervals_figure({HOSTILE: {"full": Number(0.42, 0.4, 0.44)}, "DrFuse": {"full": Number(0.45)}})
-    curves = {name: [CurvePoint(0, 0.4, 0.3, 0.5), CurvePoint(1, 0.3, 0.2, 0.4)] for name in ("a", "DrFuse")}
+    points = [MissingPoint(share, 0, 0.0, Estimate(0.4, 0.3, 0.5)) for share in (0, 1)]
+    curves = {"a": points, "DrFuse": points}
     return render_page(
         HOSTILE,
         [("Stays", "59,344"), (HOSTILE, HOSTILE)],

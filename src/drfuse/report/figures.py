@@ -1,12 +1,13 @@
 """The paper's figures and those of the further experiments; files of the same input are the same bytes."""
 
+import dataclasses
 import io
 import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -17,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError
+from drfuse.evaluation import MissingPoint, ReliabilityBin
 from drfuse.files import appearing, write_whole
 from drfuse.report.tables import Number
 
@@ -35,25 +37,6 @@ REPRESENTATIONS = {
     "CXR distinct": ("#b03a00", "s"),
 }
 MOST_VECTOR_POINTS = 2000  # more of them are an image within the SVG, which is smaller by far
-
-
-class CurvePoint(NamedTuple):
-    """A system's macro PRAUC with its 95 % interval, where a share (0 to 1) of the radiographs is gone."""
-
-    share: float
-    value: float
-    low: float
-    high: float
-
-
-class ReliabilityBin(NamedTuple):
-    """Predictions of about the same probability: their mean, and how often it came true, with interval."""
-
-    predicted: float
-    observed: float
-    low: float
-    high: float
-    n_predictions: int
 
 
 @contextmanager
@@ -86,6 +69,7 @@ def _styled() -> Iterator[None]:
             "figure.facecolor": "white",
             "savefig.facecolor": "white",
             "savefig.dpi": 200,
+            "savefig.bbox": "tight",  # titles of the first row stand at the very edge
         }
     ):
         yield
@@ -132,14 +116,17 @@ def representations_figure(points: Mapping[str, NDArray[np.floating[Any]]]) -> F
 
 
 @_styled()
-def missing_curve_figure(curves: Mapping[str, Sequence[CurvePoint]]) -> Figure:
+def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure:
     """Draw macro PRAUC over the share of radiographs taken away, a panel for each system.
 
     Each panel holds its system's line and band, those of DrFuse, and all other lines in grey.
     """
     named = [name for name in curves if name != HIGHLIGHT] or list(curves)
     figure, panels = _panels(named, most_columns=4, height=2.3)
-    drawn = {name: np.array(curve, dtype=float).reshape(-1, 4).T for name, curve in curves.items()}
+    drawn = {
+        name: np.array([(one.share, *dataclasses.astuple(one.prauc_macro)) for one in curve]).reshape(-1, 4).T
+        for name, curve in curves.items()
+    }
     for axes, own in zip(panels, named, strict=True):
         axes.set_title(own, color=_colour(own))
         for name, (share, value, low, high) in drawn.items():
@@ -178,8 +165,9 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
         axes.set_title(name, color=_colour(name))
-        if curve:
-            predicted, observed, low, high, count = np.array(curve, dtype=float).T
+        if filled := [one for one in curve if one.n_predictions]:
+            predicted, count = np.array([(one.predicted, one.n_predictions) for one in filled]).T
+            observed, low, high = np.array([dataclasses.astuple(one.observed) for one in filled]).T
             axes.bar(predicted, 0.2 * count / max(count.max(), 1), width=0.035, color=FAINT, zorder=0)
             colour = _colour(name)
             axes.vlines(predicted, low, high, color=colour, linewidth=1.2, zorder=2)

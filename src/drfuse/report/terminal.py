@@ -179,7 +179,12 @@ def trials_table(trials: pl.DataFrame, most: int = 10) -> Table:
     for name in shown.columns:
         table.add_column(name, justify="right")
     for row in shown.rows():
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else cell or "-" for cell in row))
+        table.add_row(
+            *(
+                f"{cell:.4g}" if isinstance(cell, float) else "-" if cell is None else str(cell)
+                for cell in row
+            )
+        )
     return table
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from drfuse.data import Subset
+from drfuse.errors import InputError
 from drfuse.evaluation import (
     Calibration,
     MissingPoint,
@@ -168,5 +169,5 @@ def _told(run: Predictions) -> NDArray[np.bool_]:
 
 def _without_cxr(run: Predictions) -> NDArray[np.float32]:
     if run.logits_without_cxr is None:
-        raise ValueError("the run has no predictions without radiographs; train it again")
+        raise InputError("a run has no predictions without radiographs; name another --out to train anew")
     return run.logits_without_cxr

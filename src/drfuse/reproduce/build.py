@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule, Task, TaskName
 from drfuse.errors import InputError, check_choice
-from drfuse.evaluation import Calibration, MissingPoint, Subgroups
+from drfuse.evaluation import Subgroups
 from drfuse.files import write_whole
 from drfuse.report.figures import (
-    CurvePoint,
-    ReliabilityBin,
     intervals_figure,
     missing_curve_figure,
     phenotypes_figure,
@@ -32,7 +30,7 @@ from drfuse.reproduce import beyond, tables
 from drfuse.reproduce.plan import Cell, Experiment, experiments_of, plan, takes_part
 from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent, tsne
 from drfuse.reproduce.results import Results
-from drfuse.reproduce.systems import System, choose_systems
+from drfuse.reproduce.systems import choose_systems
 from drfuse.training import Precision, read_facts
 from drfuse.training.matrix import RunSpec, train_all
 
@@ -129,15 +127,23 @@ def reproduce(
         "task": task,
     } | ({} if lr is None else {"lr": lr})
     cells = plan(what, opened, out / "runs", systems, list(dict.fromkeys(seeds)), model_args or {}, options)
-    for train_on in {
-        cell.train_on for cell in cells
-    }:  # a wrong option fails here, before anything is trained
-        CohortDataModule(opened, train_on, batch_size, matched_cxr_dropout, crop_size, task=task)
-    out.mkdir(parents=True, exist_ok=True)
+    for train_on in sorted({cell.train_on for cell in cells}):  # what is wrong fails before the training
+        data = CohortDataModule(opened, train_on, batch_size, matched_cxr_dropout, crop_size, task=task)
+        if not data.dataset.task.eligible[opened.rows("test", train_on)].any():
+            raise InputError(
+                f"the test split of {opened.folder} has no stay in the {train_on} set; prepare a larger "
+                "cohort, or one with another --seed or --split-file"
+            )
     train_all(list(cells.values()), workers, ray)
     logger.info("measuring")
     results = Results.read(opened, Task.of(opened, task), systems, cells, n_resamples)
-    sections = [section for name in experiments_of(what) for section in _SECTIONS[name](results)]
+    sections = [
+        section
+        for name in experiments_of(what)
+        if name == "table1" or any(takes_part(system, name) for system in systems)
+        for section in _SECTIONS[name](results)
+    ]
+    out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".report.lock"):
         _write(out, results, sections, options)
     return Reproduced(out, out / "report.html", [table for section in sections for table in section.tables])
@@ -242,28 +248,15 @@ def _missing(results: Results) -> list[Section]:
     for train_on in ("matched", "full"):
         curves = beyond.missing_curves(results, train_on)
         found.append(beyond.missing_table(curves, train_on))
-        figures.append((f"Macro PRAUC as radiographs go missing, trained on {train_on}", _curves(curves)))
+        figure = missing_curve_figure({system.title: curve for system, curve in curves.items()})
+        figures.append((f"Macro PRAUC as radiographs go missing, trained on {train_on}", figure))
     text = "Radiographs are taken away at random from stays that have one: the same stays, ever less known."
     return [Section("missing", "Missing radiographs", text, found, figures)]
 
 
-def _curves(curves: dict[System, list[MissingPoint]]) -> Figure:
-    return missing_curve_figure(
-        {
-            system.title: [
-                CurvePoint(
-                    point.share, point.prauc_macro.value, point.prauc_macro.low, point.prauc_macro.high
-                )
-                for point in curve
-            ]
-            for system, curve in curves.items()
-        }
-    )
-
-
 def _calibration(results: Results) -> list[Section]:
     measured = beyond.calibrations(results)
-    figure = reliability_figure({system.title: _reliability(one) for system, one in measured.items()})
+    figure = reliability_figure({system.title: one.reliability for system, one in measured.items()})
     text = "Whether a predicted 30 % happens in 30 % of the cases."
     return [
         Section(
@@ -273,16 +266,6 @@ def _calibration(results: Results) -> list[Section]:
             [beyond.calibration_table(results, measured)],
             [("Observed share by predicted probability, all labels together", figure)],
         )
-    ]
-
-
-def _reliability(measured: Calibration) -> list[ReliabilityBin]:
-    return [
-        ReliabilityBin(
-            one.predicted, one.observed.value, one.observed.low, one.observed.high, one.n_predictions
-        )
-        for one in measured.reliability
-        if one.n_predictions
     ]
 
 
@@ -334,9 +317,13 @@ def _write(out: Path, results: Results, sections: Sequence[Section], options: di
             f"{name}, {n_stays:,} stays, {len(results.cohort.cxr):,} with radiograph",
         ),
         ("task", f"{results.task.name}, {len(results.task.label_names)} labels"),
-        ("runs", f"{len(results.cells)}, {results.n_seeds} seeds"),
-        ("resamples", f"{results.n_resamples:,} of subjects"),
-        ("training", ", ".join(f"{name} {value}" for name, value in options.items() if name != "task")),
+        (
+            "trained",
+            f"{len(results.cells)} runs, {results.n_seeds} {'seed' if results.n_seeds == 1 else 'seeds'}",
+        ),
+        ("training", f"up to {options['epochs']} epochs, batches of {options['batch_size']}"),
+        ("learning rate", f"{options['lr']:g} for all" if "lr" in options else "each system's published one"),
+        ("intervals", f"{results.n_resamples:,} resamples of subjects"),
         ("drfuse", __version__),
     ]
     write_whole(out / "report.html", render_page("DrFuse, reproduced", facts, sections))
@@ -344,17 +331,15 @@ def _write(out: Path, results: Results, sections: Sequence[Section], options: di
 
 def _list_of_runs(cells: Mapping[Cell, RunSpec]) -> pl.DataFrame:
     """Return a row a run: what it is, where it lies, and how it went on the validation split."""
-    rows = []
-    for cell, spec in cells.items():
-        facts = read_facts(spec.folder)
-        rows.append(
-            {
-                "system": cell.system,
-                "train_on": cell.train_on,
-                "seed": cell.seed,
-                "folder": spec.folder.name,
-                "best_epoch": facts["best_epoch"],
-                "val_prauc_macro": facts["val_prauc_macro"],
-            }
+    columns = ["system", "train_on", "seed", "folder", "best_epoch", "val_prauc_macro"]
+    rows = [
+        (
+            cell.system,
+            cell.train_on,
+            cell.seed,
+            spec.folder.name,
+            *map(read_facts(spec.folder).get, columns[4:]),
         )
-    return pl.DataFrame(rows)
+        for cell, spec in cells.items()
+    ]
+    return pl.DataFrame(rows, schema=columns, orient="row")

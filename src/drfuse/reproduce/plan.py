@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from drfuse.data import Cohort, Subset
 from drfuse.errors import InputError
-from drfuse.reproduce.systems import System
+from drfuse.reproduce.systems import System, paper_systems
 from drfuse.training.matrix import RunSpec, specify
 
 Experiment = Literal[
@@ -44,7 +44,7 @@ def experiments_of(what: Experiment) -> list[str]:
 def takes_part(system: System, experiment: str) -> bool:
     """Return whether a system's runs are needed for an experiment."""
     if experiment == "table3":
-        return system.paper in TABLE3 or (system.paper is None and not system.is_variant)
+        return system.paper in TABLE3 or system.name not in paper_systems()  # the paper's, and a user's own
     if experiment == "table4":
         return system.ablation is not None
     if experiment == "figure3":

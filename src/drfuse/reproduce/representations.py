@@ -1,5 +1,7 @@
 """DrFuse's four representations: Figure 3, and the numbers that an eye can't give."""
 
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from drfuse.data import Cohort, CohortDataModule
 from drfuse.errors import InputError
 from drfuse.models.losses import LN_2, jensen_shannon
 from drfuse.training import load_model
+
+logger = logging.getLogger(__name__)
 
 FIGURE3 = {
     "ehr_shared": "EHR shared",
@@ -69,8 +73,11 @@ def tsne(h: Mapping[str, Representation], seed: int = 0) -> dict[str, NDArray[np
 def probe_origin(ehr: Representation, cxr: Representation, subjects: NDArray[Any]) -> float:
     """Return how often a linear probe tells which modality a representation (n, D) is of.
 
-    It is fitted and scored in folds of whole subjects; 0.5 is chance.
+    It is fitted and scored in folds of whole subjects; 0.5 is chance. NaN with fewer subjects than folds.
     """
+    if (n_subjects := len(np.unique(subjects))) < FOLDS:
+        logger.warning("a probe needs %d subjects, and there are %d", FOLDS, n_subjects)
+        return math.nan
     x, y = np.concatenate([ehr, cxr]), np.repeat([0, 1], len(ehr))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     said = cross_val_predict(probe, x, y, groups=np.tile(subjects, 2), cv=GroupKFold(FOLDS))

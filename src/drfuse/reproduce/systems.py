@@ -1,8 +1,9 @@
 """The systems that are compared: a model each, with what was published of its settings."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from drfuse.errors import InputError
+from drfuse.models import FusionModel
 from drfuse.training.matrix import class_of
 
 
@@ -47,12 +49,16 @@ class System:
         return self.ablation is not None and self.paper is None
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return its model with those of the arguments that the model takes."""
+        """Return its model with those of the arguments that the model takes.
+
+        They go before its own, but for what makes a variant one.
+        """
         taken = inspect.signature(class_of(self.model)).parameters
         own = dict(self.model.get("init_args") or {})
+        given = {key: value for key, value in arguments.items() if key in taken}
         return {
             "class_path": self.model["class_path"],
-            "init_args": {**own, **{key: value for key, value in arguments.items() if key in taken}},
+            "init_args": given | own if self.is_variant else own | given,
         }
 
 
@@ -67,17 +73,21 @@ def choose_systems(names: Sequence[str] | None) -> list[System]:
     """Return systems by name; a path of a YAML file names one of the user's own.
 
     Such a file holds the fields of one system: `title` and `model`, which has `class_path` and `init_args`.
+    The file's own name is the system's.
 
     Raises:
-        InputError: If there is no such system, or its file does not describe one.
+        InputError: If there is no such system, its file does not describe one, or two have the same name.
     """
     shipped = paper_systems()
     if names is None:
         return list(shipped.values())
     if not names:
         raise InputError(f"--models names no system; expected some of {', '.join(shipped)}")
-    chosen = {name: shipped[name] if name in shipped else _read(name) for name in names}
-    return list(chosen.values())
+    chosen = [shipped[name] if name in shipped else _read(name) for name in dict.fromkeys(names)]
+    called = [name for system in chosen for name in {system.name, system.title}]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise InputError(f"two systems are called {twice[0]}; rename a YAML file, or the title in it")
+    return chosen
 
 
 def _read(name: str) -> System:
@@ -86,11 +96,22 @@ def _read(name: str) -> System:
         raise InputError(
             f"there is no system {name!r}; expected some of {', '.join(paper_systems())}, or a YAML file"
         )
+    if path.stem in paper_systems() or not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
+        raise InputError(
+            f"{path} cannot name a system; rename it to letters, digits, - and _ that name no shipped one"
+        )
     try:
         system = System(path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
-        class_of(system.model)
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+        kind = class_of(system.model)
+        if not (isinstance(kind, type) and issubclass(kind, FusionModel)):
+            raise TypeError(f"{system.model['class_path']} is no FusionModel")
+        if not (isinstance(system.title, str) and isinstance(system.model.get("init_args") or {}, dict)):
+            raise TypeError("its title is no text, or its init_args are no mapping")
+        if list(system.reads) not in (["ehr"], ["cxr"], ["ehr", "cxr"]):
+            raise TypeError(f"reads is {system.reads}, and not [ehr], [cxr] or [ehr, cxr]")
+        return replace(system, lr=None if system.lr is None else float(system.lr))  # YAML reads 1e-4 as text
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} describes no system: {error}; expected title, and model with class_path and init_args"
+            f"{path} describes no system: {reason}; expected title, and model with class_path and init_args"
         ) from error
-    return system

@@ -237,7 +237,7 @@ def _phenotype(prauc: Estimate, best: float, published: float | None) -> Number:
         prauc.low,
         prauc.high,
         paper=published,
-        note=f"{100 * relative:+.1f} %".replace("-", "−"),
+        note=f"{100 * relative:+z.1f} %".replace("-", "−"),
         mark="better" if relative > _HIGHLIGHT else "worse" if relative < -_HIGHLIGHT else "",
     )
 

@@ -40,7 +40,7 @@ def claim(
     text = yaml.safe_dump(options, sort_keys=False)
     replaced = run.folder.with_name(f".{run.folder.name}.replaced")
     lock = FileLock(run.folder / ".lock", blocking=False)
-    if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+    if run.folder.exists() and not _is_fresh(run.folder):
         if not _is_run(run):
             raise InputError(f"{run.folder} holds something that is no run; name another --out")
         if overwrite:
@@ -79,8 +79,8 @@ def _locked(lock: FileLock, run: RunFiles) -> Iterator[None]:
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held; who waits for it notices
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _last_checkpoint(run: RunFiles, options: dict[str, Any], cohort: str) -> dict[str, Any] | None:
@@ -115,6 +115,12 @@ def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
             f"{run.checkpoints / name} is damaged; start the run anew with --overwrite"
         ) from error
     return checkpoint
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Return whether a folder is empty but for what a command leaves that has just begun to write a run."""
+    begun = {".lock", ".config.yaml.partial"}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= begun
 
 
 def _has_begun(run: RunFiles) -> bool:

@@ -184,8 +184,8 @@ def train(
         "accelerator": accelerator,
         "num_workers": num_workers,
         "task": task,
-        "init_ehr": None if init_ehr is None else str(init_ehr),
-        "init_cxr": None if init_cxr is None else str(init_cxr),
+        "init_ehr": None if init_ehr is None else str(Path(init_ehr).resolve()),
+        "init_cxr": None if init_cxr is None else str(Path(init_cxr).resolve()),
     }
     with claim(run, options, opened.fingerprint, overwrite) as checkpoint:
         if checkpoint is None or not _is_done(checkpoint, epochs, patience):

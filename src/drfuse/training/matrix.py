@@ -205,8 +205,8 @@ def _in_processes(
     function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int
 ) -> Iterator[tuple[_Job, _Result]]:
     with _worker_pool(min(workers, len(jobs))) as pool:
-        submitted = {pool.submit(function, job): job for job in jobs}
         try:
+            submitted = {pool.submit(function, job): job for job in jobs}
             for done in as_completed(submitted):
                 yield submitted[done], done.result()
         except BrokenProcessPool as error:
@@ -259,6 +259,8 @@ def _on_ray(
             (done,), _ = ray.wait(list(left))
             yield left[done], ray.get(done)
             del left[done]
+    except ray.exceptions.RayTaskError as error:  # what the function raised
+        raise error.cause from error
     except ray.exceptions.RayError as error:
         raise InputError(f"a run was lost on the Ray cluster, {_RAY_RETRIES} times again: {error}") from error
     finally:

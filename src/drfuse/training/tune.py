@@ -2,14 +2,16 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
+import numpy as np
 import optuna
 import polars as pl
 import yaml
@@ -23,13 +25,12 @@ from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
 from drfuse.models import DrFuse
 from drfuse.training.fit import Precision, read_facts
-from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one
+from drfuse.training.matrix import SECONDS_TO_WAIT, RunSpec, specify, spread, train_all, train_one
 
 logger = logging.getLogger(__name__)
 
 Sampler = Literal["grid", "tpe"]
 
-_STUDY = "drfuse"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _NAMES = ("alignment_weight", "orthogonality_weight", "auxiliary_weight", "lr")
 
@@ -57,14 +58,18 @@ class _Search:
     Attributes:
         grid: The values of each hyper-parameter; for TPE, those between the smallest and the largest.
         specify: The run of given hyper-parameters.
+        out: Where everything lies.
         storage: Database URL, or a file.
+        study: The study's name in it.
         n_trials: Finished trials to reach.
         seed: Seed of the sampler.
     """
 
     grid: Mapping[str, Sequence[float]]
     specify: Callable[[Mapping[str, float]], RunSpec]
+    out: Path
     storage: str
+    study: str
     n_trials: int
     seed: int
 
@@ -97,7 +102,7 @@ def tune(
     """Search for DrFuse's loss weights and learning rate; the best is chosen by validation macro PRAUC.
 
     The defaults are the paper's grid of 54 runs. A search that was interrupted goes on when it is started
-    again, and several machines may work on one: they share `out`, or at least `storage`.
+    again, and several machines may work on one that share `out`.
 
     Args:
         cohort: Folder that `drfuse prepare` wrote.
@@ -169,16 +174,16 @@ def tune(
         ]
     else:
         place = storage or str(out / "study.journal")
-        search = _Search(grid, run_of, place, trials, seed)
+        any_point = dict.fromkeys(grid, 1.0)  # trials of other configurations are in studies of their own
+        search = _Search(grid, run_of, out, place, run_of(any_point).folder.name, trials, seed)
         with _quiet_optuna():
-            _adopt(search)
+            study = _open(search)
             if workers == 1 and not ray:
-                _work(replace(search))
+                _work(search)
             else:
-                jobs = [replace(search, seed=seed + worker) for worker in range(workers)]
-                for _ in spread(_work, jobs, workers, ray):
+                for _ in spread(_work, [search] * workers, workers, ray):
                     pass
-            rows = [_row(trial, run_of) for trial in _open(search).trials if trial.state in _FINISHED]
+            rows = [_row(trial, run_of) for trial in study.trials if trial.state in _FINISHED]
     table = pl.DataFrame(rows).sort("val_prauc_macro", descending=True, nulls_last=True)
     return _write(out, table)
 
@@ -222,54 +227,82 @@ def _work(search: _Search) -> None:
     """Train proposed points until the study has as many finished trials as it is to have."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _open(search)
-    while sum(trial.state in _FINISHED for trial in study.get_trials(deepcopy=False)) < search.n_trials:
-        trial = study.ask()
-        point = {
-            name: trial.suggest_float(name, min(values), max(values), log=name == "lr")
-            for name, values in search.grid.items()
-        }
-        spec = search.specify(point)
-        try:
-            outcome = train_one(spec, callbacks=[_Report(trial)])
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-            shutil.rmtree(spec.folder)
-            logger.info("trial %d stopped: %s", trial.number, spec.title)
-            continue
-        except Exception:  # not an interruption, after which the trial is proposed once more
-            study.tell(trial, state=TrialState.FAIL)
-            raise
-        if isinstance(outcome, Exception):
-            study.tell(trial, state=TrialState.FAIL)
-            raise InputError(f"the trial {spec.title} failed: {outcome}") from outcome
-        if outcome == "busy":  # only the same point proposed twice
-            study.tell(trial, state=TrialState.FAIL)
-            continue
-        study.tell(trial, _val_prauc(spec))
-        logger.info("trial %d, validation macro PRAUC %.4f: %s", trial.number, _val_prauc(spec), spec.title)
+    while True:
+        with ExitStack() as held:
+            with FileLock(search.out / ".study.lock"):
+                trial = _propose(study, search)
+                if trial is None:
+                    return
+                held.enter_context(_holding(search, trial.number))
+            _train(study, trial, search.specify(trial.params))
 
 
-def _adopt(search: _Search) -> None:
-    """Propose the trials of commands that were killed once more: their runs go on where they stopped."""
-    study = _open(search)
+def _propose(study: optuna.Study, search: _Search) -> optuna.Trial | None:
+    """Return the next trial, or None if enough are finished or being trained.
+
+    Its point depends on the seed and the trials before, not on who asks, nor on interruptions.
+    """
+    _repropose_interrupted(study, search)
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    n_taken = sum(state in (*_FINISHED, TrialState.RUNNING) for state in states)
+    if n_taken >= search.n_trials:
+        return None
+    (seed,) = np.random.SeedSequence((search.seed, n_taken)).generate_state(1)
+    study.sampler = optuna.samplers.TPESampler(seed=int(seed))
+    trial = study.ask()
+    for name, values in search.grid.items():
+        trial.suggest_float(name, min(values), max(values), log=name == "lr")
+    return trial
+
+
+def _repropose_interrupted(study: optuna.Study, search: _Search) -> None:
+    """Propose the trials that nobody trains any more once more: their runs go on where they stopped."""
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        if trial.params.keys() != search.grid.keys():
-            continue  # another command is just about to propose it
-        spec = search.specify(trial.params)
-        if spec.folder.is_dir() and not _is_locked(spec.folder):
+        with suppress(Timeout), _holding(search, trial.number):
+            if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
+                continue  # it was just finished
             study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params)
+            if trial.params.keys() == search.grid.keys():  # else it was not even proposed
+                study.enqueue_trial(trial.params)
 
 
-def _is_locked(run: Path) -> bool:
-    """Return whether another command is writing a run."""
-    lock = FileLock(run / ".lock", blocking=False)
+@contextmanager
+def _holding(search: _Search, number: int) -> Iterator[None]:
+    """Let no other process train a trial; the hold ends with this process, however that ends.
+
+    Raises:
+        Timeout: If another process trains it.
+    """
+    path = search.out / f".trial-{number}.lock"
+    with FileLock(path, blocking=False):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held; who waits for it notices
+
+
+def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
+    """Train the run of a trial, and tell the study what came of it.
+
+    Raises:
+        InputError: If it failed.
+    """
     try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
+        while (outcome := train_one(spec, callbacks=[_Report(trial)])) == "busy":  # the same point once more
+            time.sleep(SECONDS_TO_WAIT)
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+        shutil.rmtree(spec.folder, ignore_errors=True)  # before the first checkpoint, it is gone already
+        logger.info("trial %d stopped: %s", trial.number, spec.title)
+        return
+    except Exception:  # not an interruption, after which the trial is proposed once more
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    if isinstance(outcome, Exception):
+        study.tell(trial, state=TrialState.FAIL)
+        raise InputError(f"the trial {spec.title} failed: {outcome}") from outcome
+    study.tell(trial, _val_prauc(spec))
+    logger.info("trial %d, validation macro PRAUC %.4f: %s", trial.number, _val_prauc(spec), spec.title)
 
 
 def _open(search: _Search) -> optuna.Study:
@@ -284,14 +317,14 @@ def _open(search: _Search) -> optuna.Study:
             storage = JournalStorage(JournalFileBackend(search.storage))
         return optuna.create_study(
             storage=storage,
-            sampler=optuna.samplers.TPESampler(seed=search.seed),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
-            study_name=_STUDY,
+            study_name=search.study,
             direction="maximize",
             load_if_exists=True,
         )
     except Exception as error:  # whatever the database's driver raises
-        raise InputError(f"the study in {search.storage} cannot be opened: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"the study in {search.storage} cannot be opened: {reason}") from error
 
 
 @contextmanager

@@ -1,0 +1,141 @@
+"""Results of runs that were never trained: a cohort and predictions made in memory."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+from drfuse.cohort.manifest import Manifest
+from drfuse.data import Cohort, Subset, Task, TaskName
+from drfuse.reproduce.plan import Cell
+from drfuse.reproduce.results import Results
+from drfuse.reproduce.systems import paper_systems
+from drfuse.run import Predictions
+from drfuse.training.matrix import RunSpec
+
+PHENOTYPES = ["Shock", "Septicemia (except in labor)", "Cardiac dysrhythmias"]
+SPLITS = ("train",) * 30 + ("validation",) * 6 + ("test",) * 40
+N = len(SPLITS)
+TEST = np.array(SPLITS) == "test"
+HAS_CXR = np.arange(N) % 4 != 1
+SUBJECTS = 100 + np.arange(N) // 2
+MAIN = ("transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse")
+RESAMPLES = 20
+
+Floats = NDArray[np.floating[Any]]
+
+
+def draw_labels(seed: int = 0) -> NDArray[np.uint8]:
+    """Return the labels (N, C) of `make_cohort`."""
+    return (np.random.default_rng(seed).random((N, len(PHENOTYPES))) < 0.4).astype(np.uint8)
+
+
+def make_cohort(labels: NDArray[np.uint8] | None = None) -> Cohort:
+    """Return a cohort of two stays a subject, three in four with a radiograph, every third of two days."""
+    labels = draw_labels() if labels is None else labels
+    stays = pl.DataFrame(
+        {
+            "subject_id": SUBJECTS,
+            "stay_id": 1000 + np.arange(N),
+            "split": SPLITS,
+            "age": np.linspace(20, 88, N),
+            "gender": ["F" if subject % 3 else "M" for subject in SUBJECTS],
+            "race": ["WHITE"] * N,
+            "admission_type": ["URGENT"] * N,
+            "los": [1.5 if row % 3 == 0 else 6.5 + row % 2 for row in range(N)],
+            "in_hospital_mortality": [row % 5 < 2 for row in range(N)],
+            "has_cxr": HAS_CXR,
+            "cxr_row": pl.Series(np.cumsum(HAS_CXR) - 1).set(pl.Series(~HAS_CXR), None),
+            **{name: labels[:, c].astype(bool) for c, name in enumerate(PHENOTYPES)},
+        }
+    )
+    manifest = Manifest("0", {}, {"window_hours": 48}, [], [], PHENOTYPES, {}, {}, {})
+    return Cohort(Path("nowhere"), manifest, stays, np.empty(0, "f4"), np.empty((0, 8, 8), "u1"), {})
+
+
+def predict(
+    system: str, labels: NDArray[Any], train_on: Subset, seed: int, names: Sequence[str] = PHENOTYPES
+) -> Predictions:
+    """Return what a system could say of all stays: noise that leans to the labels (N, C).
+
+    One of radiographs alone says nothing of stays without, one of the EHR alone the same with and without.
+    """
+    rng = np.random.default_rng([*system.encode(), len(train_on), seed])
+    without = (rng.normal(size=labels.shape) + labels).astype(np.float32)
+    with_cxr = (without + 0.5 * rng.normal(size=labels.shape) + 0.5 * labels).astype(np.float32)
+    reads = paper_systems()[system].reads
+    if list(reads) == ["ehr"]:
+        with_cxr = without
+    elif list(reads) == ["cxr"]:
+        without = np.full_like(without, np.nan)
+    return Predictions(
+        phenotypes=list(names),
+        stays=make_cohort().stays.select("subject_id", "stay_id", "split", "has_cxr"),
+        logits=np.where(HAS_CXR[:, None], with_cxr, without),
+        labels=labels.astype(np.uint8),
+        modality_weights=None,
+        logits_without_cxr=without,
+    )
+
+
+def results_of(
+    predictions: Mapping[tuple[str, Subset], Sequence[Predictions]],
+    cohort: Cohort | None = None,
+    task: TaskName = "phenotyping",
+    n_resamples: int = RESAMPLES,
+) -> Results:
+    """Return results of given predictions; systems are in the order in which they occur."""
+    cohort = cohort or make_cohort()
+    systems = [paper_systems()[name] for name in dict.fromkeys(name for name, _ in predictions)]
+    cells: dict[Cell, RunSpec] = {}
+    return Results(cohort, Task.of(cohort, task), systems, cells, predictions, n_resamples)
+
+
+def make_results(names: Sequence[str] = MAIN, seeds: int = 2, task: TaskName = "phenotyping") -> Results:
+    """Return results of made-up predictions, of the stays that take part in the task."""
+    cohort = make_cohort()
+    of = Task.of(cohort, task)
+    trained_on: tuple[Subset, ...] = ("matched", "full")
+    predictions = {
+        (name, train_on): [
+            only(predict(name, of.labels, train_on, seed, of.label_names), of.eligible)
+            for seed in range(seeds)
+        ]
+        for name in names
+        for train_on in trained_on
+    }
+    return results_of(predictions, cohort, task)
+
+
+def only(predictions: Predictions, rows: NDArray[np.bool_]) -> Predictions:
+    """Return the predictions of some stays."""
+    without = predictions.logits_without_cxr
+    return Predictions(
+        predictions.phenotypes,
+        predictions.stays.filter(rows),
+        predictions.logits[rows],
+        predictions.labels[rows],
+        None,
+        None if without is None else without[rows],
+    )
+
+
+def macro(labels: NDArray[Any], scores: Floats) -> float:
+    """Return the macro PRAUC as scikit-learn has it, over the labels that occur."""
+    occur = labels.any(axis=0)
+    return float(average_precision_score(labels[:, occur], scores[:, occur], average="macro"))
+
+
+def resampled_macro(labels: NDArray[Any], of_seeds: Sequence[Floats], subjects: NDArray[Any]) -> Floats:
+    """Return the mean macro PRAUC over seeds in each of the resamples of whole subjects (R,), one by one."""
+    names = np.unique(subjects)
+    rng = np.random.default_rng(0)
+    values = []
+    for drawn in rng.integers(0, len(names), size=(RESAMPLES, len(names)), dtype=np.int32):
+        rows = np.concatenate([np.flatnonzero(subjects == names[unit]) for unit in drawn])
+        values.append(np.mean([macro(labels[rows], scores[rows]) for scores in of_seeds]))
+    return np.array(values)
