@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from drfuse import __version__
 from drfuse.data import Cohort
 from drfuse.demo import MODELS, NAMES, learn, run_of
-from drfuse.evaluation import evaluate_test_set, prauc_auroc, resample
+from drfuse.evaluation import TestSet, compare, evaluate_test_set, resample, seeded_prauc
 from drfuse.reproduce.representations import FOLDS, divergences, probe_origin, represent
 from drfuse.run import Predictions
 from drfuse.simulate import Disease, Truth, expected_advantage, factors_given, oracle
@@ -41,6 +41,7 @@ VARIANTS: dict[str, Any] = {
 
 REPRESENTATIONS = ("ehr_distinct", "ehr_shared", "shared", "cxr_shared", "cxr_distinct")
 GROUPS = ("shared", "EHR-only", "CXR-only")
+GAINS: tuple[tuple[str, TestSet], ...] = (("ehr", "matched"), ("cxr", "matched"), ("ehr", "full"))
 _FORM = {"divergence": ".1e"}  # of the numbers of a table
 Numbers = dict[str, float]
 
@@ -137,19 +138,16 @@ def measure_prauc(predictions: Mapping[Any, Predictions], truth: Truth) -> Numbe
 def measure_gain(predictions: Mapping[Any, Predictions], n_resamples: int = 1000) -> Numbers:
     """Return by how much the macro PRAUC of DrFuse is higher, with intervals over the same subjects."""
     numbers: Numbers = {}
-    for reader, test_on in (("ehr", "matched"), ("cxr", "matched"), ("ehr", "full")):
-        rows = _test_rows(predictions["fused"], test_on)
+    for reader, test_on in GAINS:
+        rows = predictions["fused"].rows("test", test_on)
         subjects = predictions["fused"].stays["subject_id"].to_numpy()[rows]
         labels = predictions["fused"].labels[rows]
         drfuse, other = (
-            np.nanmean(
-                prauc_auroc(labels, predictions[name].logits[rows], resample(subjects, n_resamples, 0))[0],
-                axis=1,
-            )
+            seeded_prauc(labels, [predictions[name].logits[rows]], subjects, n_resamples)
             for name in ("fused", reader)
         )
-        low, high = np.quantile(drfuse - other, [0.025, 0.975])
-        numbers |= {f"{reader} {test_on} low": float(low), f"{reader} {test_on} high": float(high)}
+        gain = compare(drfuse, other)
+        numbers |= {f"{reader} {test_on} low": gain.low, f"{reader} {test_on} high": gain.high}
     return numbers
 
 
@@ -157,7 +155,7 @@ def measure_weights(fused: Predictions, truth: Truth, n_resamples: int = 200) ->
     """Return how DrFuse's weights rank with the radiograph's true advantage, over the matched test stays."""
     if fused.modality_weights is None:
         raise ValueError("the run has no modality weights; pass one of DrFuse")
-    rows = _test_rows(fused, "matched")
+    rows = fused.rows("test", "matched")
     ehr, _, cxr = np.moveaxis(fused.modality_weights[rows], -1, 0)  # each (n, C)
     advantage, labels = truth.cxr_advantage[rows], truth.labels[rows]
     given_cxr, given_ehr = truth.given_cxr[rows], truth.given_ehr[rows]
@@ -340,11 +338,6 @@ def variant_table(measured: Mapping[str, Mapping[str, Numbers]]) -> str:
         values = " | ".join(f"{of[part][key]:{form}}" for of in measured.values())
         lines.append(f"| {title} | {values} |")
     return "\n".join(lines) + "\n"
-
-
-def _test_rows(predictions: Predictions, test_on: str) -> NDArray[np.bool_]:
-    in_test = (predictions.stays["split"] == "test").to_numpy()
-    return in_test & predictions.stays["has_cxr"].to_numpy() if test_on == "matched" else in_test
 
 
 def _rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -162,7 +162,7 @@ def evaluate_test_set(
     check_choice("test_on", test_on, get_args(TestSet))
     check_choice("bootstrap_unit", bootstrap_unit, ("subject", "stay"))
     stays = predictions.stays
-    chosen = _rows(predictions, test_on)
+    chosen = predictions.rows("test", test_on)
     predicted = chosen & ~np.isnan(predictions.logits).any(axis=1)
     if chosen.any() and not predicted.any():
         raise InputError(f"the run predicts none of the {chosen.sum()} stays of the {test_on} test set")
@@ -207,12 +207,6 @@ def evaluate_test_set(
         if attributes is None
         else subgroups(labels, logits, attributes.filter(predicted), units, n_resamples, seed),
     )
-
-
-def _rows(predictions: Predictions, test_on: TestSet) -> NDArray[np.bool_]:
-    """Return which stays are in a test set (N,)."""
-    in_test = (predictions.stays["split"] == "test").to_numpy()
-    return in_test & predictions.stays["has_cxr"].to_numpy() if test_on == "matched" else in_test
 
 
 def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
