@@ -63,8 +63,10 @@ def test_a_perfect_system_is_better_and_both_directions_agree() -> None:
     ],
 )
 def test_the_p_value(differences: list[float], p: float) -> None:
-    ours = SeededPrauc(np.array([0.6]), np.array(differences, float))
-    theirs = SeededPrauc(np.array([0.5]), np.zeros(4))
+    ours, theirs = (
+        SeededPrauc(np.array([value]), of, np.full((1, 1), value), of[:, None])
+        for value, of in ((0.6, np.array(differences, float)), (0.5, np.zeros(4)))
+    )
     found = compare(ours, theirs)
     assert found.p == pytest.approx(p)
     assert found.difference == pytest.approx(0.1)

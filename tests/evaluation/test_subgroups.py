@@ -15,7 +15,7 @@ def stays_with(**columns: list[object]) -> pl.DataFrame:
     return pl.DataFrame(nothing | columns)
 
 
-def example(n: int = 240) -> tuple[np.ndarray, np.ndarray, pl.DataFrame, np.ndarray]:
+def example(n: int = 400) -> tuple[np.ndarray, np.ndarray, pl.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
     labels = (rng.random((n, 3)) < 0.4).astype(np.uint8)
     scores = np.round(rng.normal(size=(n, 3)) + labels, 1)

@@ -11,7 +11,18 @@ from rich.table import Table
 
 from drfuse.cohort.manifest import FlowStep, Manifest
 from drfuse.evaluation import Calibration, Estimate, Evaluation, GroupMetrics, PhenotypeMetrics, Subgroups
-from drfuse.report import contest_table, flow_table, metrics_table, subgroups_table, weights_table
+from drfuse.report import (
+    Number,
+    Row,
+    contest_table,
+    flow_table,
+    metrics_table,
+    paper_table,
+    subgroups_table,
+    trials_table,
+    weights_table,
+)
+from drfuse.report import Table as NumberTable
 
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 PNEUMONIA = "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)"
@@ -90,7 +101,7 @@ def test_groups_stand_by_attribute_and_few_positives_are_marked() -> None:
     assert ["observation", "*", "3", "-", "-"] in lines
     assert lines.index(["sex"]) < lines.index(["race"]) < lines.index(["admission"])
     assert "0.520 (0.510, 0.530)" in text
-    assert "* fewer than 50 positives" in text
+    assert "* the median phenotype has fewer than 50 positives" in text
 
 
 def test_without_groups_there_is_no_table_of_them() -> None:
@@ -132,3 +143,55 @@ def test_a_patient_s_weights_name_the_better_modality() -> None:
     assert ["Shock", "0.30", "no", "0.50", "0.30", "0.20", "EHR"] in lines
     assert "stay 3000000018" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_paper_s_numbers_stand_in_brackets() -> None:
+    measured = Number(0.4501, 0.426, 0.498, 0.004, 0.47, 0.42, 0.512, note="+8.2 %", mark="best")
+    table = NumberTable(
+        key="table2",
+        title="Table 2: macro PRAUC",
+        caption="Below.",
+        columns=["system", "tested on matched", "tested on full"],
+        rows=[
+            Row("DrFuse", [measured, Number(math.nan, paper=0.384)]),
+            Row("stays", [Number(11914, digits=0), Number(math.nan)], rule_above=True),
+            Row("rank", ["", Number(-0.25)]),
+        ],
+        groups=[("", 1), ("trained on full", 2)],
+    )
+    text = rendered(paper_table(table))
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0] == ["Table", "2:", "macro", "PRAUC"]
+    assert " ".join(lines[1]) == "system trained on full: tested on matched trained on full: tested on full"
+    drfuse, rule, *others = lines[-6:]
+    assert drfuse == ["DrFuse", "0.450", "[0.470]", "–", "[0.384]"]
+    assert set("".join(rule)) == {"─"}
+    assert others == [["stays", "11,914", "–"], ["rank", "−0.250"], [], ["in", "brackets:", "the", "paper"]]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_without_numbers_of_the_paper_nothing_is_said_of_it() -> None:
+    table = NumberTable("t", "title", "", ["system", "value"], [Row("DrFuse", [Number(0.5)])])
+    assert "paper" not in rendered(paper_table(table))
+
+
+def test_the_best_trials_are_shown_with_what_they_have() -> None:
+    trials = pl.DataFrame(
+        {
+            "alignment_weight": [1, 0, 0],
+            "lr": [1e-4, 0.00123456, 1e-3],
+            "val_prauc_macro": [0.43215, 0.4, None],
+            "state": ["complete", "pruned", "pruned"],
+            "run": ["drfuse-1", None, None],
+        }
+    )
+    lines = [line.split() for line in rendered(trials_table(trials, most=2)).splitlines()]
+    assert lines[0] == "The best of 3 trials, by validation macro PRAUC".split()
+    assert lines[1] == ["alignment_weight", "lr", "val_prauc_macro", "state"]
+    assert ["1", "0.0001", "0.4321", "complete"] in lines
+    assert ["0", "0.001235", "0.4", "pruned"] in lines
+    assert not any("0.001" in line for line in lines)
+    (undefined,) = (
+        line.split() for line in rendered(trials_table(trials[2:])).splitlines() if "pruned" in line
+    )
+    assert undefined == ["0", "0.001", "-", "pruned"]

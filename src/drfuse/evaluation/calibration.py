@@ -55,7 +55,9 @@ def calibration(
     """Return the calibration of probabilities, with bootstrap intervals.
 
     A phenotype's expected calibration error is the mean distance between what was predicted and what was
-    observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5).
+    observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5). Chance
+    alone makes it larger than zero, and resampling adds to it once more; so its interval is moved by the mean
+    of what resampling adds.
 
     Args:
         labels: (n, C), 0 or 1; phenotypes without a positive count too.
@@ -106,7 +108,7 @@ def calibration(
     totals = np.bincount(bins.ravel(), given.ravel(), n_bins)
     predicted = np.divide(totals, n_predictions, out=np.full(n_bins, np.nan), where=n_predictions > 0)
     return Calibration(
-        ece=Estimate.of(ece[0], eces),
+        ece=Estimate.of(ece[0], np.maximum(eces - eces.mean() + ece[0], 0)),
         brier=Estimate.of(brier[0], briers),
         reliability=[
             ReliabilityBin(

@@ -18,17 +18,29 @@ class SeededPrauc:
     Attributes:
         values: Each seed's macro PRAUC on the stays as they are (S,).
         resampled: The mean over the seeds in each of R resamples of the stays; NaN where one has no positive.
-        by_label: The mean PRAUC over the seeds of each label.
+        label_values: Each seed's PRAUC of each label (S, C); NaN of one without a positive.
+        label_resampled: The mean over the seeds in each resample (R, C).
     """
 
     values: NDArray[np.float64]
     resampled: NDArray[np.float64]
-    by_label: Sequence[Estimate] = ()
+    label_values: NDArray[np.float64]
+    label_resampled: NDArray[np.float64]
 
     @property
     def mean(self) -> Estimate:
         """The mean over the seeds, with its interval."""
         return Estimate.of(float(self.values.mean()), self.resampled)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over the seeds; None of a single one."""
+        return float(self.values.std(ddof=1)) if len(self.values) > 1 else None
+
+    def of_label(self, c: int) -> "SeededPrauc":
+        """Return the PRAUC of one label alone."""
+        values, resampled = self.label_values[:, c], self.label_resampled[:, c]
+        return SeededPrauc(values, resampled, values[:, None], resampled[:, None])
 
 
 @dataclass(frozen=True)
@@ -85,10 +97,8 @@ def seeded_prauc(
     return SeededPrauc(
         values=macro_mean(praucs),
         resampled=np.mean([macro_mean(of_seed) for of_seed in resampled], axis=0),
-        by_label=[
-            Estimate.of(*of_label)
-            for of_label in zip(praucs.mean(axis=0), np.mean(resampled, axis=0).T, strict=True)
-        ],
+        label_values=praucs,
+        label_resampled=np.mean(resampled, axis=0),
     )
 
 
@@ -107,7 +117,8 @@ def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
         InputError: If they were not measured on equally many resamples.
 
     >>> ours, theirs = np.array([0.5, 0.6, 0.7, 0.8]), np.array([0.4, 0.5, 0.8, 0.6])
-    >>> compare(SeededPrauc(ours[:1], ours), SeededPrauc(theirs[:1], theirs)).p
+    >>> one, other = (SeededPrauc(x[:1], x, x[:1, None], x[:, None]) for x in (ours, theirs))
+    >>> compare(one, other).p
     0.8
     """
     if ours.resampled.shape != theirs.resampled.shape:

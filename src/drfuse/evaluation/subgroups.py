@@ -28,7 +28,7 @@ class GroupMetrics:
         group: Its name.
         n_stays: Its stays.
         n_positive: Their positive labels, of all phenotypes together.
-        few: Whether those are so few (under 50) that the numbers say little.
+        few: Whether the median phenotype has so few of those (under 50) that the numbers say little.
         prauc_macro: Mean PRAUC over the phenotypes that the group has. It rises with their prevalence: groups
             with other prevalences are not to be ranked by it.
         auroc_macro: Mean AUROC over the phenotypes that the group has a positive and a negative of.
@@ -141,9 +141,10 @@ def subgroups(
             _measure(present[rows], given[rows], caught[rows], [block.T[rows].T for block in counts], rates)
             for counts, rates in zip((once, blocks), overall, strict=True)
         )
-        n_positive = int(np.asarray(labels)[rows].sum())
+        n_positive = np.asarray(labels)[rows].sum(axis=0)
         estimates = [Estimate.of(*pair) for pair in zip(measured[:, 0], resampled, strict=True)]
-        one = GroupMetrics(attribute, group, len(rows), n_positive, n_positive < FEW, *estimates)
+        few = bool(np.median(n_positive) < FEW)
+        one = GroupMetrics(attribute, group, len(rows), int(n_positive.sum()), few, *estimates)
         groups.append(one)
         gaps.append(np.append(measured[-1], resampled[-1]))
     spread = {}

@@ -1,4 +1,4 @@
-"""Late fusion: two models that know nothing of each other, and the mean of what they predict."""
+"""Late fusion: separate models of each modality, fused in what they predict (DrFuse, section 2)."""
 
 from torch import Tensor
 
@@ -10,9 +10,10 @@ from drfuse.models.unimodal import CxrResNet, EhrTransformer
 
 
 class LateFusion(FusionModel):
-    """The mean of the probabilities that `EhrTransformer` and `CxrResNet` give, each trained as if alone.
+    """The mean of the probabilities of `EhrTransformer` and `CxrResNet`, (p_ehr + p_cxr) / 2.
 
-    Without a radiograph the EHR's probability stands alone.
+    They share no weights, and each has its own loss; one epoch is kept for both. Without a radiograph the
+    EHR's probability stands alone.
 
     Args:
         n_features: F, the features of an hour.

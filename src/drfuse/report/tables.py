@@ -8,9 +8,10 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from drfuse.errors import InputError, check_choice
+from drfuse.evaluation import Estimate
 from drfuse.files import write_whole
 
 UNDEFINED = "–"
@@ -81,6 +82,11 @@ class Number:
 
     def __post_init__(self) -> None:
         check_choice("mark", self.mark, ARROWS)
+
+    @classmethod
+    def of(cls, estimate: Estimate, **more: Any) -> "Number":
+        """Return an estimate with its interval; `more` are the other attributes."""
+        return cls(estimate.value, estimate.low, estimate.high, **more)
 
     @property
     def shown(self) -> Shown:

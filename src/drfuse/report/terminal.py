@@ -91,7 +91,7 @@ def subgroups_table(metrics: Evaluation) -> Table:
             table.add_row(name, f"{one.n_stays:,}", _with_interval(one.prauc_macro), gap)
         table.add_section()
     if any(one.few for one in found.groups):
-        table.caption = f"{table.caption}\n* fewer than {FEW} positives: these numbers say little"
+        table.caption = f"{table.caption}\n* the median phenotype has fewer than {FEW} positives"
     return table
 
 

@@ -58,11 +58,7 @@ def missing_table(curves: Mapping[System, list[MissingPoint]], train_on: Subset)
         rows=[
             Row(
                 system.title,
-                [
-                    Number(point.prauc_macro.value, point.prauc_macro.low, point.prauc_macro.high)
-                    for point in curve
-                    if point.share in MOST_SHOWN
-                ],
+                [Number.of(point.prauc_macro) for point in curve if point.share in MOST_SHOWN],
             )
             for system, curve in curves.items()
         ],
@@ -97,8 +93,8 @@ def calibration_table(results: Results, measured: Mapping[System, Calibration]) 
                 system.title,
                 [
                     Number(float(_told(results.of(system, "full")[0]).sum()), digits=0),
-                    Number(one.ece.value, one.ece.low, one.ece.high),
-                    Number(one.brier.value, one.brier.low, one.brier.high),
+                    Number.of(one.ece),
+                    Number.of(one.brier),
                 ],
             )
             for system, one in measured.items()
@@ -131,7 +127,8 @@ def subgroup_tables(measured: Mapping[System, Subgroups]) -> list[Table]:
             title=f"{system.title} in groups of patients, trained and tested on full",
             caption="Macro averages with 95 % bootstrap interval over subjects. TPR: true positive rate at "
             f"a specificity of {found.specificity:.0%}, with one threshold a label for all; gap: the "
-            "group's less that of all stays. A star marks groups with fewer than 50 positive labels.",
+            "group's less that of all stays. A star marks groups in which the median label has "
+            "fewer than 50 positives. ResNet50 predicts stays with a radiograph only.",
             columns=["group", "stays", "positives", "PRAUC", "AUROC", "TPR", "gap"],
             rows=[
                 Row(
@@ -140,7 +137,7 @@ def subgroup_tables(measured: Mapping[System, Subgroups]) -> list[Table]:
                         Number(float(one.n_stays), digits=0),
                         Number(float(one.n_positive), digits=0),
                         *(
-                            Number(part.value, part.low, part.high)
+                            Number.of(part)
                             for part in (one.prauc_macro, one.auroc_macro, one.tpr_macro, one.tpr_gap)
                         ),
                     ],

@@ -281,9 +281,8 @@ def _subgroups(results: Results) -> list[Section]:
 def _by_group(found: Subgroups) -> dict[str, dict[str, Number]]:
     rows: dict[str, dict[str, Number]] = {}
     for one in found.groups:
-        prauc = one.prauc_macro
         note = f"{one.n_stays:,} stays{', few positives' if one.few else ''}"
-        rows.setdefault(one.attribute, {})[one.group] = Number(prauc.value, prauc.low, prauc.high, note=note)
+        rows.setdefault(one.attribute, {})[one.group] = Number.of(one.prauc_macro, note=note)
     return rows
 
 

@@ -1,13 +1,14 @@
 """The paper's tables 1 to 4 from the predictions of runs, with the paper's numbers beside."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from drfuse.data import Cohort, Task
-from drfuse.evaluation import Comparison, Estimate, SeededPrauc, compare, holm
+from drfuse.evaluation import Comparison, SeededPrauc, compare, holm
 from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce import paper
 from drfuse.reproduce.paper import PaperNumber
@@ -138,7 +139,7 @@ def table3(results: Results) -> Table:
         for system in _in_paper_order(results.systems)
         if (score := results.score(system, MATCHED)) is not None
     }
-    praucs = {name: np.array([one.value for one in score.by_label]) for name, score in scores.items()}
+    praucs = {system: score.label_values.mean(axis=0) for system, score in scores.items()}
     unimodal = [of_labels for system, of_labels in praucs.items() if system.is_unimodal]
     best = np.max(unimodal, axis=0) if unimodal else np.full(len(results.task.label_names), np.nan)
     in_test = results.cohort.rows("test", "matched")
@@ -152,7 +153,7 @@ def table3(results: Results) -> Table:
                 Number(float(prevalence[c]), paper=paper.prevalence(name) if published else None, digits=2),
                 *(
                     _phenotype(
-                        score.by_label[c],
+                        score.of_label(c),
                         np.nan if system.is_unimodal else best[c],
                         paper.phenotype_prauc(system.paper, name) if published else None,
                     )
@@ -221,34 +222,34 @@ def _in_paper_order(systems: Sequence[System]) -> list[System]:
 def _number(score: SeededPrauc | None, published: PaperNumber, best: float = np.nan) -> Number:
     if score is None:
         return Number(np.nan, **published)
-    mean, spread = score.mean, float(score.values.std(ddof=1)) if len(score.values) > 1 else None
-    return Number(
-        mean.value, mean.low, mean.high, spread, mark="best" if mean.value == best else "", **published
-    )
+    mean = score.mean
+    return Number.of(mean, spread=score.spread, mark="best" if mean.value == best else "", **published)
 
 
-def _phenotype(prauc: Estimate, best: float, published: float | None) -> Number:
+def _phenotype(score: SeededPrauc, best: float, published: float | None) -> Number:
     """Return a PRAUC, with its relative difference from the better unimodal one."""
+    number = _number(score, {} if published is None else {"paper": published})
     if not best > 0:
-        return Number(prauc.value, prauc.low, prauc.high, paper=published)
-    relative = prauc.value / best - 1
-    return Number(
-        prauc.value,
-        prauc.low,
-        prauc.high,
-        paper=published,
-        note=f"{100 * relative:+z.1f} %".replace("-", "−"),
+        return number
+    relative = number.value / best - 1
+    return replace(
+        number,
         mark="better" if relative > _HIGHLIGHT else "worse" if relative < -_HIGHLIGHT else "",
+        note=f"{100 * relative:+.1f} %".replace("-", "−"),
     )
 
 
 def _average_ranks(praucs: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return each system's mean rank over the phenotypes that are defined; the best has rank 1."""
+    """Return each system's mean rank over the phenotypes that are defined.
+
+    The best has rank 1. Systems that tie share the better rank, as in the paper: so ranked, the PRAUCs of its
+    table 3 have the average ranks that it prints.
+    """
     if not praucs:
         return np.empty(0)
     stacked = np.array(praucs)
     defined = stacked[:, np.isfinite(stacked).all(axis=0)]
-    ranks: NDArray[np.float64] = rankdata(-defined, axis=0).mean(axis=1)
+    ranks: NDArray[np.float64] = rankdata(-defined, method="min", axis=0).mean(axis=1)
     return ranks
 
 

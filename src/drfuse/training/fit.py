@@ -141,7 +141,7 @@ def train(
     check_contract(network, data.example(), len(label_names))
     for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
         if unimodal is not None:
-            _start_from(network, modality, unimodal)
+            _start_from(network, modality, unimodal, opened.fingerprint)
     if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fusion = FusionTask(network, lr, seed, opened.fingerprint)
@@ -313,12 +313,18 @@ class _BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict | moved | {"best_k_models": best, "dirpath": str(self.dirpath)})
 
 
-def _start_from(network: FusionModel, modality: str, run: Path) -> None:
+def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
     """Load the encoder of a trained unimodal model into that of a new one.
 
     Raises:
-        InputError: If one of the models has no such encoder, or they are not of the same shape.
+        InputError: If it was not trained on the cohort with this fingerprint, if one of the models has no such
+            encoder, or they are not of the same shape.
     """
+    if read_facts(run)["cohort"] != cohort:
+        raise InputError(
+            f"--init-{modality}: {run} was trained on another cohort, perhaps on patients whom this one "
+            "tests; train it on this cohort"
+        )
     name, unimodal = type(network).__name__, load_model(run)
     encoder, trained = getattr(network, f"{modality}_encoder", None), getattr(unimodal, "encoder", None)
     if encoder is None or trained is None:
