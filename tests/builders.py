@@ -69,10 +69,12 @@ def write_cohort(
     window_hours: int = 8,
     image_size: int = 12,
     seed: int = 0,
+    los: Sequence[float] | None = None,
 ) -> Path:
     """Write a cohort of random values: a stay for each of `splits`, radiographs for the rows `with_cxr`.
 
-    Every pixel of the radiograph of row r is r. Stay r has the id 1000 + 10 r.
+    Every pixel of the radiograph of row r is r. Stay r has the id 1000 + 10 r. ICU stays last `los` days;
+    without it, those that fill the window last longer. The patients of every third row die.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -98,6 +100,8 @@ def write_cohort(
             "cxr_row": pl.Series([cxr_row.get(row) for row in range(n)], dtype=pl.Int32),
             "split": list(splits),
             **{name: rng.integers(2, size=n).astype(bool) for name in PHENOTYPES},
+            "los": n_hours / 24 + (n_hours == window_hours) if los is None else los,
+            "in_hospital_mortality": np.arange(n) % 3 == 0,
         }
     )
     stays.write_parquet(folder / "stays.parquet")

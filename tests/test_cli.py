@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -53,7 +54,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"drfuse {__version__}"
 
 
-@pytest.mark.parametrize("command", ["demo", "simulate", "prepare", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "simulate", "prepare", "train", "evaluate", "reproduce", "tune"])
 def test_every_option_has_hyphens_and_a_description(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -151,3 +152,72 @@ def test_print_config_writes_a_configuration(capsys: pytest.CaptureFixture[str],
     options = yaml.safe_load(capsys.readouterr().out)
     assert options["batch_size"] == 16
     assert options["lr"] == 1e-4
+
+
+def test_what_only_python_can_give_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(["train", "cohort", "--out", "run", "--callbacks", "x"], capsys)
+    assert "--callbacks" in said
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "--callbacks" not in shown
+    assert "--progress" in shown
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the configuration that a command understands."""
+    with pytest.raises(SystemExit):
+        main([*arguments, "--print-config"])
+    options: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return options
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ([], False),
+        (["--ray"], True),
+        (["--ray", "--workers", "2"], True),
+        (["--ray", "auto"], "auto"),
+        (["--ray", "ray://Head-1:10001"], "ray://Head-1:10001"),
+        (["--ray=10.0.0.1:6379", "--workers", "2"], "10.0.0.1:6379"),
+        (["--ray", "false"], False),
+    ],
+)
+def test_ray_is_a_flag_or_an_address(
+    given: list[str], understood: bool | str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["tune", "cohort"], ["reproduce", "table2", "cohort"]):
+        options = printed([*command, "--out", "out", *given], capsys)
+        assert options["ray"] == understood
+        assert options["workers"] == (2 if "--workers" in given else 1)
+
+
+def test_an_option_takes_several_values(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--seeds", "0", "1", "--models", "drfuse", "medfuse", "--out", "out"]
+    options = printed(["reproduce", "table2", "cohort", *given], capsys)
+    assert (options["seeds"], options["models"], options["what"]) == ([0, 1], ["drfuse", "medfuse"], "table2")
+    options = printed(["reproduce", "all", "cohort", "--seeds=[2]", "--out", "out"], capsys)
+    assert (options["seeds"], options["models"]) == ([2], None)
+    options = printed(
+        ["tune", "cohort", "--lr", "1e-4", "0.01", "--alignment-weight", "1", "--out", "out"], capsys
+    )
+    assert (options["lr"], options["alignment_weight"]) == ([1e-4, 0.01], [1.0])
+    assert isinstance(options["alignment_weight"][0], float)
+
+
+def test_tune_shows_its_trials_and_names_the_best(
+    small_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = "{embedding_size: 8, hidden_sizes: [8], depths: [1], layer_type: basic}"
+    model = f"{{dim: 8, heads: 2, feedforward: 16, cxr_backbone: {backbone}}}"
+    points = ["--alignment-weight", "0", "1", "--orthogonality-weight", "0.1", "--auxiliary-weight", "1"]
+    options = ["--epochs", "1", "--crop-size", "32", "--accelerator", "cpu", "--model-args", model]
+    out = tmp_path / "search"
+    main(["tune", str(small_cohort), "--out", str(out), *points, "--lr", "0.001", *options])
+    *table, last_line = capsys.readouterr().out.splitlines()
+    assert sum("complete" in line for line in table) == 2
+    assert last_line == (
+        f"wrote {out / 'trials.csv'}, and the best run's options for "
+        f"`drfuse train {small_cohort} --config {out / 'best.yaml'} --out RUN`"
+    )

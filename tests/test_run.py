@@ -1,6 +1,7 @@
 """Predictions on disk."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ def example(weights: bool) -> Predictions:
         logits=rng.normal(size=(3, 2)).astype(np.float32),
         labels=np.array([[0, 1], [1, 0], [1, 1]], np.uint8),
         modality_weights=rng.random((3, 2, 3)).astype(np.float32) if weights else None,
+        logits_without_cxr=np.array([[1, np.nan], [2, 3], [4, 5]], np.float32) if weights else None,
     )
 
 
@@ -32,11 +34,26 @@ def test_what_is_written_is_read(tmp_path: Path, weights: bool) -> None:
     assert read.stays.equals(written.stays)
     np.testing.assert_array_equal(read.logits, written.logits)
     np.testing.assert_array_equal(read.labels, written.labels)
-    if written.modality_weights is None:
-        assert read.modality_weights is None
-    else:
-        np.testing.assert_array_equal(read.modality_weights, written.modality_weights)
+    for name in ("modality_weights", "logits_without_cxr"):
+        if weights:
+            np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+        else:
+            assert getattr(read, name) is None
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("split", "full", "matched"),
+    [
+        ("train", [True, False, False], [True, False, False]),
+        ("validation", [False] * 3, [False] * 3),
+        ("test", [False, True, True], [False, False, True]),
+    ],
+)
+def test_rows_are_those_of_a_split_and_subset(split: Any, full: list[bool], matched: list[bool]) -> None:
+    predictions = example(weights=False)
+    assert predictions.rows(split).tolist() == predictions.rows(split, "full").tolist() == full
+    assert predictions.rows(split, "matched").tolist() == matched
 
 
 def test_missing_predictions_name_the_run(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A run on disk: what `drfuse train` writes and everything after it reads."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -96,6 +96,18 @@ class Predictions:
         """Return which stays are in a split (N,): all of them, or those with a radiograph (`matched`)."""
         in_split = (self.stays["split"] == split).to_numpy()
         return in_split & self.stays["has_cxr"].to_numpy() if subset == "matched" else in_split
+
+    def of_split(self, split: Literal["train", "validation", "test"]) -> "Predictions":
+        """Return the predictions of the stays of one split."""
+        rows = self.rows(split)
+        return replace(
+            self,
+            stays=self.stays.filter(rows),
+            logits=self.logits[rows],
+            labels=self.labels[rows],
+            modality_weights=None if self.modality_weights is None else self.modality_weights[rows],
+            logits_without_cxr=None if self.logits_without_cxr is None else self.logits_without_cxr[rows],
+        )
 
     def write(self, path: Path) -> None:
         """Write a Parquet file; it appears when it is complete."""

@@ -63,13 +63,6 @@ def test_a_model_gains_nothing_over_itself(small_demo: Demo) -> None:
     assert set(measure_gain(dict.fromkeys(("ehr", "cxr", "fused"), fused), 20).values()) == {0.0}
 
 
-def test_a_modality_that_is_told_apart_by_chance_only_is_at_one_half() -> None:
-    generator = np.random.default_rng(0)
-    same, other = generator.standard_normal((2, 400, 3))
-    assert claims._probe_origin(same, other, np.arange(400)) == pytest.approx(0.5, abs=0.1)
-    assert claims._probe_origin(same, other + 9, np.arange(400)) == 1
-
-
 def test_a_factor_that_is_in_a_representation_is_read_off() -> None:
     generator = np.random.default_rng(0)
     h = generator.standard_normal((400, 5))

@@ -145,6 +145,33 @@ def test_worker_processes_make_the_same_batches(cohort: Cohort) -> None:
     assert all(torch.equal(a.ehr, b.ehr) for a, b in zip(here, there, strict=True))
 
 
+@pytest.mark.parametrize(("task", "n_labels"), [("phenotyping", 3), ("mortality", 1), ("los", 7)])
+def test_no_batch_holds_a_stay_that_does_not_take_part(tmp_path: Path, task: Any, n_labels: int) -> None:
+    stays = (0.2, 2.0, 5.0) * 4  # days; the window has two
+    cohort = Cohort.open(write_cohort(tmp_path / "cohort", window_hours=48, los=stays))
+    module = CohortDataModule(cohort, batch_size=2, crop_size=8, task=task)
+    rows = range(12) if task == "phenotyping" else range(2, 12, 3)
+    expected = {
+        "train": [row for row in rows if row < 6],
+        "validation": [row for row in rows if 6 <= row < 9],
+        "all": list(rows),
+    }
+    loaders = (module.train_dataloader(), module.val_dataloader(), module.predict_dataloader())
+    for some, loader in zip(expected.values(), loaders, strict=True):
+        batches = list(loader)
+        assert sorted(stay_ids(batches)) == [1000 + 10 * row for row in some]
+        assert all(batch.labels.shape == (len(batch), n_labels) for batch in batches)
+    assert set(module.example().stay_id.tolist()) <= {1000 + 10 * row for row in rows}
+
+
+def test_a_split_whose_stays_take_no_part_is_empty(tmp_path: Path) -> None:
+    stays = (5.0,) * 6 + (1.0,) * 3 + (5.0,) * 3
+    cohort = Cohort.open(write_cohort(tmp_path / "cohort", window_hours=48, los=stays))
+    CohortDataModule(cohort, crop_size=8)
+    with pytest.raises(InputError, match=r"the validation split of .* has no stay"):
+        CohortDataModule(cohort, crop_size=8, task="mortality")
+
+
 # --- in a run -----------------------------------------------------------------------------------------------
 
 

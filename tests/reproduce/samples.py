@@ -96,13 +96,13 @@ def results_of(
 
 
 def make_results(names: Sequence[str] = MAIN, seeds: int = 2, task: TaskName = "phenotyping") -> Results:
-    """Return results of made-up predictions, of the stays that take part in the task."""
+    """Return results of made-up predictions, of the test stays that take part in the task."""
     cohort = make_cohort()
     of = Task.of(cohort, task)
     trained_on: tuple[Subset, ...] = ("matched", "full")
     predictions = {
         (name, train_on): [
-            only(predict(name, of.labels, train_on, seed, of.label_names), of.eligible)
+            only(predict(name, of.labels, train_on, seed, of.label_names), of.eligible).of_split("test")
             for seed in range(seeds)
         ]
         for name in names

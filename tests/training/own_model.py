@@ -1,4 +1,8 @@
-"""A model as a user would write one: a class under the contract, in a module of its own."""
+"""Models as a user would write them: classes under the contract, in a module of their own."""
+
+import os
+import time
+from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,3 +24,31 @@ class FirstHour(FusionModel):
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         return {"total": F.binary_cross_entropy_with_logits(output.logits, batch.labels)}
+
+
+class Killed(FirstHour):
+    """A model whose process dies, as one does that takes too much memory."""
+
+    def forward(self, batch: Batch) -> FusionOutput:  # noqa: ARG002
+        os._exit(9)
+
+
+class Broken(FirstHour):
+    """A model that does not fit its own tensors."""
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        return FusionOutput(self.head(batch.ehr[:, 0, :3]))
+
+
+class Endless(FirstHour):
+    """A model that never ends its first training step; when that begins, a file appears in a folder."""
+
+    def __init__(self, n_features: int, n_labels: int, folder: str) -> None:
+        super().__init__(n_features, n_labels)
+        self.folder = Path(folder)
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        if self.training:
+            (self.folder / str(os.getpid())).touch()
+            time.sleep(600)
+        return super().forward(batch)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from lightning import Callback, LightningModule
 from lightning import Trainer as Lightning
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -19,11 +20,12 @@ from sklearn.metrics import average_precision_score
 
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
-from drfuse.data import Batch, Cohort, CohortDataModule
-from drfuse.errors import InputError, MissingInputError
-from drfuse.models import DrFuse, FusionModel, FusionOutput, check_contract
+from drfuse.data import Batch, Cohort, CohortDataModule, Task
+from drfuse.errors import BusyError, InputError, MissingInputError
+from drfuse.models import CxrResNet, DrFuse, EhrLstm, FusionModel, FusionOutput, MedFuse, check_contract
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import FusionTask, TrainedRun, load_model, train
+from drfuse.training import FusionTask, TrainedRun, load_model, read_facts, train
+from tests.builders import TINY_BACKBONE
 from tests.mimic import write_hospital
 from tests.training.own_model import FirstHour
 
@@ -274,8 +276,20 @@ def test_a_replaced_run_comes_back_even_after_a_kill(
 
 def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(InputError, match=r"holds something|is writing"):
-        fit()
+    with FileLock(tmp_path / "run" / ".lock"):
+        for unfinished in (".config.yaml.partial", "config.yaml"):
+            with pytest.raises(BusyError, match="another command is writing"):
+                fit()
+            (tmp_path / "run" / unfinished).write_text("cohort: a\nmodel: b\ntrain_on: c\n")
+        with pytest.raises(BusyError, match="another command is writing"):
+            fit(overwrite=True)
+
+
+def test_a_command_that_was_killed_at_its_start_is_in_nobodys_way(fit: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / ".config.yaml.partial").write_text("cohort: a\nmo")
+    assert RunFiles(fit(epochs=1).folder).predictions.is_file()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(fit: Trainer, tmp_path: Path) -> None:
@@ -485,12 +499,140 @@ def test_a_users_own_model_trains(fit: Trainer) -> None:
     assert Predictions.read(RunFiles(result.folder).predictions).modality_weights is None
 
 
+def test_what_is_said_without_radiographs_is_kept(finished: TrainedRun, small_cohort: Path) -> None:
+    cohort = Cohort.open(small_cohort)
+    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    without = predictions.logits_without_cxr
+    assert without is not None
+    np.testing.assert_array_equal(without[~cohort.has_cxr], predictions.logits[~cohort.has_cxr])
+    batch = CohortDataModule(cohort, crop_size=32).dataset[list(range(len(cohort)))]
+    with torch.no_grad():
+        expected = load_model(finished.folder)(batch.keep_cxr(torch.tensor([], dtype=torch.int64))).logits
+    np.testing.assert_allclose(without, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert (without[cohort.has_cxr] != predictions.logits[cohort.has_cxr]).any(axis=1).all()
+
+
+@pytest.mark.parametrize(("task", "n_labels"), [("mortality", 1), ("los", 7)])
+def test_a_task_predicts_the_stays_that_take_part(
+    fit: Trainer, small_cohort: Path, task: str, n_labels: int
+) -> None:
+    result = fit(model=FirstHour, epochs=1, task=task)
+    of_cohort = Task.of(Cohort.open(small_cohort), task)  # type: ignore[arg-type]
+    assert 0 < of_cohort.eligible.sum() < len(of_cohort.eligible)
+    predictions = Predictions.read(RunFiles(result.folder).predictions)
+    stay_ids = Cohort.open(small_cohort).stays["stay_id"].to_numpy()[of_cohort.eligible]
+    assert predictions.stays["stay_id"].to_list() == stay_ids.tolist()
+    assert predictions.logits.shape == (len(stay_ids), n_labels)
+    np.testing.assert_array_equal(predictions.labels, of_cohort.labels[of_cohort.eligible])
+    assert predictions.phenotypes == of_cohort.label_names
+    assert read_facts(result.folder)["task"] == task
+    assert yaml.safe_load((result.folder / "config.yaml").read_text())["task"] == task
+    assert load_model(result.folder).head.out_features == n_labels  # type: ignore[union-attr]
+
+
+def test_an_interrupted_run_of_another_task_is_refused(fit: Trainer) -> None:
+    RunFiles(fit(model=FirstHour, epochs=1).folder).predictions.unlink()
+    with pytest.raises(InputError, match="interrupted run with another task; start it"):
+        fit(model=FirstHour, epochs=1, task="los")
+
+
+ENCODER = {"dim": 8, "cxr_backbone": TINY_BACKBONE}
+MEDFUSE = partial(MedFuse, **ENCODER, fusion_dim=8, lstm_layers=1)
+
+
+@pytest.fixture(scope="module")
+def unimodal(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a run of each modality alone."""
+    models = {"ehr": partial(EhrLstm, dim=8, lstm_layers=1), "cxr": partial(CxrResNet, **ENCODER)}
+    folder = tmp_path_factory.mktemp("unimodal")
+    for name, model in models.items():
+        train(small_cohort, folder / name, model, epochs=1, lr=1e-2, crop_size=32, accelerator="cpu", seed=1)
+    return {name: folder / name for name in models}
+
+
+def encoder_of(run: Path, name: str) -> dict[str, torch.Tensor]:
+    return dict(getattr(load_model(run), name).named_parameters())
+
+
+def test_encoders_start_from_those_of_unimodal_runs(
+    fit: Trainer, unimodal: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unimodal["ehr"].parent)
+    from_them = fit(model=MEDFUSE, epochs=1, lr=1e-12, init_ehr=Path("ehr"), init_cxr=Path("cxr"))
+    by_chance = fit(model=MEDFUSE, epochs=1, lr=1e-12, out=tmp_path / "other")
+    for modality, run in unimodal.items():
+        trained = encoder_of(run, "encoder")
+        started, other = (encoder_of(one.folder, f"{modality}_encoder") for one in (from_them, by_chance))
+        assert started.keys() == trained.keys()
+        for name, weights in trained.items():
+            torch.testing.assert_close(started[name], weights)
+        assert any((other[name] - weights).abs().max() > 1e-2 for name, weights in trained.items())
+    options = yaml.safe_load((from_them.folder / "config.yaml").read_text())
+    assert (options["init_ehr"], options["init_cxr"]) == (str(unimodal["ehr"]), str(unimodal["cxr"]))
+
+
+def test_what_cannot_start_from_a_run_says_why(
+    fit: Trainer, unimodal: dict[str, Path], finished: TrainedRun, tmp_path: Path
+) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("FirstHour has no ehr_encoder", {"model": FirstHour, "init_ehr": unimodal["ehr"]}),
+        ("DrFuse has no cxr_encoder", {"init_cxr": unimodal["cxr"]}),
+        ("run is of no unimodal model", {"model": MEDFUSE, "init_ehr": finished.folder}),
+        (r"\(CxrResNet\) is not built like the ehr_enc", {"model": MEDFUSE, "init_ehr": unimodal["cxr"]}),
+        ("not built like", {"model": partial(MEDFUSE, dim=4), "init_cxr": unimodal["cxr"]}),
+        (r"has no config\.yaml", {"model": MEDFUSE, "init_cxr": tmp_path}),
+    ]
+    for complaint, options in wrong:
+        with pytest.raises(InputError, match=complaint) as error:
+            fit(**options)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_encoders_do_not_start_from_a_run_on_another_cohort(
+    small_cohort: Path, unimodal: dict[str, Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(small_cohort, tmp_path / "other")
+    with (other / "manifest.json").open("a") as manifest:
+        manifest.write("\n")
+    with pytest.raises(InputError, match=r"--init-ehr: .* was trained on another cohort"):
+        train(other, tmp_path / "run", MEDFUSE, crop_size=32, init_ehr=unimodal["ehr"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_radiographs_alone_says_nothing_without_them(unimodal: dict[str, Path]) -> None:
+    predictions = Predictions.read(RunFiles(unimodal["cxr"]).predictions)
+    assert predictions.logits_without_cxr is not None
+    assert np.isnan(predictions.logits_without_cxr).all()
+    assert (np.isfinite(predictions.logits).all(axis=1) == predictions.stays["has_cxr"].to_numpy()).all()
+
+
+class Epochs(Callback):
+    """Notes which epochs ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_train_epoch_end(self, trainer: Lightning, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.seen.append(trainer.current_epoch)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_callbacks_are_called_and_progress_is_shown_if_asked(
+    fit: Trainer, capsys: pytest.CaptureFixture[str], progress: bool
+) -> None:
+    callback = Epochs()
+    fit(model=FirstHour, callbacks=[callback], progress=progress)
+    assert callback.seen == [0, 1]
+    assert ("Epoch 1" in capsys.readouterr().out) == progress
+
+
 def test_a_validation_split_without_positives_is_refused(tmp_path: Path) -> None:
     mimic_iv, _ = write_hospital(tmp_path, n_stays=60)
     codes = tmp_path / "codes.csv"
     codes.write_text("phenotype,icd_version,icd_code\nnever seen,10,Z9999\n")
     prepare(mimic_iv, tmp_path / "cohort", phenotypes=codes)
-    with pytest.raises(InputError, match="no phenotype occurs in the validation split"):
+    with pytest.raises(InputError, match="no label occurs in the validation split"):
         train(tmp_path / "cohort", tmp_path / "run", TINY)
     assert not (tmp_path / "run").exists()
 

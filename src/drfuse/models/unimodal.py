@@ -74,14 +74,14 @@ class EhrLstm(_EhrAlone):
         n_features: F, the features of an hour.
         n_labels: C, the phenotypes.
         dim: D, the width of the representation.
-        layers: LSTM layers.
+        lstm_layers: LSTM layers.
         dropout: Dropout of the representation.
     """
 
     def __init__(
-        self, n_features: int, n_labels: int, dim: int = 256, layers: int = 2, dropout: float = 0.3
+        self, n_features: int, n_labels: int, dim: int = 256, lstm_layers: int = 2, dropout: float = 0.3
     ) -> None:
-        super().__init__(EhrLstmEncoder(n_features, dim, layers, dropout), dim, n_labels)
+        super().__init__(EhrLstmEncoder(n_features, dim, lstm_layers, dropout), dim, n_labels)
 
 
 class CxrResNet(FusionModel):

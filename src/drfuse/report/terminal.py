@@ -160,7 +160,7 @@ def paper_table(table: NumberTable) -> Table:
     """Return a table of numbers with the paper's beside; intervals stand in its files and the report."""
     shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(table.full_columns):
-        shown.add_column(column, justify="left" if place == 0 else "right")
+        shown.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
     for row in table.rows:
         if row.rule_above:
             shown.add_section()

@@ -31,16 +31,18 @@ _SHARES = sorted({*(share / 10 for share in range(11)), *MOST_SHOWN})
 
 def missing_curves(results: Results, train_on: Subset) -> dict[System, list[MissingPoint]]:
     """Return each system's macro PRAUC as radiographs of the matched test set are taken away at random."""
+    task, in_training = results.task, results.cohort.rows("train", train_on)
+    prevalence = task.labels[in_training][task.eligible[in_training]].mean(axis=0)
     curves = {}
     for system, runs in _predicted(results, "missing", train_on).items():
-        rows, in_training = runs[0].rows("test", "matched"), runs[0].rows("train", train_on)
+        rows = runs[0].rows("test", "matched")
         curves[system] = missing_curve(
             runs[0].labels[rows],
             [run.logits[rows] for run in runs],
             [_without_cxr(run)[rows] for run in runs],
             runs[0].stays["subject_id"].to_numpy()[rows],
             shares=_SHARES,
-            prevalence=runs[0].labels[in_training].mean(axis=0),
+            prevalence=prevalence,
             n_resamples=results.n_resamples,
         )
     return curves
@@ -54,7 +56,7 @@ def missing_table(curves: Mapping[System, list[MissingPoint]], train_on: Subset)
         caption="Macro PRAUC, mean over random choices of the radiographs and over seeds, with 95 % "
         "bootstrap interval over subjects. A stay that a system cannot predict without its radiograph "
         "gets the prevalence of the training split.",
-        columns=["system", *(f"{share:.0%} missing" for share in MOST_SHOWN)],
+        columns=["system", *(f"{100 * share:.0f} % missing" for share in MOST_SHOWN)],
         rows=[
             Row(
                 system.title,
@@ -107,7 +109,8 @@ def groups_measured(results: Results) -> dict[System, Subgroups]:
     measured = {}
     for system, runs in _predicted(results, "subgroups", "full").items():
         rows = _told(runs[0])
-        stays = results.cohort.stays.filter(results.task.eligible).filter(rows)
+        stays = runs[0].stays.filter(rows).select("stay_id")
+        stays = stays.join(results.cohort.stays, on="stay_id", how="left", maintain_order="left")
         found = subgroups(
             runs[0].labels[rows],
             [run.logits[rows] for run in runs],

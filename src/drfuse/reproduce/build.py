@@ -1,36 +1,25 @@
 """The paper's experiments on a cohort: train what is missing, then write tables, figures and a report."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import polars as pl
 from filelock import FileLock
-from matplotlib.figure import Figure
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule, Task, TaskName
 from drfuse.errors import InputError, check_choice
-from drfuse.evaluation import Subgroups
 from drfuse.files import write_whole
-from drfuse.report.figures import (
-    intervals_figure,
-    missing_curve_figure,
-    phenotypes_figure,
-    reliability_figure,
-    representations_figure,
-    subgroups_figure,
-    write_figure,
-)
+from drfuse.report.figures import write_figure
 from drfuse.report.page import Section, render_page
-from drfuse.report.tables import Number, Row, Table, write_table
-from drfuse.reproduce import beyond, tables
-from drfuse.reproduce.plan import Cell, Experiment, experiments_of, plan, takes_part
-from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent, tsne
+from drfuse.report.tables import Row, Table, write_table
+from drfuse.reproduce.plan import Experiment, plan
 from drfuse.reproduce.results import Results
-from drfuse.reproduce.systems import choose_systems
+from drfuse.reproduce.sections import sections_of
+from drfuse.reproduce.systems import System, choose_systems
 from drfuse.training import Precision, read_facts
 from drfuse.training.matrix import RunSpec, train_all
 
@@ -134,172 +123,74 @@ def reproduce(
                 f"the test split of {opened.folder} has no stay in the {train_on} set; prepare a larger "
                 "cohort, or one with another --seed or --split-file"
             )
-    train_all(list(cells.values()), workers, ray)
+    failed = train_all(list(cells.values()), workers, ray)
+    if failed and not any(spec.is_done for spec in cells.values()):
+        raise InputError(f"no run could be trained, the first of them {failed[0]}")
     logger.info("measuring")
     results = Results.read(opened, Task.of(opened, task), systems, cells, n_resamples)
-    sections = [
-        section
-        for name in experiments_of(what)
-        if name == "table1" or any(takes_part(system, name) for system in systems)
-        for section in _SECTIONS[name](results)
-    ]
+    sections = [*sections_of(what, results), _settings(results, model_args or {}, options, failed)]
+    report = out / ("report.html" if what == "all" else f"report-{what}.html")
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".report.lock"):
-        _write(out, results, sections, options)
-    return Reproduced(out, out / "report.html", [table for section in sections for table in section.tables])
-
-
-def _table1(results: Results) -> list[Section]:
-    table = tables.table1(results.cohort, results.task)
-    return [Section("table1", "Samples", "Who is in the two datasets.", [table])]
-
-
-def _table2(results: Results) -> list[Section]:
-    table = tables.table2(results)
-    numbers = {
-        row.header: {
-            str(setting): cell
-            for setting, cell in zip(tables.SETTINGS, row.cells, strict=True)
-            if isinstance(cell, Number)
-        }
-        for row in table.rows
-    }
-    main = [system for system in results.systems if takes_part(system, "table2")]
-    tested = tables.tests(results, "table2-tests", tables.SETTINGS, main)
-    return [
-        Section(
-            "table2",
-            "All systems",
-            "Trained on the matched subset or on the full dataset, and tested on both.",
-            [table, *([] if tested is None else [tested])],
-            [("Macro PRAUC of every system in the four settings", intervals_figure(numbers))],
+        _write(report, results, sections)
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(cells)} runs failed, the first of them {failed[0]}; {report} has the "
+            "others, and the same command goes on with what is left"
         )
-    ]
+    return Reproduced(out, report, [table for section in sections for table in section.tables])
 
 
-def _table3(results: Results) -> list[Section]:
-    table = tables.table3(results)
-    by_label = {
-        row.header: {
-            system: cell
-            for system, cell in zip(table.columns[2:], row.cells[1:], strict=True)
-            if isinstance(cell, Number)
-        }
-        for row in table.rows[:-1]
+def _settings(
+    results: Results, model_args: Mapping[str, Any], options: Mapping[str, Any], failed: Sequence[str]
+) -> Section:
+    """Return with what everything was made, and what is missing."""
+    sources = results.cohort.manifest.sources.values()
+    made = {
+        "cohort": results.cohort.folder.name,
+        "made from": ", ".join(f"{one.get('folder')} ({one.get('release')})" for one in sources) or "unknown",
+        **{name: str(value) for name, value in options.items()},
+        **{f"model_args: {name}": str(value) for name, value in model_args.items()},
+        "drfuse": __version__,
     }
-    prevalence = {row.header: row.cells[0].value for row in table.rows if isinstance(row.cells[0], Number)}
-    figure = phenotypes_figure(by_label, prevalence)
-    text = "Where fusing the modalities helps, and where it harms."
-    return [Section("table3", "Label by label", text, [table], [("PRAUC of each label by system", figure)])]
-
-
-def _table4(results: Results) -> list[Section]:
-    settings = [setting for setting in tables.SETTINGS if setting.train_on == "matched"]
-    tested = tables.tests(results, "table4-tests", settings, tables.ablated(results.systems))
-    text = "DrFuse without one of its parts."
-    return [
-        Section("table4", "Ablation", text, [tables.table4(results), *([] if tested is None else [tested])])
-    ]
-
-
-def _figure3(results: Results) -> list[Section]:
-    cell, spec = next(
-        (cell, spec)
-        for cell, spec in results.cells.items()
-        if (cell.system, cell.train_on) == ("drfuse", "matched")
+    settings = Table(
+        key="settings",
+        title="Options",
+        caption="What every run was trained with.",
+        columns=["option", "value"],
+        rows=[Row(name, [value]) for name, value in made.items()],
     )
-    rows = results.cohort.rows("test", "matched")
-    rows = rows[results.task.eligible[rows]]
-    h = represent(spec.folder, results.cohort, rows, spec.options["crop_size"])
-    shown = {title: h[name] for name, title in FIGURE3.items()}
-    subjects = results.cohort.stays["subject_id"].to_numpy()[rows]
-    own, another = divergences(h["ehr_shared"], h["cxr_shared"])
-    measured = [
-        (
-            "a linear probe tells EHR from CXR by the shared ones (0.5: cannot)",
-            probe_origin(h["ehr_shared"], h["cxr_shared"], subjects),
-        ),
-        (
-            "a linear probe tells EHR from CXR by the distinct ones",
-            probe_origin(h["ehr_distinct"], h["cxr_distinct"], subjects),
-        ),
-        ("divergence of a stay's two shared ones, share of the largest", own),
-        ("divergence of two different stays' shared ones", another),
-        ("cosine of EHR shared and EHR distinct (0: orthogonal)", cosine(h["ehr_shared"], h["ehr_distinct"])),
-        ("cosine of CXR shared and CXR distinct", cosine(h["cxr_shared"], h["cxr_distinct"])),
-    ]
-    table = Table(
-        key="figure3-numbers",
-        title="What Figure 3 cannot show",
-        caption=f"The {len(rows):,} matched test stays, DrFuse trained on matched, seed {cell.seed}. Probes "
-        "are fitted and scored in five folds of whole subjects.",
-        columns=["of the representations", "value"],
-        rows=[Row(name, [Number(value, digits=4)]) for name, value in measured],
+    systems = Table(
+        key="systems",
+        title="Systems",
+        caption="The model of each, its own arguments beside those for all, and its learning rate.",
+        columns=["system", "model", "arguments", "learning rate"],
+        rows=[_system(system, results, model_args) for system in results.systems if _runs(system, results)],
     )
-    text = "The shared representations should lie together, the distinct ones apart from all others."
-    figure = representations_figure(tsne(shown))
-    caption = "Figure 3: t-SNE of DrFuse's representations of the matched test set"
-    return [Section("figure3", "Representations", text, [table], [(caption, figure)])]
+    text = "The paper trained larger networks on MIMIC-IV, and its intervals resample stays, not subjects."
+    if failed:
+        text += f"\n\n{len(failed)} runs failed and are left out: {'; '.join(failed)}."
+    return Section("settings", "How it was made", text, [settings, systems] if systems.rows else [settings])
 
 
-def _missing(results: Results) -> list[Section]:
-    found: list[Table] = []
-    figures: list[tuple[str, Figure]] = []
-    for train_on in ("matched", "full"):
-        curves = beyond.missing_curves(results, train_on)
-        found.append(beyond.missing_table(curves, train_on))
-        figure = missing_curve_figure({system.title: curve for system, curve in curves.items()})
-        figures.append((f"Macro PRAUC as radiographs go missing, trained on {train_on}", figure))
-    text = "Radiographs are taken away at random from stays that have one: the same stays, ever less known."
-    return [Section("missing", "Missing radiographs", text, found, figures)]
+def _system(system: System, results: Results, model_args: Mapping[str, Any]) -> Row:
+    model = system.with_arguments(model_args)
+    own = {name: value for name, value in model["init_args"].items() if model_args.get(name) != value}
+    arguments = ", ".join(f"{name} {value}" for name, value in own.items())
+    if system.first_stage:
+        arguments += f"{'; ' if arguments else ''}starts from {' and '.join(system.first_stage.values())}"
+    rates = sorted({spec.options["lr"] for spec in _runs(system, results)})
+    name = model["class_path"].rpartition(".")[2]
+    return Row(system.title, [name, arguments, ", ".join(f"{lr:g}" for lr in rates)])
 
 
-def _calibration(results: Results) -> list[Section]:
-    measured = beyond.calibrations(results)
-    figure = reliability_figure({system.title: one.reliability for system, one in measured.items()})
-    text = "Whether a predicted 30 % happens in 30 % of the cases."
-    return [
-        Section(
-            "calibration",
-            "Calibration",
-            text,
-            [beyond.calibration_table(results, measured)],
-            [("Observed share by predicted probability, all labels together", figure)],
-        )
-    ]
+def _runs(system: System, results: Results) -> list[RunSpec]:
+    return [spec for cell, spec in results.cells.items() if cell.system == system.name]
 
 
-def _subgroups(results: Results) -> list[Section]:
-    measured = beyond.groups_measured(results)
-    shown = next((system for system in measured if system.name == "drfuse"), next(iter(measured)))
-    figure = subgroups_figure(_by_group(measured[shown]))
-    text = "Whether the systems serve all groups of patients alike."
-    caption = f"Macro PRAUC of {shown.title} in groups of patients"
-    return [Section("subgroups", "Subgroups", text, beyond.subgroup_tables(measured), [(caption, figure)])]
-
-
-def _by_group(found: Subgroups) -> dict[str, dict[str, Number]]:
-    rows: dict[str, dict[str, Number]] = {}
-    for one in found.groups:
-        note = f"{one.n_stays:,} stays{', few positives' if one.few else ''}"
-        rows.setdefault(one.attribute, {})[one.group] = Number.of(one.prauc_macro, note=note)
-    return rows
-
-
-_SECTIONS: dict[str, Callable[[Results], list[Section]]] = {
-    "table1": _table1,
-    "table2": _table2,
-    "table3": _table3,
-    "table4": _table4,
-    "figure3": _figure3,
-    "missing": _missing,
-    "calibration": _calibration,
-    "subgroups": _subgroups,
-}
-
-
-def _write(out: Path, results: Results, sections: Sequence[Section], options: dict[str, Any]) -> None:
+def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
     """Write every table and figure on its own, the list of runs, and the report."""
+    out = report.parent
     for name in ("tables", "figures"):
         (out / name).mkdir(exist_ok=True)
     for section in sections:
@@ -308,37 +199,24 @@ def _write(out: Path, results: Results, sections: Sequence[Section], options: di
         for place, (_, figure) in enumerate(section.figures, start=1):
             stem = section.key if len(section.figures) == 1 else f"{section.key}-{place}"
             write_figure(figure, out / "figures", stem)
-    write_whole(out / "runs.csv", _list_of_runs(results.cells).write_csv())
-    name, n_stays = results.cohort.folder.name, len(results.cohort)
+    write_whole(report.with_name(report.name.replace("report", "runs")).with_suffix(".csv"), _list(results))
+    cohort, n_seeds = results.cohort, results.n_seeds
     facts = [
-        (
-            "cohort",
-            f"{name}, {n_stays:,} stays, {len(results.cohort.cxr):,} with radiograph",
-        ),
+        ("cohort", f"{cohort.folder.name}, {len(cohort):,} stays, {len(cohort.cxr):,} with radiograph"),
         ("task", f"{results.task.name}, {len(results.task.label_names)} labels"),
-        (
-            "trained",
-            f"{len(results.cells)} runs, {results.n_seeds} {'seed' if results.n_seeds == 1 else 'seeds'}",
-        ),
-        ("training", f"up to {options['epochs']} epochs, batches of {options['batch_size']}"),
-        ("learning rate", f"{options['lr']:g} for all" if "lr" in options else "each system's published one"),
+        ("trained", f"{len(results.cells)} runs, {n_seeds} {'seed' if n_seeds == 1 else 'seeds'}"),
         ("intervals", f"{results.n_resamples:,} resamples of subjects"),
         ("drfuse", __version__),
     ]
-    write_whole(out / "report.html", render_page("DrFuse, reproduced", facts, sections))
+    write_whole(report, render_page("DrFuse, reproduced", facts, sections))
 
 
-def _list_of_runs(cells: Mapping[Cell, RunSpec]) -> pl.DataFrame:
+def _list(results: Results) -> str:
     """Return a row a run: what it is, where it lies, and how it went on the validation split."""
-    columns = ["system", "train_on", "seed", "folder", "best_epoch", "val_prauc_macro"]
-    rows = [
-        (
-            cell.system,
-            cell.train_on,
-            cell.seed,
-            spec.folder.name,
-            *map(read_facts(spec.folder).get, columns[4:]),
-        )
-        for cell, spec in cells.items()
-    ]
-    return pl.DataFrame(rows, schema=columns, orient="row")
+    measured = ("best_epoch", "val_prauc_macro")
+    rows = []
+    for cell, spec in results.cells.items():
+        facts = read_facts(spec.folder)
+        rows.append((cell.system, cell.train_on, cell.seed, spec.folder.name, *map(facts.get, measured)))
+    columns = ("system", "train_on", "seed", "folder", *measured)
+    return pl.DataFrame(rows, schema=columns, orient="row").write_csv()

@@ -14,7 +14,7 @@ Experiment = Literal[
     "table1", "table2", "table3", "table4", "figure3", "missing", "calibration", "subgroups", "all"
 ]
 
-_TRAINED_ON: Mapping[str, Sequence[Subset]] = {
+TRAINED_ON: Mapping[str, Sequence[Subset]] = {
     "table1": (),
     "table2": ("matched", "full"),
     "table3": ("matched",),
@@ -38,7 +38,7 @@ class Cell:
 
 def experiments_of(what: Experiment) -> list[str]:
     """Return the experiments that a name stands for."""
-    return list(_TRAINED_ON) if what == "all" else [what]
+    return list(TRAINED_ON) if what == "all" else [what]
 
 
 def takes_part(system: System, experiment: str) -> bool:
@@ -79,27 +79,33 @@ def plan(
     Raises:
         InputError: If no system takes part, or none takes one of `model_args`.
     """
-    described = {system.name: system.with_arguments(model_args) for system in systems}
-    taken = {key for model in described.values() for key in model["init_args"]}
+    taken = {key for system in systems for key in system.with_arguments(model_args)["init_args"]}
     if unknown := sorted(model_args.keys() - taken):
         raise InputError(f"--model-args: none of the systems' models takes {unknown[0]!r}")
-    cells: dict[Cell, RunSpec] = {}
-    for experiment in experiments_of(what):
-        for system in systems:
-            if not takes_part(system, experiment):
-                continue
-            for train_on in _TRAINED_ON[experiment]:
-                for seed in seeds[:1] if experiment == "figure3" else seeds:
-                    cell = Cell(system.name, train_on, seed)
-                    lr = {} if system.lr is None else {"lr": system.lr}
-                    cells[cell] = specify(
-                        cohort,
-                        runs,
-                        f"{system.name}-{train_on}-{seed}",
-                        f"{system.title}, trained on {train_on}, seed {seed}",
-                        described[system.name],
-                        **{**lr, **options, "train_on": train_on, "seed": seed},
-                    )
+
+    def run_of(system: System, train_on: Subset, seed: int) -> RunSpec:
+        shipped = paper_systems()
+        first = {key: run_of(shipped[name], train_on, seed) for key, name in system.first_stage.items()}
+        published = {} if system.lr is None else {"lr": system.lr}
+        # a model of the radiograph alone learns nothing of a stay whose radiograph is dropped
+        own = {} if "ehr" in system.reads else {"matched_cxr_dropout": 0.0}
+        return specify(
+            cohort,
+            runs,
+            f"{system.title}, trained on {train_on}, seed {seed}",
+            system.with_arguments(model_args),
+            first,
+            **{**published, **options, **own, "train_on": train_on, "seed": seed},
+        )
+
+    cells = {
+        Cell(system.name, train_on, seed): run_of(system, train_on, seed)
+        for experiment in experiments_of(what)
+        for system in systems
+        if takes_part(system, experiment)
+        for train_on in TRAINED_ON[experiment]
+        for seed in seeds
+    }
     if not cells and what != "table1":
         raise InputError(f"none of the systems takes part in {what}; name others in --models")
     return cells

@@ -32,8 +32,8 @@ class Results:
         cohort: The cohort.
         task: What is predicted.
         systems: The systems, in the order of the tables.
-        cells: The runs.
-        predictions: Of each system and training set, one for each seed.
+        cells: The finished runs.
+        predictions: Of the test split, by system and training set, one for each seed.
         n_resamples: Bootstrap resamples behind each interval and test; whole subjects are drawn.
     """
 
@@ -54,11 +54,12 @@ class Results:
         cells: Mapping[Cell, RunSpec],
         n_resamples: int,
     ) -> "Results":
-        """Return the predictions of the runs of a plan, which are all finished."""
+        """Return what the finished runs of a plan predict of the test split."""
+        cells = {cell: spec for cell, spec in cells.items() if spec.is_done}
         predictions: dict[tuple[str, Subset], list[Predictions]] = {}
         for cell, spec in cells.items():
             of_seeds = predictions.setdefault((cell.system, cell.train_on), [])
-            of_seeds.append(Predictions.read(spec.run.predictions))
+            of_seeds.append(Predictions.read(spec.run.predictions).of_split("test"))
         return cls(cohort, task, systems, cells, predictions, n_resamples)
 
     def of(self, system: System, train_on: Subset) -> Sequence[Predictions]:

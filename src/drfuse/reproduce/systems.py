@@ -28,6 +28,8 @@ class System:
         paper: Its name in the paper's tables 2 and 3, or None.
         ablation: Its name in the paper's table 4, or None.
         reads: The modalities that it cannot do without, if it is a model of one alone.
+        first_stage: By modality, the shipped system of that one alone whose encoder it starts from.
+        asked_for: Whether it is compared only where it is named.
     """
 
     name: str
@@ -36,7 +38,9 @@ class System:
     lr: float | None = None
     paper: str | None = None
     ablation: str | None = None
-    reads: Sequence[str] = field(default=("ehr", "cxr"))
+    reads: Sequence[str] = ("ehr", "cxr")
+    first_stage: Mapping[str, str] = field(default_factory=dict)
+    asked_for: bool = False
 
     @property
     def is_unimodal(self) -> bool:
@@ -80,7 +84,7 @@ def choose_systems(names: Sequence[str] | None) -> list[System]:
     """
     shipped = paper_systems()
     if names is None:
-        return list(shipped.values())
+        return [system for system in shipped.values() if not system.asked_for]
     if not names:
         raise InputError(f"--models names no system; expected some of {', '.join(shipped)}")
     chosen = [shipped[name] if name in shipped else _read(name) for name in dict.fromkeys(names)]
@@ -109,6 +113,9 @@ def _read(name: str) -> System:
             raise TypeError("its title is no text, or its init_args are no mapping")
         if list(system.reads) not in (["ehr"], ["cxr"], ["ehr", "cxr"]):
             raise TypeError(f"reads is {system.reads}, and not [ehr], [cxr] or [ehr, cxr]")
+        alone = {(one.reads[0], one.name) for one in paper_systems().values() if one.is_unimodal}
+        if unknown := set(dict(system.first_stage).items()) - alone:
+            raise TypeError(f"first_stage names {min(unknown)}, and no shipped system of that modality alone")
         return replace(system, lr=None if system.lr is None else float(system.lr))  # YAML reads 1e-4 as text
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

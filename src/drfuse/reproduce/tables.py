@@ -111,13 +111,6 @@ def tests(results: Results, key: str, settings: Sequence[Setting], systems: Sequ
         for setting, of_all in compared.items()
     }
 
-    def cell(setting: Setting, row: int) -> Number:
-        one = compared[setting][row]
-        if one is None:
-            return Number(np.nan)
-        note = f"p {_p(one.p)}, corrected {_p(float(corrected[setting][row]))}"
-        return Number(one.difference, one.low, one.high, note=note)
-
     return Table(
         key=key,
         title=f"{key.replace('table', 'Table ').replace('-tests', '')}, tested: difference from DrFuse",
@@ -126,7 +119,10 @@ def tests(results: Results, key: str, settings: Sequence[Setting], systems: Sequ
         "systems of its column by Holm's method.",
         columns=["system", *(str(setting) for setting in settings)],
         rows=[
-            Row(system.title, [cell(setting, row) for setting in settings])
+            Row(
+                system.title,
+                [_difference(compared[setting][row], corrected[setting][row]) for setting in settings],
+            )
             for row, system in enumerate(others)
         ],
     )
@@ -134,18 +130,16 @@ def tests(results: Results, key: str, settings: Sequence[Setting], systems: Sequ
 
 def table3(results: Results) -> Table:
     """Return each phenotype's PRAUC, trained and tested on the matched subset (table 3)."""
-    scores = {
-        system: score
-        for system in _in_paper_order(results.systems)
-        if (score := results.score(system, MATCHED)) is not None
-    }
+    scores = _table3_scores(results)
     praucs = {system: score.label_values.mean(axis=0) for system, score in scores.items()}
     unimodal = [of_labels for system, of_labels in praucs.items() if system.is_unimodal]
     best = np.max(unimodal, axis=0) if unimodal else np.full(len(results.task.label_names), np.nan)
     in_test = results.cohort.rows("test", "matched")
     prevalence = results.task.labels[in_test][results.task.eligible[in_test]].mean(axis=0)
     published = results.is_of_the_paper
-    ranks = _average_ranks(list(praucs.values()))
+    ranked = [system for system in praucs if system.paper in TABLE3]
+    ranks = dict(zip(ranked, _average_ranks([praucs[system] for system in ranked]), strict=True))
+    comparable = published and len(ranked) == len(TABLE3)
     rows = [
         Row(
             name,
@@ -164,8 +158,10 @@ def table3(results: Results) -> Table:
         for c, name in enumerate(results.task.label_names)
     ]
     average = [
-        Number(float(rank), paper=paper.average_rank(system.paper) if published else None, digits=2)
-        for system, rank in zip(scores, ranks, strict=True)
+        Number(float(ranks[system]), paper=paper.average_rank(system.paper) if comparable else None, digits=2)
+        if system in ranks
+        else ""
+        for system in scores
     ]
     return Table(
         key="table3",
@@ -173,10 +169,46 @@ def table3(results: Results) -> Table:
         if published
         else "Table 3: PRAUC of each label, trained and tested on matched",
         caption="Mean over seeds. In percent, the relative difference from the better of the models of one "
-        "modality; marked where it is beyond ±5 %. Prevalence is that of the matched test set.",
+        "modality; marked where it is beyond ±5 %. Ranks are among the paper's systems in this table. "
+        "Prevalence is that of the matched test set.",
         columns=["phenotype" if published else "label", "prevalence", *(system.title for system in scores)],
         rows=[*rows, Row("average rank", ["", *average], rule_above=True)],
     )
+
+
+def label_tests(results: Results) -> Table | None:
+    """Return how much each system of table 3 differs from DrFuse label by label, with Holm-corrected tests.
+
+    None if there is no DrFuse, or nothing to hold against it.
+    """
+    scores = _table3_scores(results)
+    drfuse = next((score for system, score in scores.items() if system.name == "drfuse"), None)
+    others = {system.title: score for system, score in scores.items() if system.name != "drfuse"}
+    if drfuse is None or not others:
+        return None
+    labels = range(len(results.task.label_names))
+    compared = [[compare(score.of_label(c), drfuse.of_label(c)) for c in labels] for score in others.values()]
+    corrected = [holm([one.p for one in of_system]) for of_system in compared]
+    return Table(
+        key="table3-tests",
+        title="Table 3, tested: difference from DrFuse",
+        caption="PRAUC of the system less that of DrFuse on the same resampled subjects, means over seeds: "
+        "below zero, DrFuse is better. 95 % interval, two-sided bootstrap p, and p corrected for the labels "
+        "of its column by Holm's method.",
+        columns=["label", *others],
+        rows=[
+            Row(name, [_difference(compared[s][c], corrected[s][c]) for s in range(len(others))])
+            for c, name in enumerate(results.task.label_names)
+        ],
+    )
+
+
+def _table3_scores(results: Results) -> dict[System, SeededPrauc]:
+    return {
+        system: score
+        for system in _in_paper_order(results.systems)
+        if (score := results.score(system, MATCHED)) is not None
+    }
 
 
 def table4(results: Results) -> Table:
@@ -235,8 +267,15 @@ def _phenotype(score: SeededPrauc, best: float, published: float | None) -> Numb
     return replace(
         number,
         mark="better" if relative > _HIGHLIGHT else "worse" if relative < -_HIGHLIGHT else "",
-        note=f"{100 * relative:+.1f} %".replace("-", "−"),
+        note=f"{100 * relative:+z.1f} %".replace("-", "−"),
     )
+
+
+def _difference(one: Comparison | None, corrected: float) -> Number:
+    if one is None or np.isnan(one.difference):
+        return Number(np.nan)
+    note = f"p {_p(one.p)}, corrected {_p(corrected)}"
+    return Number(one.difference, one.low, one.high, note=note)
 
 
 def _average_ranks(praucs: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

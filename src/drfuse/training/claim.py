@@ -3,7 +3,7 @@
 import pickle
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -15,6 +15,14 @@ from filelock import FileLock, Timeout
 from drfuse.errors import BusyError, InputError
 from drfuse.files import write_whole
 from drfuse.run import RunFiles
+
+_MAY_CHANGE = {
+    "cohort",  # known by its fingerprint, wherever it lies
+    "init_ehr",  # the checkpoint has what came of them
+    "init_cxr",
+    "accelerator",
+    "num_workers",
+}
 
 
 @contextmanager
@@ -39,37 +47,53 @@ def claim(
     """
     text = yaml.safe_dump(options, sort_keys=False)
     replaced = run.folder.with_name(f".{run.folder.name}.replaced")
-    lock = FileLock(run.folder / ".lock", blocking=False)
     if run.folder.exists() and not _is_fresh(run.folder):
         if not _is_run(run):
             raise InputError(f"{run.folder} holds something that is no run; name another --out")
         if overwrite:
-            with _locked(lock, run):
+            with _locked(run):
                 is_better = RunFiles(replaced).predictions.is_file() and not run.predictions.is_file()
                 if _has_begun(run) and not is_better:
                     shutil.rmtree(replaced, ignore_errors=True)
                     run.folder.rename(replaced)
                 else:  # what an interrupted command left; the run that it was to replace lies beside
-                    shutil.rmtree(run.folder)
+                    _empty(run)
     run.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(lock, run):
-        try:
-            checkpoint = _last_checkpoint(run, yaml.safe_load(text), cohort)
-            if checkpoint is None:
-                shutil.rmtree(run.checkpoints, ignore_errors=True)  # of an epoch that was not completed
-            write_whole(run.config, text)
-            yield checkpoint
-        except BaseException:
-            if not _has_begun(run):
-                shutil.rmtree(run.folder)
-                if overwrite and replaced.exists():
-                    replaced.rename(run.folder)
-            raise
+    try:
+        with _locked(run):
+            try:
+                checkpoint = _last_checkpoint(run, yaml.safe_load(text), cohort)
+                if checkpoint is None:
+                    shutil.rmtree(run.checkpoints, ignore_errors=True)  # of an epoch that was not completed
+                write_whole(run.config, text)
+                yield checkpoint
+            except BaseException:
+                if not _has_begun(run):
+                    _empty(run)
+                raise
+    except BaseException:
+        with suppress(OSError):  # it holds something, of this command or already of another one
+            run.folder.rmdir()
+            if overwrite and replaced.exists():
+                replaced.rename(run.folder)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def is_claimed(run: RunFiles) -> bool:
+    """Return whether another command is writing a run's folder."""
+    if not run.folder.is_dir():
+        return False
+    try:
+        with _locked(run):
+            return False
+    except BusyError:
+        return True
+
+
 @contextmanager
-def _locked(lock: FileLock, run: RunFiles) -> Iterator[None]:
+def _locked(run: RunFiles) -> Iterator[None]:
+    lock = FileLock(_lock_file(run), blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -90,8 +114,10 @@ def _last_checkpoint(run: RunFiles, options: dict[str, Any], cohort: str) -> dic
     if not run.last_checkpoint.is_file():
         return None
     earlier = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    changed = sorted(name for name in options if options[name] != earlier.get(name) and name != "cohort")
-    if changed:  # the cohort is known by its fingerprint, wherever it lies
+    changed = sorted(
+        name for name in options if name not in _MAY_CHANGE and options[name] != earlier.get(name)
+    )
+    if changed:
         raise InputError(
             f"{run.folder} is an interrupted run with another {', '.join(changed)}; "
             "start it with the options of its config.yaml, or give --overwrite"
@@ -115,6 +141,19 @@ def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
             f"{run.checkpoints / name} is damaged; start the run anew with --overwrite"
         ) from error
     return checkpoint
+
+
+def _lock_file(run: RunFiles) -> Path:
+    return run.folder / ".lock"
+
+
+def _empty(run: RunFiles) -> None:
+    """Remove all that a folder holds but the lock; what makes it known as a run goes last."""
+    for path in sorted(run.folder.iterdir(), key=lambda path: path == run.config):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != _lock_file(run):
+            path.unlink()
 
 
 def _is_fresh(folder: Path) -> bool:

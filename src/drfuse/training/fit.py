@@ -317,8 +317,8 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
     """Load the encoder of a trained unimodal model into that of a new one.
 
     Raises:
-        InputError: If it was not trained on the cohort with this fingerprint, if one of the models has no such
-            encoder, or they are not of the same shape.
+        InputError: If it was not trained on the cohort with this fingerprint, or a model has no such encoder,
+            or one of another shape.
     """
     if read_facts(run)["cohort"] != cohort:
         raise InputError(

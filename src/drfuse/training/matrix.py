@@ -1,5 +1,6 @@
 """Many runs: each is known by what it is made of, is done once, and several are done at a time."""
 
+import gc
 import hashlib
 import inspect
 import json
@@ -27,6 +28,7 @@ from drfuse.data import Cohort
 from drfuse.errors import BusyError, InputError
 from drfuse.logs import log_to
 from drfuse.run import RunFiles
+from drfuse.training.claim import is_claimed
 from drfuse.training.fit import train
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ SECONDS_TO_WAIT = 5.0
 """Before a run that another command is doing is looked at again."""
 
 _NO_CONFIGURATION = ("cohort", "out", "model", "overwrite", "progress", "callbacks")
+_NOT_DECIDING = ("accelerator", "num_workers")  # how a run is trained, but not which run it is
 _RAY_RETRIES = 3
 
 _Job = TypeVar("_Job")
@@ -52,8 +55,9 @@ class RunSpec:
         cohort: Folder of the cohort.
         fingerprint: Of the cohort.
         model: `class_path` and `init_args`, as `config.yaml` has them.
-        options: Every other option of `train` that decides its result, defaults included.
+        options: Every other option of `train`, defaults included.
         folder: Where it lies.
+        after: Runs that it starts from.
     """
 
     title: str
@@ -62,6 +66,7 @@ class RunSpec:
     model: Mapping[str, Any]
     options: Mapping[str, Any]
     folder: Path
+    after: Sequence["RunSpec"] = ()
 
     @property
     def run(self) -> RunFiles:
@@ -75,16 +80,24 @@ class RunSpec:
 
 
 def specify(
-    cohort: Cohort, runs: Path, name: str, title: str, model: Mapping[str, Any], **options: Any
+    cohort: Cohort,
+    runs: Path,
+    title: str,
+    model: Mapping[str, Any],
+    after: Mapping[str, RunSpec] | None = None,
+    **options: Any,
 ) -> RunSpec:
     """Return a run whose folder carries a hash of its whole configuration and of the cohort's manifest.
+
+    Where the cohort and the runs lie, and with what they are trained, is no part of it. What a path of the
+    configuration leads to is taken by the path's last name.
 
     Args:
         cohort: The cohort.
         runs: Folder of the runs.
-        name: How the folder's name begins.
         title: What it is, for people.
         model: `class_path`, and those `init_args` that are not the model's defaults.
+        after: By `ehr` and `cxr`, the unimodal run that its encoder starts from.
         options: Options of `train` that are not its defaults.
 
     Raises:
@@ -94,37 +107,66 @@ def specify(
     defaults = {key: one.default for key, one in signature.items() if key not in _NO_CONFIGURATION}
     if unknown := sorted(options.keys() - defaults.keys()):
         raise InputError(f"{unknown[0]!r} is no option of a training; expected one of {', '.join(defaults)}")
-    configuration = {**defaults, **options}
-    described = {"class_path": model["class_path"], "init_args": _init_args(model)}
-    identity = json.dumps(
-        {"cohort": cohort.fingerprint, "model": described, **configuration}, sort_keys=True, default=str
-    )
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    first = dict(after or {})
+    configuration = {**defaults, **options, **{f"init_{key}": spec.folder for key, spec in first.items()}}
+    if configuration["train_on"] == "full":  # where it changes nothing
+        configuration["matched_cxr_dropout"] = defaults["matched_cxr_dropout"]
+    kind = class_of(model)
+    described = {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": _init_args(model),
+    }
+    deciding = {key: value for key, value in configuration.items() if key not in _NOT_DECIDING}
+    identity = {"cohort": cohort.fingerprint, "model": described, **deciding}
+    try:
+        text = json.dumps(_plain(identity), sort_keys=True)
+    except TypeError as error:
+        raise InputError(f"an argument of {kind.__name__} cannot be written down: {error}") from error
+    name = f"{kind.__name__}-{configuration['train_on']}-{configuration['seed']}".lower()
+    folder = runs / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     return RunSpec(
-        title, cohort.folder, cohort.fingerprint, described, configuration, runs / f"{name}-{digest}"
+        title, cohort.folder, cohort.fingerprint, described, configuration, folder, tuple(first.values())
     )
 
 
-def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = False) -> None:
+def _plain(value: Any) -> Any:
+    """Return a value as it is hashed: a path by its name, and equal numbers as the same one."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return value.name
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = False) -> list[str]:
     """Train what is not trained yet; what was interrupted goes on.
 
-    A run that another command is doing is left to it, and waited for.
+    A run that another command is doing is left to it, and waited for. One that fails keeps no other from its
+    training.
 
     Args:
         specs: The runs; one that is named twice is done once.
-        workers: How many at a time, each in a process of its own with its share of the processor's cores.
+        workers: How many at a time, each in a process of its own with its share of the processor's cores, and
+            with one of the GPUs.
         ray: Spread them over a Ray cluster instead: its address, or True for one of this machine alone. Each
             run gets a GPU where the cluster has some. The cohort and the runs lie in folders that all
             machines see.
 
+    Returns:
+        What failed, a sentence each.
+
     Raises:
-        InputError: If runs failed; the others are kept. Also if Ray is asked for and not installed.
+        InputError: If a process died, or Ray is asked for and not there.
     """
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
+    if first := [one for spec in specs for one in spec.after]:
+        train_all(first, workers, ray)  # what fails there fails again below, and is told there
     left = {spec.folder: spec for spec in specs if not spec.is_done}
     logger.info("%d of %d runs are to be trained", len(left), len({spec.folder for spec in specs}))
-    failed: dict[Path, str] = {}
+    failed: list[str] = []
     parallel = bool(ray) or workers > 1
     columns = (
         TextColumn("training"),
@@ -138,27 +180,22 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     ) as progress:  # alone, Lightning shows its own
         bar = progress.add_task("", total=len(left))
         while left:
-            jobs = list(left.values())
-            outcomes = spread(train_one, jobs, workers, ray) if parallel else _here(jobs)
-            n_before = len(left)
-            for spec, outcome in outcomes:
+            jobs = [spec for spec in left.values() if spec.is_done or not is_claimed(spec.run)]
+            if not jobs:
+                logger.info("waiting for %d runs that another command is doing", len(left))
+                time.sleep(SECONDS_TO_WAIT)
+                continue
+            for spec, outcome in spread(train_one, jobs, workers, ray) if parallel else _here(jobs):
                 if outcome == "busy":
                     continue
                 del left[spec.folder]
                 progress.advance(bar)
                 if isinstance(outcome, Exception):
-                    failed[spec.folder] = f"{spec.title}: {outcome}"
-                    logger.error("failed: %s", failed[spec.folder])
+                    failed.append(f"{spec.title}: {outcome}")
+                    logger.error("failed: %s", failed[-1])
                 else:
                     logger.info("trained: %s", spec.title)
-            if left and len(left) == n_before:
-                logger.info("waiting for %d runs that another command is doing", len(left))
-                time.sleep(SECONDS_TO_WAIT)
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {len(specs)} runs failed, the first of them {next(iter(failed.values()))}; "
-            "the others are kept, and the same command goes on with what is left"
-        )
+    return failed
 
 
 def train_one(spec: RunSpec, progress: bool = False, callbacks: Sequence[L.Callback] = ()) -> Outcome:
@@ -174,6 +211,8 @@ def train_one(spec: RunSpec, progress: bool = False, callbacks: Sequence[L.Callb
     """
     if spec.is_done:
         return "done"
+    if is_claimed(spec.run):
+        return "busy"
     model = partial(class_of(spec.model), **spec.model["init_args"])
     try:
         train(spec.cohort, spec.folder, model, **spec.options, progress=progress, callbacks=callbacks)
@@ -181,6 +220,11 @@ def train_one(spec: RunSpec, progress: bool = False, callbacks: Sequence[L.Callb
         return "busy"
     except (InputError, OSError) as error:
         return "done" if spec.is_done else error  # another command may just have finished it
+    except RuntimeError as error:  # torch's, of a full GPU or tensors that do not fit
+        logger.debug("%s failed", spec.title, exc_info=True)
+        return InputError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+    finally:
+        gc.collect()  # a trainer and its model hold each other
     return "done"
 
 
@@ -204,7 +248,7 @@ def _here(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcome]]:
 def _in_processes(
     function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int
 ) -> Iterator[tuple[_Job, _Result]]:
-    with _worker_pool(min(workers, len(jobs))) as pool:
+    with _worker_pool(workers) as pool:
         try:
             submitted = {pool.submit(function, job): job for job in jobs}
             for done in as_completed(submitted):
@@ -219,13 +263,18 @@ def _in_processes(
 
 
 def _worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of processes that share the processor's cores and die with this one."""
-    settings = (max(1, torch.get_num_threads() // workers), logger.getEffectiveLevel())
+    """Return a pool of processes that share the processor's cores and the GPUs, and die with this one."""
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    n_threads = max(1, torch.get_num_threads() // workers)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+    settings = (context.Value("i", 0), n_threads, gpus.split(","), logger.getEffectiveLevel())
     return ProcessPoolExecutor(workers, context, _prepare_worker, settings)
 
 
-def _prepare_worker(n_threads: int, level: int) -> None:
+def _prepare_worker(n_started: Any, n_threads: int, gpus: Sequence[str], level: int) -> None:
+    with n_started.get_lock():
+        number, n_started.value = n_started.value, n_started.value + 1
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]  # before CUDA starts in this process
     torch.set_num_threads(n_threads)
     log_to(Console(stderr=True), level)
     parent = multiprocessing.parent_process()
@@ -292,4 +341,7 @@ def _init_args(model: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(model.get("init_args") or {})
     if unknown := sorted(given.keys() - {parameter.name for parameter in parameters}):
         raise InputError(f"{model['class_path']} takes no argument {unknown[0]!r}")
-    return {parameter.name: given.get(parameter.name, parameter.default) for parameter in parameters}
+    arguments = {parameter.name: given.get(parameter.name, parameter.default) for parameter in parameters}
+    if lacking := [name for name, value in arguments.items() if value is inspect.Parameter.empty]:
+        raise InputError(f"{model['class_path']} needs the argument {lacking[0]!r}")
+    return arguments

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 Sampler = Literal["grid", "tpe"]
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_FAILURE = "failure"  # the attribute of a trial that says why its run failed
 _NAMES = ("alignment_weight", "orthogonality_weight", "auxiliary_weight", "lr")
 
 
@@ -167,9 +168,14 @@ def tune(
     if sampler == "grid":
         points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         specs = [run_of(point) for point in points]
-        train_all(specs, workers, ray)
+        failed = train_all(specs, workers, ray)
         rows = [
-            {**point, "val_prauc_macro": _val_prauc(spec), "state": "complete", "run": spec.folder.name}
+            {
+                **point,
+                "val_prauc_macro": _val_prauc(spec) if spec.is_done else None,
+                "state": "complete" if spec.is_done else "failed",
+                "run": spec.folder.name if spec.is_done else None,
+            }
             for point, spec in zip(points, specs, strict=True)
         ]
     else:
@@ -183,9 +189,20 @@ def tune(
             else:
                 for _ in spread(_work, [search] * workers, workers, ray):
                     pass
-            rows = [_row(trial, run_of) for trial in study.trials if trial.state in _FINISHED]
-    table = pl.DataFrame(rows).sort("val_prauc_macro", descending=True, nulls_last=True)
-    return _write(out, table)
+            over = [trial for trial in study.trials if _is_over(trial)]
+        rows = [_row(trial, run_of) for trial in over]
+        failed = [trial.user_attrs[_FAILURE] for trial in over if _FAILURE in trial.user_attrs]
+    if not any(row["state"] == "complete" for row in rows):
+        why = f": {failed[0]}" if failed else " yet; start the command again, later or with more --trials"
+        raise InputError(f"no trial is completed{why}")
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    tuned = _write(out, table.sort("val_prauc_macro", descending=True, nulls_last=True, maintain_order=True))
+    if failed and sampler == "grid":  # a point that TPE found to be impossible is one of its trials
+        raise InputError(
+            f"{len(failed)} of {len(rows)} runs failed, the first of them {failed[0]}; {out / 'trials.csv'} "
+            "has the others, and the same command goes on with what is left"
+        )
+    return tuned
 
 
 @dataclass(frozen=True)
@@ -204,7 +221,7 @@ class _Specified:
             "init_args": {**self.model_args, **weights},
         }
         title = ", ".join(f"{name} {value:.3g}" for name, value in point.items())
-        return specify(self.cohort, self.runs, "drfuse", title, model, lr=point["lr"], **self.options)
+        return specify(self.cohort, self.runs, title, model, lr=point["lr"], **self.options)
 
 
 class _Report(L.Callback):
@@ -229,7 +246,7 @@ def _work(search: _Search) -> None:
     study = _open(search)
     while True:
         with ExitStack() as held:
-            with FileLock(search.out / ".study.lock"):
+            with FileLock(search.out / ".lock"):
                 trial = _propose(study, search)
                 if trial is None:
                     return
@@ -243,8 +260,8 @@ def _propose(study: optuna.Study, search: _Search) -> optuna.Trial | None:
     Its point depends on the seed and the trials before, not on who asks, nor on interruptions.
     """
     _repropose_interrupted(study, search)
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    n_taken = sum(state in (*_FINISHED, TrialState.RUNNING) for state in states)
+    before = study.get_trials(deepcopy=False)
+    n_taken = sum(_is_over(trial) or trial.state == TrialState.RUNNING for trial in before)
     if n_taken >= search.n_trials:
         return None
     (seed,) = np.random.SeedSequence((search.seed, n_taken)).generate_state(1)
@@ -282,10 +299,10 @@ def _holding(search: _Search, number: int) -> Iterator[None]:
 
 
 def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
-    """Train the run of a trial, and tell the study what came of it.
+    """Train the run of a trial, and tell the study what came of it; so too of a point that is impossible.
 
     Raises:
-        InputError: If it failed.
+        OSError: If the machine has no room, say; the trial then is none.
     """
     try:
         while (outcome := train_one(spec, callbacks=[_Report(trial)])) == "busy":  # the same point once more
@@ -298,11 +315,21 @@ def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
     except Exception:  # not an interruption, after which the trial is proposed once more
         study.tell(trial, state=TrialState.FAIL)
         raise
-    if isinstance(outcome, Exception):
+    if isinstance(outcome, OSError):  # of the machine, not of the point
         study.tell(trial, state=TrialState.FAIL)
-        raise InputError(f"the trial {spec.title} failed: {outcome}") from outcome
+        raise outcome
+    if isinstance(outcome, Exception):
+        trial.set_user_attr(_FAILURE, f"{spec.title}: {outcome}")
+        study.tell(trial, state=TrialState.FAIL)
+        logger.error("trial %d failed: %s: %s", trial.number, spec.title, outcome)
+        return
     study.tell(trial, _val_prauc(spec))
     logger.info("trial %d, validation macro PRAUC %.4f: %s", trial.number, _val_prauc(spec), spec.title)
+
+
+def _is_over(trial: FrozenTrial) -> bool:
+    """Return whether a trial was finished, stopped or found to be impossible, and not just interrupted."""
+    return trial.state in _FINISHED or _FAILURE in trial.user_attrs
 
 
 def _open(search: _Search) -> optuna.Study:
@@ -341,7 +368,8 @@ def _row(trial: FrozenTrial, run_of: Callable[[Mapping[str, float]], RunSpec]) -
     complete = trial.state == TrialState.COMPLETE
     value = trial.value if complete else trial.intermediate_values.get(trial.last_step or 0)
     run = run_of(trial.params).folder.name if complete else None
-    return {**trial.params, "val_prauc_macro": value, "state": trial.state.name.lower(), "run": run}
+    state = "failed" if _FAILURE in trial.user_attrs else trial.state.name.lower()
+    return {**trial.params, "val_prauc_macro": value, "state": state, "run": run}
 
 
 def _val_prauc(spec: RunSpec) -> float:
@@ -351,11 +379,10 @@ def _val_prauc(spec: RunSpec) -> float:
 def _write(out: Path, trials: pl.DataFrame) -> Tuned:
     """Write `trials.csv`, and the best run's configuration without its places as `best.yaml`."""
     complete = trials.filter(pl.col("state") == "complete")
-    if complete.is_empty():
-        raise InputError("no trial was completed; start the command again with more --trials")
     chosen = out / "runs" / complete["run"][0] / "config.yaml"
     config = yaml.safe_load(chosen.read_text(encoding="utf-8"))
     del config["cohort"]
-    write_whole(out / "best.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_whole(out / "trials.csv", trials.write_csv())
+    with FileLock(out / ".lock"):  # another command may end at the same time
+        write_whole(out / "best.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_whole(out / "trials.csv", trials.write_csv())
     return Tuned(out, trials, out / "best.yaml")

@@ -1,0 +1,193 @@
+"""Which runs an experiment needs: each of them, and each once."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from drfuse.data import Cohort
+from drfuse.errors import InputError
+from drfuse.reproduce.plan import Cell, Experiment, experiments_of, plan, takes_part
+from drfuse.reproduce.systems import System, choose_systems, paper_systems
+from drfuse.training.matrix import RunSpec, class_of
+from tests.builders import write_cohort
+
+MAIN = {"transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse"}
+ABLATED = {"drfuse", "drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking"}
+IN_TABLE3 = {"transformer", "resnet50", "medfuse", "medfuse-ii", "drfuse"}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort.open(write_cohort(tmp_path_factory.mktemp("plan") / "cohort"))
+
+
+def planned(
+    cohort: Cohort,
+    what: Experiment,
+    systems: Sequence[System] | None = None,
+    seeds: Sequence[int] = (0, 1),
+    model_args: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[Cell, RunSpec]:
+    chosen = choose_systems(None) if systems is None else systems
+    return plan(what, cohort, Path("runs"), chosen, seeds, model_args or {}, options)
+
+
+def product(
+    systems: set[str], sets: Sequence[str], seeds: Sequence[int] = (0, 1)
+) -> set[tuple[str, str, int]]:
+    return {(system, train_on, seed) for system in systems for train_on in sets for seed in seeds}
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("table1", set()),
+        ("table2", product(MAIN, ["matched", "full"])),
+        ("table3", product(IN_TABLE3, ["matched"])),
+        ("table4", product(ABLATED, ["matched"])),
+        ("figure3", product({"drfuse"}, ["matched"])),
+        ("missing", product(MAIN, ["matched", "full"])),
+        ("calibration", product(MAIN, ["full"])),
+        ("subgroups", product(MAIN, ["full"])),
+        ("all", product(MAIN, ["matched", "full"]) | product(ABLATED, ["matched"])),
+    ],
+)
+def test_an_experiment_needs_exactly_its_runs(
+    cohort: Cohort, what: Experiment, expected: set[tuple[str, str, int]]
+) -> None:
+    cells = planned(cohort, what)
+    assert {(cell.system, cell.train_on, cell.seed) for cell in cells} == expected
+    assert len({spec.folder for spec in cells.values()}) == len(expected)
+    for cell, spec in cells.items():
+        assert (spec.options["train_on"], spec.options["seed"]) == (cell.train_on, cell.seed)
+        assert class_of(spec.model) is class_of(paper_systems()[cell.system].model)
+        assert (
+            spec.title
+            == f"{paper_systems()[cell.system].title}, trained on {cell.train_on}, seed {cell.seed}"
+        )
+
+
+def test_all_are_38_runs_for_two_seeds(cohort: Cohort) -> None:
+    assert len(planned(cohort, "all")) == 38
+
+
+def test_all_stands_for_every_other_experiment() -> None:
+    assert experiments_of("all") == [name for name in get_args(Experiment) if name != "all"]
+    assert experiments_of("table3") == ["table3"]
+
+
+def test_experiments_share_their_runs(cohort: Cohort) -> None:
+    everything = planned(cohort, "all")
+    for what in experiments_of("all"):
+        for cell, spec in planned(cohort, what).items():  # type: ignore[arg-type]
+            assert everything[cell] == spec
+
+
+def test_seeds_keep_their_order(cohort: Cohort) -> None:
+    found = list(planned(cohort, "figure3", seeds=[7, 3]))  # the map of Figure 3 is that of the first one
+    assert found == [Cell("drfuse", "matched", 7), Cell("drfuse", "matched", 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "first_stage"),
+    [("medfuse", ("lstm", "resnet34")), ("medfuse-ii", ("transformer", "resnet50")), ("drfuse", ())],
+)
+def test_medfuse_starts_from_runs_of_each_modality_alone(
+    cohort: Cohort, name: str, first_stage: tuple[str, ...]
+) -> None:
+    cells = planned(cohort, "table2", choose_systems([name]), model_args={"dim": 16}, epochs=3)
+    alone = planned(
+        cohort, "table2", choose_systems([*first_stage] or ["mmtm"]), model_args={"dim": 16}, epochs=3
+    )
+    for cell, spec in cells.items():
+        expected = [alone[replace(cell, system=one)] for one in first_stage]
+        assert list(spec.after) == expected
+        starts = [spec.options[option] for option in ("init_ehr", "init_cxr")]
+        assert starts == ([one.folder for one in expected] or [None, None])
+
+
+def test_radiographs_are_not_dropped_for_a_model_of_them_alone(cohort: Cohort) -> None:
+    cells = planned(cohort, "table3", matched_cxr_dropout=0.2)
+    dropped = {cell.system: spec.options["matched_cxr_dropout"] for cell, spec in cells.items()}
+    assert dropped == dict.fromkeys(IN_TABLE3, 0.2) | {"resnet50": 0}
+
+
+def test_the_published_learning_rate_is_used_unless_one_is_given(cohort: Cohort) -> None:
+    published = {cell.system: spec.options["lr"] for cell, spec in planned(cohort, "table2").items()}
+    assert published == dict.fromkeys(MAIN, 1e-4) | {
+        "mmtm": 5.3e-5, "daft": 6.5e-5, "medfuse": 7e-5, "medfuse-ii": 7e-5
+    }  # fmt: skip
+    given = planned(cohort, "table2", lr=3e-4)
+    assert {spec.options["lr"] for spec in given.values()} == {3e-4}
+
+
+def test_options_and_arguments_reach_every_run(cohort: Cohort) -> None:
+    cells = planned(cohort, "all", model_args={"dim": 16, "ratio": 2}, epochs=3, task="mortality")
+    assert {(spec.options["epochs"], spec.options["task"]) for spec in cells.values()} == {(3, "mortality")}
+    assert {spec.model["init_args"]["dim"] for spec in cells.values()} == {16}
+    ratios = Counter(spec.model["init_args"].get("ratio") for spec in cells.values())
+    assert ratios == {None: 34, 2: 4}  # MMTM alone has one
+
+
+def test_another_option_is_another_folder(cohort: Cohort) -> None:
+    folders = [
+        {spec.folder for spec in cells.values()}
+        for cells in (planned(cohort, "table3"), planned(cohort, "table3", epochs=3),
+                      planned(cohort, "table3", model_args={"dim": 16}))
+    ]  # fmt: skip
+    assert len(set.union(*folders)) == 3 * 10
+
+
+@pytest.mark.parametrize(
+    ("model_args", "message"),
+    [
+        ({"dim": 8, "width": 3}, "--model-args: none of the systems' models takes 'width'"),
+        ({"n_labels": 3}, "takes no argument 'n_labels'"),
+    ],
+)
+def test_arguments_that_no_model_takes_are_refused(
+    cohort: Cohort, model_args: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        planned(cohort, "table2", model_args=model_args)
+
+
+def test_an_argument_counts_only_for_the_systems_that_are_chosen(cohort: Cohort) -> None:
+    with pytest.raises(InputError, match="takes 'ratio'"):
+        planned(cohort, "table2", choose_systems(["transformer"]), model_args={"ratio": 2})
+
+
+def test_unknown_options_are_refused(cohort: Cohort) -> None:
+    with pytest.raises(InputError, match="'learning_rate' is no option of a training"):
+        planned(cohort, "table3", learning_rate=1)
+
+
+@pytest.mark.parametrize(
+    ("what", "names"), [("figure3", ["mmtm"]), ("table4", ["transformer"]), ("table2", ["drfuse-mse"])]
+)
+def test_an_experiment_that_no_system_takes_part_in_is_refused(
+    cohort: Cohort, what: Experiment, names: list[str]
+) -> None:
+    with pytest.raises(
+        InputError, match=f"none of the systems takes part in {what}; name others in --models"
+    ):
+        planned(cohort, what, choose_systems(names))
+
+
+def test_table_1_needs_no_system(cohort: Cohort) -> None:
+    assert planned(cohort, "table1", choose_systems(["drfuse-mse"])) == {}
+
+
+def test_a_users_own_system_takes_part_wherever_it_can(cohort: Cohort) -> None:
+    mine = replace(paper_systems()["late-fusion"], name="mine", title="mine")
+    parts = [name for name in experiments_of("all") if takes_part(mine, name)]
+    assert parts == ["table1", "table2", "table3", "missing", "calibration", "subgroups"]
+    variant = replace(paper_systems()["drfuse-mse"], name="mine", title="mine", ablation="mine")
+    assert takes_part(variant, "table4")
+    assert not takes_part(variant, "table2")
+    assert len(planned(cohort, "all", [mine])) == 4
