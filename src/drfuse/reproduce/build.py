@@ -90,7 +90,8 @@ def reproduce(
         task: What is predicted; the paper has numbers for phenotyping.
         n_resamples: Bootstrap resamples behind each interval and test.
         workers: Runs at a time, each in a process of its own.
-        ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine.
+        ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine; the cluster
+            then says how many at a time.
 
     Returns:
         The tables, and where the report lies.

@@ -129,7 +129,8 @@ def tune(
         num_workers: Processes that make batches, for each run.
         task: What is predicted.
         workers: Runs at a time, each in a process of its own.
-        ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine.
+        ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine. A grid then
+            takes all that the cluster has; `tpe` takes `workers` at a time.
 
     Returns:
         All trials, the best first.
