@@ -22,10 +22,12 @@ from drfuse.reproduce.beyond import (
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import paper_systems
 from tests.reproduce.samples import (
+    DIED,
     HAS_CXR,
     PHENOTYPES,
     RESAMPLES,
     SPLITS,
+    STAYED,
     SUBJECTS,
     TEST,
     N,
@@ -119,7 +121,7 @@ def test_five_points_of_each_curve_are_in_the_table(results: Results) -> None:
     curves = missing_curves(results, "full")
     table = missing_table(curves, "full")
     assert table.key == "missing-full"
-    assert table.columns == ["system", *(f"{share}% missing" for share in (0, 25, 50, 75, 100))]
+    assert table.columns == ["system", *(f"{share} % missing" for share in (0, 25, 50, 75, 100))]
     for system, curve in curves.items():
         shown = [(one.value, one.low, one.high) for one in by_title(table)[system.title]]
         points = [point for share in MOST_SHOWN for point in curve if point.share == share]
@@ -135,9 +137,19 @@ def test_runs_without_what_is_needed_are_refused(results: Results) -> None:
 
 def test_missing_radiographs_of_a_task_in_which_not_all_take_part(mortality: Results) -> None:
     curve = missing_curves(mortality, "full")[paper_systems()["resnet50"]]
-    rows = MATCHED_TEST & (np.arange(N) % 3 != 0)
+    rows = MATCHED_TEST & STAYED
     assert curve[-1].n_without_cxr == rows.sum() == 19
-    assert curve[-1].prauc_macro.value == pytest.approx((np.arange(N) % 5 < 2)[rows].mean())
+    assert curve[-1].prauc_macro.value == pytest.approx(DIED[rows].mean())
+    expected = missing_curve(
+        DIED[rows, None],
+        [run.logits[HAS_CXR[TEST & STAYED]] for run in mortality.predictions["resnet50", "full"]],
+        np.full((2, 19, 1), np.nan),
+        SUBJECTS[rows],
+        shares=[0.5],
+        prevalence=[DIED[(np.array(SPLITS) == "train") & STAYED].mean()],
+        n_resamples=RESAMPLES,
+    )
+    assert [point for point in curve if point.share == 0.5] == expected
 
 
 # --- calibration --------------------------------------------------------------------------------------------
@@ -202,8 +214,7 @@ def test_a_group_s_prauc_is_the_mean_over_the_seeds(results: Results) -> None:
 
 def test_groups_are_of_the_stays_that_take_part(mortality: Results) -> None:
     found = groups_measured(mortality)[paper_systems()["drfuse"]]
-    rows = TEST & (np.arange(N) % 3 != 0)
-    died = np.arange(N) % 5 < 2
+    rows = TEST & STAYED
     runs = mortality.predictions["drfuse", "full"]
     scores = [np.full((N, 1), np.nan) for _ in runs]
     for of_all, run in zip(scores, runs, strict=True):
@@ -214,8 +225,8 @@ def test_groups_are_of_the_stays_that_take_part(mortality: Results) -> None:
             continue
         members = rows & (bands == one.group)
         assert one.n_stays == members.sum()
-        assert one.n_positive == died[members].sum()
-        expected = np.mean([macro(died[members, None], of_all[members]) for of_all in scores])
+        assert one.n_positive == DIED[members].sum()
+        expected = np.mean([macro(DIED[members, None], of_all[members]) for of_all in scores])
         assert one.prauc_macro.value == pytest.approx(expected)
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from drfuse.data import Cohort, CohortDataModule
+from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset
 from drfuse.errors import InputError
 from drfuse.models import DrFuse, FusionModel, LateFusion
 from drfuse.reproduce import representations
@@ -53,7 +53,17 @@ def test_representations_are_the_model_s_own(
 ) -> None:
     model = make(DrFuse, cohort)
     monkeypatch.setattr(representations, "_STAYS_AT_A_TIME", at_a_time)
+    asked: list[int] = []
+
+    def counted(data: StayDataset, rows: list[int]) -> Batch:
+        asked.append(len(rows))
+        return get(data, rows)
+
+    get = StayDataset.__getitem__
+    monkeypatch.setattr(StayDataset, "__getitem__", counted)
     found = represent(write_run(tmp_path / "run", model), cohort, ROWS, crop_size=8)
+    assert sum(asked) == len(ROWS)
+    assert max(asked) <= at_a_time
     assert set(found) == {*FIGURE3, "shared"}
     data = CohortDataModule(cohort, crop_size=8)
     for place, row in enumerate(ROWS):
