@@ -157,9 +157,11 @@ def test_arguments_that_no_model_takes_are_refused(
         planned(cohort, "table2", model_args=model_args)
 
 
-def test_an_argument_counts_only_for_the_systems_that_are_chosen(cohort: Cohort) -> None:
-    with pytest.raises(InputError, match="takes 'ratio'"):
-        planned(cohort, "table2", choose_systems(["transformer"]), model_args={"ratio": 2})
+def test_one_configuration_serves_systems_that_do_not_take_all_of_it(cohort: Cohort) -> None:
+    (spec, *_) = planned(
+        cohort, "table2", choose_systems(["transformer"]), model_args={"exchange_after": "last"}
+    ).values()
+    assert "exchange_after" not in spec.model["init_args"]
 
 
 def test_unknown_options_are_refused(cohort: Cohort) -> None:

@@ -77,9 +77,10 @@ def plan(
         options: Options of `train` for all; without `lr`, each system's published one.
 
     Raises:
-        InputError: If no system takes part, or none takes one of `model_args`.
+        InputError: If no system takes part, or no system takes one of `model_args`.
     """
-    taken = {key for system in systems for key in system.with_arguments(model_args)["init_args"]}
+    known = (*systems, *paper_systems().values())  # one configuration may serve any of them
+    taken = {key for system in known for key in system.with_arguments(model_args)["init_args"]}
     if unknown := sorted(model_args.keys() - taken):
         raise InputError(f"--model-args: none of the systems' models takes {unknown[0]!r}")
 
