@@ -14,7 +14,11 @@ from drfuse.errors import InputError
 def appearing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when it is complete."""
     beside = path.with_name(f".{path.name}.partial")
-    yield beside
+    try:
+        yield beside
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     beside.replace(path)
 
 

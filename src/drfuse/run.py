@@ -124,7 +124,10 @@ class Predictions:
             weights = pl.Series("modality_weights", self.modality_weights, dtype=pl.Array(pl.Float32, shape))
             table = table.with_columns(weights)
         with appearing(path) as beside:
-            table.write_parquet(beside, metadata={"phenotypes": json.dumps(self.phenotypes)})
+            try:
+                table.write_parquet(beside, metadata={"phenotypes": json.dumps(self.phenotypes)})
+            except pl.exceptions.PolarsError as error:  # a full disk
+                raise OSError(f"{path} cannot be written: {error}") from error
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":

@@ -35,6 +35,8 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
         raise InputError(f"{path} defines no phenotype; expected codes, and in YAML use_in_benchmark: true")
     if codes["phenotype"].str.strip_chars().replace("", None).has_nulls() or codes["icd_code"].has_nulls():
         raise InputError(f"{path} has a code without a phenotype, or a phenotype without a code; give both")
+    if odd := [name for name in codes["phenotype"].unique(maintain_order=True) if not name.isprintable()]:
+        raise InputError(f"{path} has the phenotype {odd[0]!r}, whose name holds control characters")
     if unknown := set(codes["icd_version"].unique()) - {9, 10, None}:
         raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9 or 10, or nothing for both")
     normalized = (

@@ -1,5 +1,6 @@
 """Is one system better than another? Macro PRAUC over several seeds, compared on the same resamples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class Comparison:
         difference: Our mean macro PRAUC over the seeds, less theirs.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        p: Two-sided bootstrap p-value of no difference.
+        p: Two-sided bootstrap p-value of no difference; NaN where nothing is defined.
     """
 
     difference: float
@@ -130,7 +131,7 @@ def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
     defined = differences[np.isfinite(differences)]
     smaller_side = min(int((defined <= 0).sum()), int((defined >= 0).sum())) + 1
     found = Estimate.of(float(ours.values.mean() - theirs.values.mean()), defined)
-    p = min(1.0, 2 * smaller_side / (len(defined) + 1))
+    p = min(1.0, 2 * smaller_side / (len(defined) + 1)) if len(defined) else math.nan
     return Comparison(found.value, found.low, found.high, p)
 
 

@@ -252,7 +252,10 @@ def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
     """
     sets: dict[str, Any] = {}
     if files.metrics.is_file():
-        sets = json.loads(files.metrics.read_text(encoding="utf-8"))["test"]
+        try:
+            sets = dict(json.loads(files.metrics.read_text(encoding="utf-8"))["test"])
+        except (ValueError, KeyError, TypeError):
+            logger.warning("%s was damaged, and holds only what was measured now", files.metrics)
     sets |= {measured.test_on: _without_nan(dataclasses.asdict(measured)) for measured in metrics}
     write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
     by_phenotype = [

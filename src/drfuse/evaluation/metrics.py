@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drfuse.errors import InputError
+
 _LANES = 64  # resamples that are walked side by side: their counts of one row fill a cache line
 
 Counts = NDArray[np.integer[Any]]
@@ -75,12 +77,23 @@ def prauc_auroc(
         blocks: How often each row counts, in blocks (r, n) as `resample` yields them; without them each
             row counts once, and R is 1.
 
+    Raises:
+        InputError: If the shapes differ, or a score is NaN.
+
     >>> prauc_auroc([[0], [1], [1]], [[0.1], [0.8], [0.05]])
     (array([[0.83333333]]), array([[0.5]]))
     """
     from numba import config
 
     labels, scores = np.asarray(labels), np.asarray(scores)
+    if labels.ndim != 2 or labels.shape != scores.shape:
+        raise InputError(f"expected labels and scores (n, C); got {labels.shape} and {scores.shape}")
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
+    if np.isnan(scores).any():
+        raise InputError(
+            "some scores are NaN, which have no rank; leave out the stays that are not predicted"
+        )
     if blocks is None:
         blocks = [np.ones((1, len(labels)), np.uint8)]
     n_labels = labels.shape[1]
@@ -89,6 +102,8 @@ def prauc_auroc(
     with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:  # type: ignore[attr-defined]
         rankings = list(threads.map(_Ranking.of, labels.T, scores.T))
         for block in blocks:
+            if block.shape[1] != len(labels):
+                raise InputError(f"a resample counts {block.shape[1]} rows, but there are {len(labels)}")
             for start in range(0, len(block), _LANES):
                 some = block[start : start + _LANES]
                 lanes = _lanes(some)

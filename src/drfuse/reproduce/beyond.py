@@ -1,6 +1,6 @@
 """What the paper leaves out: missing radiographs one by one, calibration, and groups of patients."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ def missing_curves(results: Results, train_on: Subset) -> dict[System, list[Miss
     curves = {}
     for system, runs in _predicted(results, "missing", train_on).items():
         rows = runs[0].rows("test", "matched")
+        if not _told(runs)[rows].all():
+            continue
         curves[system] = missing_curve(
             runs[0].labels[rows],
             [run.logits[rows] for run in runs],
@@ -55,7 +57,8 @@ def missing_table(curves: Mapping[System, list[MissingPoint]], train_on: Subset)
         title=f"Radiographs taken away from the matched test set, trained on {train_on}",
         caption="Macro PRAUC, mean over random choices of the radiographs and over seeds, with 95 % "
         "bootstrap interval over subjects. A stay that a system cannot predict without its radiograph "
-        "gets the prevalence of the training split.",
+        "gets the prevalence of the training split. "
+        "Left out: systems that do not predict every stay even with its radiograph.",
         columns=["system", *(f"{100 * share:.0f} % missing" for share in MOST_SHOWN)],
         rows=[
             Row(
@@ -71,7 +74,7 @@ def calibrations(results: Results) -> dict[System, Calibration]:
     """Return each system's calibration, trained on the full dataset, on the test stays that it predicts."""
     measured = {}
     for system, runs in _predicted(results, "calibration", "full").items():
-        rows = _told(runs[0])
+        rows = _told(runs)
         measured[system] = calibration(
             runs[0].labels[rows],
             expit(np.array([run.logits[rows] for run in runs], np.float64)),
@@ -94,7 +97,7 @@ def calibration_table(results: Results, measured: Mapping[System, Calibration]) 
             Row(
                 system.title,
                 [
-                    Number(float(_told(results.of(system, "full")[0]).sum()), digits=0),
+                    Number(float(_told(results.of(system, "full")).sum()), digits=0),
                     Number.of(one.ece),
                     Number.of(one.brier),
                 ],
@@ -108,7 +111,7 @@ def groups_measured(results: Results) -> dict[System, Subgroups]:
     """Return how well each system, trained on the full dataset, predicts groups of the full test set."""
     measured = {}
     for system, runs in _predicted(results, "subgroups", "full").items():
-        rows = _told(runs[0])
+        rows = _told(runs)
         stays = runs[0].stays.filter(rows).select("stay_id")
         stays = stays.join(results.cohort.stays, on="stay_id", how="left", maintain_order="left")
         found = subgroups(
@@ -131,7 +134,7 @@ def subgroup_tables(measured: Mapping[System, Subgroups]) -> list[Table]:
             caption="Macro averages with 95 % bootstrap interval over subjects. TPR: true positive rate at "
             f"a specificity of {found.specificity:.0%}, with one threshold a label for all; gap: the "
             "group's less that of all stays. A star marks groups in which the median label has "
-            "fewer than 50 positives. ResNet50 predicts stays with a radiograph only.",
+            f"fewer than 50 positives.{'' if 'ehr' in system.reads else ' Only stays with a radiograph.'}",
             columns=["group", "stays", "positives", "PRAUC", "AUROC", "TPR", "gap"],
             rows=[
                 Row(
@@ -162,9 +165,10 @@ def _predicted(results: Results, experiment: str, train_on: Subset) -> dict[Syst
     }
 
 
-def _told(run: Predictions) -> NDArray[np.bool_]:
-    """Return the test stays that a system predicts (N,)."""
-    return run.rows("test") & ~np.isnan(run.logits).any(axis=1)
+def _told(runs: Sequence[Predictions]) -> NDArray[np.bool_]:
+    """Return the test stays that a system predicts with every seed (N,)."""
+    unknown = np.isnan([run.logits for run in runs]).any(axis=(0, 2))
+    return runs[0].rows("test") & ~unknown
 
 
 def _without_cxr(run: Predictions) -> NDArray[np.float32]:

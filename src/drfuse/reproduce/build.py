@@ -20,7 +20,7 @@ from drfuse.reproduce.plan import Experiment, plan
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.sections import sections_of
 from drfuse.reproduce.systems import System, choose_systems
-from drfuse.training import Precision, read_facts
+from drfuse.training import Precision, check_options, read_facts
 from drfuse.training.matrix import RunSpec, train_all
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ def reproduce(
     check_choice("what", what, get_args(Experiment))
     if not seeds or n_resamples < 1:
         raise InputError("expected at least one seed, and n_resamples of at least 1")
+    for seed in seeds:
+        check_options(epochs, patience, 1.0 if lr is None else lr, seed)
     opened, out = Cohort.open(Path(cohort).resolve(), verify=True), Path(out).resolve()
     systems = choose_systems(models)
     options = {
@@ -118,17 +120,20 @@ def reproduce(
     } | ({} if lr is None else {"lr": lr})
     cells = plan(what, opened, out / "runs", systems, list(dict.fromkeys(seeds)), model_args or {}, options)
     for train_on in sorted({cell.train_on for cell in cells}):  # what is wrong fails before the training
-        data = CohortDataModule(opened, train_on, batch_size, matched_cxr_dropout, crop_size, task=task)
+        data = CohortDataModule(
+            opened, train_on, batch_size, matched_cxr_dropout, crop_size, num_workers=num_workers, task=task
+        )
         if not data.dataset.task.eligible[opened.rows("test", train_on)].any():
             raise InputError(
                 f"the test split of {opened.folder} has no stay in the {train_on} set; prepare a larger "
                 "cohort, or one with another --seed or --split-file"
             )
     failed = train_all(list(cells.values()), workers, ray)
-    if failed and not any(spec.is_done for spec in cells.values()):
-        raise InputError(f"no run could be trained, the first of them {failed[0]}")
     logger.info("measuring")
-    results = Results.read(opened, Task.of(opened, task), systems, cells, n_resamples)
+    results, damaged = Results.read(opened, Task.of(opened, task), systems, cells, n_resamples)
+    failed += damaged
+    if failed and not results.cells:
+        raise InputError(f"there is no run to measure: {failed[0]}")
     sections = [*sections_of(what, results), _settings(results, model_args or {}, options, failed)]
     report = out / ("report.html" if what == "all" else f"report-{what}.html")
     out.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drfuse.data import Cohort, Subset, Task
+from drfuse.errors import InputError
 from drfuse.evaluation import SeededPrauc, TestSet, seeded_prauc
 from drfuse.reproduce.plan import Cell
 from drfuse.reproduce.systems import System
 from drfuse.run import Predictions
+from drfuse.training import read_facts
 from drfuse.training.matrix import RunSpec
 
 
@@ -53,14 +55,23 @@ class Results:
         systems: Sequence[System],
         cells: Mapping[Cell, RunSpec],
         n_resamples: int,
-    ) -> "Results":
-        """Return what the finished runs of a plan predict of the test split."""
-        cells = {cell: spec for cell, spec in cells.items() if spec.is_done}
+    ) -> tuple["Results", list[str]]:
+        """Return what the finished runs of a plan predict of the test split, and which are damaged."""
         predictions: dict[tuple[str, Subset], list[Predictions]] = {}
+        whole, damaged = {}, []
         for cell, spec in cells.items():
-            of_seeds = predictions.setdefault((cell.system, cell.train_on), [])
-            of_seeds.append(Predictions.read(spec.run.predictions).of_split("test"))
-        return cls(cohort, task, systems, cells, predictions, n_resamples)
+            if not spec.is_done:
+                continue
+            try:
+                read_facts(spec.folder)
+                of_seed = Predictions.read(spec.run.predictions).of_split("test")
+            except InputError as error:
+                remedy = f"remove {spec.folder}, and the same command trains it again"
+                damaged.append(f"{spec.title} is damaged: {error}: {remedy}")
+                continue
+            whole[cell] = spec
+            predictions.setdefault((cell.system, cell.train_on), []).append(of_seed)
+        return cls(cohort, task, systems, whole, predictions, n_resamples), damaged
 
     def of(self, system: System, train_on: Subset) -> Sequence[Predictions]:
         """Return a system's predictions, one for each seed; none if it has no such runs."""

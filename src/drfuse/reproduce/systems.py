@@ -1,6 +1,7 @@
 """The systems that are compared: a model each, with what was published of its settings."""
 
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,8 +110,13 @@ def _read(name: str) -> System:
         kind = class_of(system.model)
         if not (isinstance(kind, type) and issubclass(kind, FusionModel)):
             raise TypeError(f"{system.model['class_path']} is no FusionModel")
-        if not (isinstance(system.title, str) and isinstance(system.model.get("init_args") or {}, dict)):
-            raise TypeError("its title is no text, or its init_args are no mapping")
+        names = [system.title, *(name for name in (system.paper, system.ablation) if name is not None)]
+        if not all(isinstance(name, str) and name and name.isprintable() for name in names):
+            raise TypeError("title, paper and ablation are text in one line")
+        if not isinstance(system.model.get("init_args") or {}, dict):
+            raise TypeError("its init_args are no mapping")
+        if system.lr is not None and not 0 < float(system.lr) < math.inf:
+            raise TypeError(f"lr is {system.lr}, and not above 0")
         if list(system.reads) not in (["ehr"], ["cxr"], ["ehr", "cxr"]):
             raise TypeError(f"reads is {system.reads}, and not [ehr], [cxr] or [ehr, cxr]")
         alone = {(one.reads[0], one.name) for one in paper_systems().values() if one.is_unimodal}

@@ -65,8 +65,8 @@ def table2(results: Results) -> Table:
     return Table(
         key="table2",
         title=f"Table 2: {_of_labels(results)} in four settings",
-        caption=f"{_intervals(results)}. A dash: the system does not predict every stay of the test set. "
-        "Bold: the best of a column.",
+        caption=f"{_intervals(results)}. A dash: the system does not predict every stay of the test set, or "
+        "that has no positive. Bold: the best of a column.",
         groups=[("", 1), ("trained on matched", 2), ("trained on full", 2)],
         columns=["system", *(f"tested on {setting.test_on}" for setting in SETTINGS)],
         rows=[

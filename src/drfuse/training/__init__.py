@@ -3,7 +3,24 @@
 `fit` trains one run, `matrix` many, each once, and `tune` searches for the best.
 """
 
-from drfuse.training.fit import Precision, TrainedRun, describe_model, load_model, read_facts, train
+from drfuse.training.fit import (
+    Precision,
+    TrainedRun,
+    check_options,
+    describe_model,
+    load_model,
+    read_facts,
+    train,
+)
 from drfuse.training.task import FusionTask
 
-__all__ = ["FusionTask", "Precision", "TrainedRun", "describe_model", "load_model", "read_facts", "train"]
+__all__ = [
+    "FusionTask",
+    "Precision",
+    "TrainedRun",
+    "check_options",
+    "describe_model",
+    "load_model",
+    "read_facts",
+    "train",
+]

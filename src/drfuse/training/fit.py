@@ -120,10 +120,7 @@ def train(
     Raises:
         InputError: If the cohort cannot be used, or another run lies at `out`.
     """
-    if epochs < 1 or patience < 1 or not lr > 0 or not 0 <= seed < 2**32:
-        raise InputError(
-            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1"
-        )
+    check_options(epochs, patience, lr, seed)
     check_choice("train_on", train_on, get_args(Subset))
     check_choice("precision", precision, get_args(Precision))
     opened = Cohort.open(Path(cohort).resolve(), verify=True)
@@ -193,6 +190,8 @@ def train(
         n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
         # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
         names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
+        if not names:
+            raise InputError(f"{out} has lost its best checkpoint; remove the folder, and train it again")
         kept = max((load_checkpoint(run, name) for name in names), key=_rank)
         if not math.isfinite(kept["val_prauc"]):
             raise InputError(
@@ -203,6 +202,18 @@ def train(
         _save_model(run, network, data, result)
         _predict(trainer, fusion, data).write(run.predictions)
     return result
+
+
+def check_options(epochs: int, patience: int, lr: float, seed: int) -> None:
+    """Refuse numbers that no training can be done with.
+
+    Raises:
+        InputError: If one of them is such.
+    """
+    if epochs < 1 or patience < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
+        raise InputError(
+            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1"
+        )
 
 
 def load_model(run: Path) -> FusionModel:

@@ -10,11 +10,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -163,7 +165,8 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
     if first := [one for spec in specs for one in spec.after]:
-        train_all(first, workers, ray)  # what fails there fails again below, and is told there
+        logger.info("runs that others start from")
+        train_all(first, workers, ray)
     left = {spec.folder: spec for spec in specs if not spec.is_done}
     logger.info("%d of %d runs are to be trained", len(left), len({spec.folder for spec in specs}))
     failed: list[str] = []
@@ -198,13 +201,19 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     return failed
 
 
-def train_one(spec: RunSpec, progress: bool = False, callbacks: Sequence[L.Callback] = ()) -> Outcome:
+def train_one(
+    spec: RunSpec,
+    progress: bool = False,
+    callbacks: Sequence[L.Callback] = (),
+    passing: tuple[type[Exception], ...] = (),
+) -> Outcome:
     """Train a run, unless it is done or another command is at it.
 
     Args:
         spec: The run.
         progress: Whether to show progress bars.
         callbacks: What else Lightning is to call.
+        passing: What the callbacks raise for the caller.
 
     Returns:
         Whether it is `done` or another command is `busy` with it, or what went wrong.
@@ -213,16 +222,21 @@ def train_one(spec: RunSpec, progress: bool = False, callbacks: Sequence[L.Callb
         return "done"
     if is_claimed(spec.run):
         return "busy"
-    model = partial(class_of(spec.model), **spec.model["init_args"])
     try:
+        if lacking := [one.title for one in spec.after if not one.is_done]:
+            raise InputError(f"it starts from {' and '.join(lacking)}, which failed")
+        model = partial(class_of(spec.model), **spec.model["init_args"])
         train(spec.cohort, spec.folder, model, **spec.options, progress=progress, callbacks=callbacks)
+    except passing:
+        raise
     except BusyError:
         return "busy"
     except (InputError, OSError) as error:
         return "done" if spec.is_done else error  # another command may just have finished it
-    except RuntimeError as error:  # torch's, of a full GPU or tensors that do not fit
+    except Exception as error:  # whatever a model raises: a full GPU, tensors that do not fit, its own errors
         logger.debug("%s failed", spec.title, exc_info=True)
-        return InputError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        reason = " ".join(str(error).split())
+        return InputError(f"{type(error).__name__}: {reason}; `drfuse train` with its options shows where")
     finally:
         gc.collect()  # a trainer and its model hold each other
     return "done"
@@ -248,18 +262,26 @@ def _here(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcome]]:
 def _in_processes(
     function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int
 ) -> Iterator[tuple[_Job, _Result]]:
+    waiting, running = iter(jobs), dict[Future[_Result], _Job]()
+    others = set(multiprocessing.active_children())
     with _worker_pool(workers) as pool:
         try:
-            submitted = {pool.submit(function, job): job for job in jobs}
-            for done in as_completed(submitted):
-                yield submitted[done], done.result()
+            while True:
+                for job in islice(waiting, workers - len(running)):
+                    running[pool.submit(function, job)] = job
+                if not running:
+                    return
+                for done in wait_for(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(done), done.result()
         except BrokenProcessPool as error:
             raise InputError(
                 "a process that trained a run died, perhaps for want of memory; finished runs are kept: "
                 "start the command again, with fewer --workers"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # an interruption, say: their runs go on another time
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
 def _worker_pool(workers: int) -> ProcessPoolExecutor:
@@ -326,7 +348,7 @@ def class_of(model: Mapping[str, Any]) -> Callable[..., Any]:
     module, _, name = str(model["class_path"]).rpartition(".")
     try:
         kind: Callable[..., Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever a user's module raises
         raise InputError(f"there is no model {model['class_path']}: {error}") from error
     return kind
 
@@ -337,7 +359,9 @@ def _init_args(model: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: If it does not take one of those that are given.
     """
-    parameters = list(inspect.signature(class_of(model)).parameters.values())[2:]
+    of_class = inspect.signature(class_of(model)).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = [one for one in of_class if one.kind not in variadic][2:]
     given = dict(model.get("init_args") or {})
     if unknown := sorted(given.keys() - {parameter.name for parameter in parameters}):
         raise InputError(f"{model['class_path']} takes no argument {unknown[0]!r}")

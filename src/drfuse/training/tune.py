@@ -24,7 +24,7 @@ from drfuse.data import Cohort, CohortDataModule, Subset, TaskName
 from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
 from drfuse.models import DrFuse
-from drfuse.training.fit import Precision, read_facts
+from drfuse.training.fit import Precision, check_options, read_facts
 from drfuse.training.matrix import SECONDS_TO_WAIT, RunSpec, specify, spread, train_all, train_one
 
 logger = logging.getLogger(__name__)
@@ -143,13 +143,15 @@ def tune(
     for name, values in grid.items():
         if not values or min(values) < 0 or (name == "lr" and min(values) == 0):
             raise InputError(f"--{name.replace('_', '-')} expects numbers of at least 0, and lr above 0")
+    for rate in lr:
+        check_options(epochs, patience, rate, seed)
     if trials < 1 or workers < 1:
         raise InputError("expected trials and workers of at least 1")
     if clash := sorted((model_args or {}).keys() & grid.keys()):
         raise InputError(f"{clash[0]} is searched for; give its values as --{clash[0].replace('_', '-')}")
     opened, out = Cohort.open(Path(cohort).resolve()), Path(out).resolve()
     CohortDataModule(
-        opened, train_on, batch_size, crop_size=crop_size, task=task
+        opened, train_on, batch_size, crop_size=crop_size, num_workers=num_workers, task=task
     )  # a wrong option fails here
     options = {
         "train_on": train_on,
@@ -306,7 +308,9 @@ def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
         OSError: If the machine has no room, say; the trial then is none.
     """
     try:
-        while (outcome := train_one(spec, callbacks=[_Report(trial)])) == "busy":  # the same point once more
+        while (
+            outcome := train_one(spec, callbacks=[_Report(trial)], passing=(optuna.TrialPruned,))
+        ) == "busy":  # the same point once more
             time.sleep(SECONDS_TO_WAIT)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
