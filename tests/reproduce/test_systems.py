@@ -71,15 +71,18 @@ def test_the_systems_are_the_paper_s_and_late_fusion() -> None:
 
 def test_published_learning_rates() -> None:
     rates = {name: system.lr for name, system in paper_systems().items() if system.lr is not None}
-    assert rates == {"lstm": 5.4e-4, "mmtm": 5.3e-5, "daft": 6.5e-5, "medfuse": 7e-5, "medfuse-ii": 7e-5}
+    medfuse = ("medfuse", "medfuse-ii", "medfuse-stages", "medfuse-ii-stages")
+    assert rates == {"lstm": 5.4e-4, "mmtm": 5.3e-5, "daft": 6.5e-5, **dict.fromkeys(medfuse, 7e-5)}
 
 
 def test_medfuse_starts_from_encoders_like_its_own() -> None:
     first_stages = {name: one.first_stage for name, one in paper_systems().items() if one.first_stage}
     assert first_stages == {
-        "medfuse": {"ehr": "lstm", "cxr": "resnet34"},
-        "medfuse-ii": {"ehr": "transformer", "cxr": "resnet50"},
+        "medfuse-stages": {"ehr": "lstm", "cxr": "resnet34"},
+        "medfuse-ii-stages": {"ehr": "transformer", "cxr": "resnet50"},
     }
+    for name in first_stages:  # nothing else is different
+        assert paper_systems()[name].model == paper_systems()[name.replace("-stages", "")].model
     for arguments in (TINY, TINY | {"layers": 2, "lstm_layers": 1}):
         for name, first in first_stages.items():
             fusion = made(paper_systems()[name], arguments)
@@ -145,7 +148,8 @@ def test_arguments_go_before_a_system_s_own_and_change_none_of_it() -> None:
 
 
 def test_systems_are_chosen_by_name_each_once() -> None:
-    assert {*paper_systems()} - {system.name for system in choose_systems(None)} == {"lstm", "resnet34"}
+    asked_for = {*paper_systems()} - {system.name for system in choose_systems(None)}
+    assert asked_for == {"medfuse-stages", "medfuse-ii-stages", "lstm", "resnet34"}
     assert [system.title for system in choose_systems(["lstm"])] == ["LSTM"]
     chosen = choose_systems(["drfuse", "mmtm", "drfuse"])
     assert [system.title for system in chosen] == ["DrFuse", "MMTM"]
@@ -198,7 +202,7 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
             "drfuse.models.logit_pool is no Fusion",
         ),
         ("{title: x, model: {class_path: drfuse.models.MMTM, init_args: [8]}}", "init_args are no mapping"),
-        ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "its title is no text"),
+        ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title, paper and ablation are text"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, lr: fast}", "could not convert"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, reads: cxr}", "reads is cxr"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, color: red}", "unexpected keyword"),

@@ -141,8 +141,8 @@ def reproduce(
         _write(report, results, sections)
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(cells)} runs failed, the first of them {failed[0]}; {report} has the "
-            "others, and the same command goes on with what is left"
+            f"{len(failed)} runs failed, the first of them {failed[0]}; {report} has the others, and the "
+            "same command goes on with what is left"
         )
     return Reproduced(out, report, [table for section in sections for table in section.tables])
 

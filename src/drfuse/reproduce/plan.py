@@ -88,15 +88,13 @@ def plan(
         shipped = paper_systems()
         first = {key: run_of(shipped[name], train_on, seed) for key, name in system.first_stage.items()}
         published = {} if system.lr is None else {"lr": system.lr}
-        # a model of the radiograph alone learns nothing of a stay whose radiograph is dropped
-        own = {} if "ehr" in system.reads else {"matched_cxr_dropout": 0.0}
         return specify(
             cohort,
             runs,
             f"{system.title}, trained on {train_on}, seed {seed}",
             system.with_arguments(model_args),
             first,
-            **{**published, **options, **own, "train_on": train_on, "seed": seed},
+            **{**published, **options, "train_on": train_on, "seed": seed},
         )
 
     cells = {

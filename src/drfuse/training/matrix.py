@@ -164,12 +164,12 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     """
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
+    failed: list[str] = []
     if first := [one for spec in specs for one in spec.after]:
-        logger.info("runs that others start from")
-        train_all(first, workers, ray)
+        logger.info("first the runs that others start from")
+        failed += train_all(first, workers, ray)
     left = {spec.folder: spec for spec in specs if not spec.is_done}
     logger.info("%d of %d runs are to be trained", len(left), len({spec.folder for spec in specs}))
-    failed: list[str] = []
     parallel = bool(ray) or workers > 1
     columns = (
         TextColumn("training"),
