@@ -82,7 +82,8 @@ def test_the_published_sizes_are_the_defaults() -> None:
     with torch.device("meta"):
         ehr, lstm, cxr = EhrTransformer(59, 25), EhrLstm(59, 25), CxrResNet(59, 25)
     assert [model.head.in_features for model in (ehr, lstm, cxr)] == [256] * 3
-    assert {name: lstm.init_args[name] for name in ("layers", "dropout")} == {"layers": 2, "dropout": 0.3}
+    assert lstm.init_args["lstm_layers"] == 2
+    assert lstm.init_args["dropout"] == 0.3
     assert cxr.init_args["cxr_backbone"] == "resnet50"
     assert {name: ehr.init_args[name] for name in ("heads", "layers", "dropout", "feedforward")} == {
         "heads": 4,
