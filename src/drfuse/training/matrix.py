@@ -271,7 +271,8 @@ def _in_processes(
                     running[pool.submit(function, job)] = job
                 if not running:
                     return
-                for done in wait_for(running, return_when=FIRST_COMPLETED).done:
+                # a signal may reach another thread, and is seen by this one when it wakes
+                for done in wait_for(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     yield running.pop(done), done.result()
         except BrokenProcessPool as error:
             raise InputError(
@@ -280,7 +281,7 @@ def _in_processes(
             ) from error
         except BaseException:  # an interruption, say: their runs go on another time
             for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
+                process.kill()  # a signal that can be handled would be taken for an interruption of its run
             raise
 
 
