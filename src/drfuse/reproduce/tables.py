@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from drfuse.data import Cohort, Task
+from drfuse.data import Cohort, Split, Subset, Task
 from drfuse.evaluation import Comparison, SeededPrauc, compare, holm
 from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce import paper
@@ -30,10 +30,11 @@ _HIGHLIGHT = 0.05  # table 3: relative differences beyond this are marked
 
 def table1(cohort: Cohort, task: Task) -> Table:
     """Return the number of samples of each split (table 1)."""
-    columns = [(subset, split) for subset in ("full", "matched") for split in ("train", "validation", "test")]
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    datasets: dict[Subset, str] = {"full": "full dataset", "matched": "matched subset"}
 
-    def count(subset: str, split: str) -> Number:
-        rows = cohort.rows(split, subset)  # type: ignore[arg-type]
+    def count(subset: Subset, split: Split) -> Number:
+        rows = cohort.rows(split, subset)
         published = paper.samples(subset, split) if task.name == "phenotyping" else None
         return Number(float(task.eligible[rows].sum()), digits=0, paper=published)
 
@@ -43,13 +44,7 @@ def table1(cohort: Cohort, task: Task) -> Table:
         caption="ICU stays in each split; a subject is in one split only. The matched subset has both "
         "modalities.",
         columns=["dataset", "training", "validation", "test"],
-        rows=[
-            Row(
-                {"full": "full dataset", "matched": "matched subset"}[subset],
-                [count(subset, split) for of, split in columns if of == subset],
-            )
-            for subset in ("full", "matched")
-        ],
+        rows=[Row(title, [count(subset, split) for split in splits]) for subset, title in datasets.items()],
     )
 
 
