@@ -45,36 +45,66 @@ def folder_that_appears(
         InputError: If `out` is in the way, or another command is writing it.
     """
     out = out.resolve()
+    settle(out)
     _check_place(out, what, marker, contents, overwrite)
-    partial, replaced, lock_file = (
-        out.with_name(f".{out.name}.{state}") for state in ("partial", "replaced", "lock")
-    )
+    partial, replaced = _beside(out, "partial"), _beside(out, "replaced")
+    with _locked(out):
+        _check_place(out, what, marker, contents, overwrite)  # another command may just have written it
+        _settle(out)
+        try:
+            partial.mkdir()
+            yield partial
+            _check_place(out, what, marker, contents, overwrite)  # somebody may have put something there
+            if out.exists():
+                out.rename(replaced)
+            partial.rename(out)
+            shutil.rmtree(replaced, ignore_errors=True)
+        except BaseException:
+            _settle(out)
+            raise
+
+
+def settle(out: Path) -> None:
+    """Undo or complete what a killed command left of `out`.
+
+    Raises:
+        InputError: If another command is writing it.
+    """
+    out = out.resolve()
+    if _beside(out, "partial").exists() or _beside(out, "replaced").exists():
+        with _locked(out):
+            _settle(out)
+
+
+def _settle(out: Path) -> None:
+    partial, replaced = _beside(out, "partial"), _beside(out, "replaced")
+    if replaced.exists() and not out.exists():  # it is the only one there is
+        replaced.rename(out)
+    for left in (partial, replaced):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(out: Path, state: str) -> Path:
+    return out.with_name(f".{out.name}.{state}")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other commands from writing `out`.
+
+    Raises:
+        InputError: If one is at it.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_file, blocking=False)
+    lock = FileLock(_beside(out, "lock"), blocking=False)
     try:
         lock.acquire()
     except Timeout:
         raise InputError(f"another command is writing {out}; wait for it, or name another --out") from None
     try:
-        _check_place(out, what, marker, contents, overwrite)  # another command may just have written it
-        if partial.exists():  # of a command that was killed
-            shutil.rmtree(partial)
-        if replaced.exists() and out.exists():  # without `out` it is the only one there is
-            shutil.rmtree(replaced)
-        partial.mkdir()
-        yield partial
-        _check_place(out, what, marker, contents, overwrite)  # somebody may have put something there
-        if out.exists():
-            out.rename(replaced)
-        partial.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        yield
     finally:
-        lock_file.unlink(missing_ok=True)  # while it is held; who waits for it notices
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held; who waits for it notices
         lock.release()
 
 

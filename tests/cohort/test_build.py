@@ -189,8 +189,9 @@ def test_the_manifest_tells_what_was_made(case: Example, cohort: Prepared) -> No
     assert manifest.warnings["undated_images"] == 0
     assert manifest.variables == list(load_variables())
     written = {path.name for path in cohort.folder.iterdir()}
-    assert written == {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json"}
-    assert manifest.files == {name: sha256(cohort.folder / name) for name in written - {"manifest.json"}}
+    content = {"stays.parquet", "ehr.npy", "cxr.npy", "normalization.json"}
+    assert written == {*content, "manifest.json", "inputs.parquet"}
+    assert manifest.files == {name: sha256(cohort.folder / name) for name in content}
     sources = manifest.sources["mimic_iv"]["files"]
     assert (
         sources["icu/icustays.csv.gz"]

@@ -9,7 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from drfuse.cohort.radiographs import date_studies, decode, image_paths, select_radiographs, store_radiographs
+from drfuse.cohort.radiographs import (
+    ImageFolder,
+    Stored,
+    date_studies,
+    decode,
+    select_radiographs,
+    store_radiographs,
+)
 from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import open_mimic_cxr, open_mimic_iv
 from tests.mimic import SECOND, Hospital, Stay, Suffix, draw, image_path
@@ -126,9 +133,8 @@ def test_two_stays_of_a_subject_keep_their_own_radiographs(hospital: Hospital, t
 
 def test_images_lie_where_the_release_keeps_them(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
-    assert image_paths(tmp_path, [(90_000_001, 93_000_001, "abc")]) == [
-        tmp_path / "files/p90/p90000001/s93000001/abc.jpg"
-    ]
+    path = ImageFolder.open(tmp_path).path(90_000_001, 93_000_001, "abc")
+    assert path == tmp_path / "files/p90/p90000001/s93000001/abc.jpg"
     assert image_path(90_000_001, 93_000_001, "abc") == Path("files/p90/p90000001/s93000001/abc.jpg")
 
 
@@ -138,9 +144,9 @@ def test_resized_images_lie_in_one_flat_folder(folder: str, suffix: str, tmp_pat
     image = tmp_path / folder / f"abc{suffix}"
     image.parent.mkdir(exist_ok=True)
     image.touch()
-    found, missing = image_paths(tmp_path, [(90_000_001, 93_000_001, "abc"), (90_000_002, 93_000_002, "def")])
-    assert found.samefile(image)
-    assert not missing.exists()
+    images = ImageFolder.open(tmp_path)
+    assert images.path(90_000_001, 93_000_001, "abc").samefile(image)
+    assert not images.path(90_000_002, 93_000_002, "def").exists()
 
 
 def write_image(pixels: NDArray[np.uint8 | np.uint16], path: Path, mode: str | None = None) -> Path:

@@ -1,27 +1,29 @@
 """Raw tables -> a cohort on disk: the steps of this package in order."""
 
-import json
+import hashlib
 import logging
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
-import numpy as np
 import polars as pl
 from ibis.backends.duckdb import Backend
-from numpy.lib.format import open_memmap
 from rich.progress import Progress
 
 from drfuse import __version__
+from drfuse.cohort.assembly import count_splits, in_training, write_ehr, write_normalization, write_stays
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.phenotypes import label_admissions, read_phenotypes
-from drfuse.cohort.radiographs import date_studies, image_paths, select_radiographs, store_radiographs
-from drfuse.cohort.split import SPLITS, hash_split, read_split_file
+from drfuse.cohort.radiographs import ImageFolder, Stored, date_studies, select_radiographs, store_radiographs
+from drfuse.cohort.reuse import INPUTS, STAMP_SCHEMA, Earlier, Stamp, stamp, stamp_all, write_inputs
+from drfuse.cohort.split import hash_split, read_split_file
 from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import (
     MimicCxr,
@@ -33,15 +35,15 @@ from drfuse.cohort.tables import (
     reading,
 )
 from drfuse.cohort.timeseries import last_of_each_hour, measure
-from drfuse.cohort.variables import Preset, Variable, load_variables
+from drfuse.cohort.variables import Preset, load_variables
 from drfuse.errors import InputError, check_choice
-from drfuse.files import folder_that_appears
+from drfuse.files import folder_that_appears, settle
 
 logger = logging.getLogger(__name__)
 
 View = Literal["AP", "PA", "LATERAL", "LL"]
 
-_COLUMNS = (
+_STAY = (
     "subject_id",
     "hadm_id",
     "stay_id",
@@ -56,19 +58,9 @@ _COLUMNS = (
     "split",
     "in_hospital_mortality",
 )
-_RADIOGRAPH_COLUMNS = ("has_cxr", "dicom_id", "cxr_row")
-_FILES = {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json"}
-_STAYS_AT_A_TIME = 65_536
-_CELLS_AT_A_TIME = 1_000_000
-
-
-@dataclass(frozen=True)
-class _Radiographs:
-    """What `cxr.npy` holds, as rows of `stay_id`, `dicom_id`, `cxr_row`, and the images it does not hold."""
-
-    rows: pl.DataFrame
-    unreadable: list[str]
-    n_undated: int = 0
+_RADIOGRAPH = ("has_cxr", "dicom_id", "cxr_row")
+_IMAGE_IDS = ("stay_id", "subject_id", "study_id", "dicom_id")
+_FILES = {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json", INPUTS}
 
 
 def prepare(
@@ -84,8 +76,15 @@ def prepare(
     seed: int = 0,
     strict: bool = False,
     overwrite: bool = False,
+    threads: int | None = None,
+    memory_limit: str = "2GiB",
+    temp_dir: Path | None = None,
 ) -> Manifest:
     """Turn the raw files of MIMIC-IV and MIMIC-CXR-JPG into a cohort.
+
+    Nothing is done if `out` already is the cohort of the same files and options. A cohort that is replaced
+    gives the new one what still holds: time series and labels if neither their tables nor their options
+    changed, and each decoded radiograph whose file is the same.
 
     Args:
         mimic_iv: Folder of a MIMIC-IV release, 1.0 to 3.1, or a folder above it.
@@ -102,6 +101,10 @@ def prepare(
         strict: End with an error where a row cannot be parsed or an image cannot be read, instead of
             leaving it out and counting it.
         overwrite: Replace the cohort that lies at `out`.
+        threads: Cores to use; without it, all.
+        memory_limit: What queries may hold in memory, such as 2GiB; what is more goes to `temp_dir`. The
+            whole command takes about 1 GiB beside it.
+        temp_dir: Folder for what does not fit in memory; without it, beside `out`.
 
     Returns:
         The manifest of the cohort.
@@ -112,219 +115,335 @@ def prepare(
     for name, value, least, most in (
         ("window_hours", window_hours, 1, 8760),
         ("image_size", image_size, 32, 4096),
+        ("threads", threads or 1, 1, 1024),
     ):
         if not least <= value <= most:
             raise InputError(f"{name} is {value}; expected {least} to {most}")
     check_choice("preset", preset, get_args(Preset))
     for position in view:
         check_choice("view", position, get_args(View))
-    codes = read_phenotypes(phenotypes)
-    names = codes["phenotype"].unique(maintain_order=True).to_list()
-    taken = {name.casefold() for name in (*_COLUMNS, *_RADIOGRAPH_COLUMNS)}
-    if unusable := [name for name in names if name.casefold() in taken]:
-        raise InputError(
-            f"the phenotype {unusable[0]!r} has the name of a column of stays.parquet; rename it"
-        )
+    options = {
+        "preset": preset,
+        "window_hours": window_hours,
+        "image_size": image_size,
+        "view": list(view),
+        "phenotypes": None if phenotypes is None else Path(phenotypes).name,
+        "split_file": None if split_file is None else Path(split_file).name,
+        "seed": seed,
+    }
+    codes = _read_codes(phenotypes)
     split = None if split_file is None else read_split_file(split_file)
+    with _database(threads, memory_limit) as store:
+        mimic = open_mimic_iv(Path(mimic_iv), store)
+        cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), store)
+        tables = _stamps(mimic, cxr, {"phenotypes": phenotypes, "split": split_file})
+        order = _Order(mimic, cxr, codes, split, options, tables, strict, threads)
+        settle(Path(out))
+        earlier = Earlier.at(Path(out))
+        if earlier is not None and _is_current(earlier, order):
+            logger.info("%s already is the cohort of these files and options", out)
+            _report(earlier.manifest.warnings, strict)
+            return earlier.manifest
+        with (
+            folder_that_appears(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
+            _spilling(store, Path(out), temp_dir),
+        ):
+            return _write_cohort(folder, order, earlier, store)
 
-    with (
-        folder_that_appears(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
-        _database(folder) as connection,
-    ):
-        mimic = open_mimic_iv(Path(mimic_iv), connection)
-        cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), connection)
-        files = mimic.files + (() if cxr is None else cxr.files)
-        with checking_gzip(files), reading(files), Progress(transient=True) as progress:
-            steps = progress.add_task("reading stays", total=4)
-            flow, candidates = _candidates(mimic, window_hours, connection)
-            progress.update(steps, description="reading events", advance=1)
-            measurements = connection.create_table("measurements", measure(mimic, candidates, preset))
-            hourly = connection.create_table("hourly", last_of_each_hour(measurements, preset))
-            stays = _describe_stays(mimic, candidates, hourly, codes, seed, split)
-            flow.append(FlowStep("a variable observed in the window", stays.height))
-            rejected = count_rejected_rows(connection)
-            if stays.is_empty():
-                found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
-                raise InputError(
-                    f"{mimic.root} holds no stay that can be included ({found}; rows that do not parse: "
-                    f"{sum(rejected.values())}); check that it is a whole release"
-                )
-            progress.update(steps, description="writing time series", advance=1)
-            variables = load_variables()
-            _write_ehr(folder, stays, hourly, variables, window_hours, connection)
-            progress.update(steps, description="reading radiographs", advance=1)
-            radiographs = _write_radiographs(
-                folder, stays, candidates, cxr, view, image_size, progress, connection
+
+@dataclass(frozen=True)
+class _Order:
+    """What a cohort is to be made of, looked up and checked.
+
+    Attributes:
+        mimic: The records.
+        cxr: The radiographs, if there are to be any.
+        codes: The codes of each phenotype.
+        split: The split of each subject; None splits by a hash.
+        options: The options that decide the content.
+        tables: The stamp of each file but images, by kind.
+        strict: Whether to refuse what cannot be read.
+        threads: Cores to use; None for all.
+    """
+
+    mimic: MimicIV
+    cxr: MimicCxr | None
+    codes: pl.DataFrame
+    split: pl.DataFrame | None
+    options: dict[str, Any]
+    tables: dict[str, Stamp]
+    strict: bool
+    threads: int | None
+
+    @property
+    def phenotypes(self) -> list[str]:
+        """The names of the labels, in order."""
+        names: list[str] = self.codes["phenotype"].unique(maintain_order=True).to_list()
+        return names
+
+
+def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: Backend) -> Manifest:
+    """Write the files of a cohort, with what still holds of an earlier one."""
+    mimic, cxr, options = order.mimic, order.cxr, order.options
+    series, labelled, imaged = (
+        earlier if earlier is not None and earlier.still_holds(part, order.tables, options) else None
+        for part in ("series", "labels", "images")
+    )
+    unread = {"chartevents", "labevents"} if series else set()
+    unread |= {"diagnoses_icd"} if labelled else set()
+    files = [file for file in (*mimic.files, *(cxr.files if cxr else ())) if file.table not in unread]
+    ehr, variables = folder / "ehr.npy", load_variables()
+    with checking_gzip(files), reading(files), Progress(transient=True) as progress:
+        bar = progress.add_task("reading stays", total=None)
+        flow, candidates = _candidates(mimic, options["window_hours"], store)
+        progress.update(bar, description="reading events")
+        hourly = None if series else _observe(mimic, candidates, options["preset"], store)
+        observed = hourly if series is None else ibis.memtable(series.stays("stay_id"))
+        progress.update(bar, description="reading diagnoses")
+        labels = _labels(mimic, candidates, order.codes, labelled)
+        stays = _describe(candidates.semi_join(observed, "stay_id"), labels, order, store)
+        flow.append(FlowStep("a variable observed in the window", _count(stays)))
+        rejected = count_rejected_rows(store)
+        if flow[-1].stays == 0:
+            found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
+            raise InputError(
+                f"{mimic.root} holds no stay that can be included ({found}; rows that do not parse: "
+                f"{sum(rejected.values())}); check that it is a whole release"
             )
-            rejected |= count_rejected_rows(connection)
-            progress.update(steps, description="checking files", advance=1)
-        warnings = {
-            "rejected_rows": rejected,
-            "unreadable_images": radiographs.unreadable,
-            "undated_images": radiographs.n_undated,
-            "phenotypes_without_positive": [name for name in names if not stays[name].any()],
-        }
-        _report(warnings, strict)
-
-        stays = _with_radiographs(stays, radiographs).select(*_COLUMNS, *_RADIOGRAPH_COLUMNS, *names)
-        stays.write_parquet(folder / "stays.parquet")
-        _write_normalization(folder, stays, variables)
-        manifest = Manifest(
-            drfuse=__version__,
-            sources=_describe_sources(mimic, cxr),
-            options={
-                "preset": preset,
-                "window_hours": window_hours,
-                "image_size": image_size,
-                "view": list(view),
-                "phenotypes": None if phenotypes is None else Path(phenotypes).name,
-                "split_file": None if split_file is None else Path(split_file).name,
-                "seed": seed,
-            },
-            flow=flow,
-            variables=list(variables),
-            phenotypes=names,
-            splits=_count_splits(stays),
-            warnings=warnings,
-            files={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name in _FILES},
-        )
-        manifest.write(folder)
+        progress.update(bar, description="writing time series", total=flow[-1].stays)
+        if series is not None:
+            os.link(series.folder / ehr.name, ehr)
+        else:
+            for n in write_ehr(ehr, stays, hourly, variables, options["window_hours"], store):
+                progress.advance(bar, n)
+        progress.update(bar, description="reading radiographs", total=None)
+        images, undated = _find_radiographs(stays, cxr, options["view"], store)
+        images = _store_radiographs(images, order, imaged, folder / "cxr.npy", progress)
+        rejected |= count_rejected_rows(store)
+        progress.update(bar, description="checking files")
+    stays = _with_radiographs(stays, images)
+    if earlier is not None:
+        before: dict[str, int] = earlier.manifest.warnings["rejected_rows"]
+        skipped = {file.path.name for file in mimic.files if file.table in unread}
+        rejected |= {name: count for name, count in before.items() if name in skipped}
+    warnings = {
+        "rejected_rows": dict(sorted(rejected.items())),
+        "unreadable_images": images.filter(pl.col("cxr_row").is_null())["dicom_id"].to_list(),
+        "undated_images": undated,
+        "phenotypes_without_positive": _never(stays, order.phenotypes),
+    }
+    _report(warnings, order.strict)
+    write_stays(folder / "stays.parquet", stays, (*_STAY, *_RADIOGRAPH, *order.phenotypes), store)
+    write_normalization(folder / "normalization.json", ehr, in_training(stays), variables)
+    write_inputs(folder / INPUTS, order.tables, images)
+    manifest = Manifest(
+        drfuse=__version__,
+        sources=_describe_sources(mimic, cxr),
+        options=options,
+        flow=flow,
+        variables=list(variables),
+        phenotypes=order.phenotypes,
+        splits=count_splits(stays),
+        warnings=warnings,
+        files={name: sha256(folder / name) for name in sorted(_FILES - {"manifest.json", INPUTS})},
+    )
+    manifest.write(folder)
     return manifest
 
 
+def _read_codes(phenotypes: Path | None) -> pl.DataFrame:
+    """Return the codes of the phenotypes (see `read_phenotypes`).
+
+    Raises:
+        InputError: If a phenotype cannot be a column beside the others.
+    """
+    codes = read_phenotypes(phenotypes)
+    taken = {name.casefold() for name in (*_STAY, *_RADIOGRAPH)}
+    if unusable := [
+        name for name in codes["phenotype"].unique(maintain_order=True) if name.casefold() in taken
+    ]:
+        raise InputError(
+            f"the phenotype {unusable[0]!r} has the name of a column of stays.parquet; rename it"
+        )
+    return codes
+
+
 @contextmanager
-def _database(folder: Path) -> Iterator[Backend]:
-    """Yield a DuckDB connection that spills into `folder` what memory cannot hold, and is gone afterwards."""
-    connection = ibis.duckdb.connect(temp_directory=str(folder / "scratch"))
-    connection.raw_sql("SET enable_progress_bar = false")
-    connection.raw_sql("SET TimeZone = 'UTC'")  # times with a zone, in Parquet, mean the same everywhere
+def _database(threads: int | None, memory_limit: str) -> Iterator[Backend]:
+    """Yield a DuckDB connection in memory, which runs the queries and holds their answers.
+
+    Raises:
+        InputError: If the limit is no amount of memory.
+    """
+    store = ibis.duckdb.connect()
     try:
-        yield connection
+        store.raw_sql("SET enable_progress_bar = false")
+        store.raw_sql("SET TimeZone = 'UTC'")  # times with a zone, in Parquet, mean the same everywhere
+        if threads is not None:
+            store.raw_sql(f"SET threads = {threads}")
+        try:
+            store.con.execute("SET memory_limit = $1", [memory_limit])
+        except duckdb.Error as error:
+            raise InputError(f"memory_limit is {memory_limit!r}; expected an amount such as 2GiB") from error
+        yield store
     finally:
-        connection.disconnect()
-        shutil.rmtree(folder / "scratch", ignore_errors=True)
+        store.disconnect()
 
 
-def _candidates(mimic: MimicIV, window_hours: int, connection: Backend) -> tuple[list[FlowStep], ir.Table]:
+@contextmanager
+def _spilling(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None]:
+    """Give a database a folder for what does not fit in memory, until this ends, and the database with it.
+
+    It has a name of its own for each `out`, so that what a killed command left is found again.
+    """
+    out = out.resolve()
+    name = hashlib.sha256(str(out).encode()).hexdigest()[:8]
+    scratch = (out.parent if temp_dir is None else Path(temp_dir).resolve()) / f".{out.name}-{name}.scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {scratch.parent}: {error}; name another --temp-dir") from error
+    store.con.execute("SET temp_directory = $1", [str(scratch)])
+    try:
+        yield
+    finally:
+        store.disconnect()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _stamps(mimic: MimicIV, cxr: MimicCxr | None, definitions: Mapping[str, Path | None]) -> dict[str, Stamp]:
+    """Return the stamps of all files but images."""
+    sources: list[MimicIV | MimicCxr] = [mimic] if cxr is None else [mimic, cxr]
+    stamps = {file.table: stamp(file.path, source.root) for source in sources for file in source.files}
+    named = {kind: Path(path) for kind, path in definitions.items() if path is not None}
+    return stamps | {kind: stamp(path, path.parent) for kind, path in named.items()}
+
+
+def _is_current(earlier: Earlier, order: _Order) -> bool:
+    """Return whether a cohort is what was ordered, and undamaged."""
+    if not earlier.is_made_of(order.tables, order.options):
+        return False
+    images_hold = order.cxr is None or earlier.has_the_same_images(order.cxr.root, order.threads)
+    return images_hold and earlier.is_whole()
+
+
+def _candidates(mimic: MimicIV, window_hours: int, store: Backend) -> tuple[list[FlowStep], ir.Table]:
     """Return the inclusion flow up to what the events decide, and the stays that are left."""
-    everyone = connection.create_table("everyone", describe_stays(mimic, window_hours))
+    everyone = store.create_table("everyone", describe_stays(mimic, window_hours))
     steps = select_stays(everyone)
-    flow = [FlowStep(step.criterion, int(step.stays.count().execute())) for step in steps]
-    if repeated := flow[0].stays - everyone.stay_id.nunique().execute():
+    flow = [FlowStep(step.criterion, _count(step.stays)) for step in steps]
+    if repeated := flow[0].stays - everyone.stay_id.nunique().to_pyarrow().as_py():
         raise InputError(
             f"{mimic.root} describes {repeated} ICU stays more than once or without stay_id; "
             "expected one row each in icustays, admissions and patients"
         )
-    return flow, connection.create_table("candidates", steps[-1].stays)
+    return flow, store.create_table("candidates", steps[-1].stays)
 
 
-def _describe_stays(
-    mimic: MimicIV,
-    candidates: ir.Table,
-    hourly: ir.Table,
-    codes: pl.DataFrame,
-    seed: int,
-    split: pl.DataFrame | None,
-) -> pl.DataFrame:
-    """Return the included stays, ordered by `stay_id`, with their split and labels."""
-    stays = candidates.semi_join(hourly, "stay_id")
-    stays = stays.mutate(split=hash_split(stays.subject_id, seed))
-    labels = label_admissions(mimic.diagnoses.semi_join(candidates, "hadm_id"), codes)
-    columns = [name for name in labels.columns if name != "hadm_id"]
-    stays = stays.left_join(labels, "hadm_id").order_by("stay_id")
-    table: pl.DataFrame = stays.select(*_COLUMNS, *columns).to_polars()
-    table = table.with_columns(pl.col(columns).fill_null(False), pl.col("n_hours").cast(pl.Int16))
-    table = table.rename(dict(zip(columns, codes["phenotype"].unique(maintain_order=True), strict=True)))
-    if split is None:
-        return table
-    table = table.drop("split").join(split, on="subject_id", how="left", maintain_order="left")
-    if missing := table["split"].null_count():
+def _observe(mimic: MimicIV, candidates: ir.Table, preset: Preset, store: Backend) -> ir.Table:
+    """Return the value of each stay, variable and hour, ordered by `stay_id`."""
+    hourly = last_of_each_hour(measure(mimic, candidates, preset), preset)
+    return store.create_table("hourly", hourly.order_by("stay_id"))
+
+
+def _labels(mimic: MimicIV, candidates: ir.Table, codes: pl.DataFrame, earlier: Earlier | None) -> ir.Table:
+    """Return `hadm_id` and `label_0`, `label_1`, ... of admissions, or those of an earlier cohort."""
+    if earlier is None:
+        return label_admissions(mimic.diagnoses.semi_join(candidates, "hadm_id"), codes)
+    names = earlier.manifest.phenotypes
+    labels = earlier.stays("hadm_id", *names)
+    return ibis.memtable(labels.rename_columns(["hadm_id", *(f"label_{c}" for c in range(len(names)))]))
+
+
+def _describe(stays: ir.Table, labels: ir.Table, order: _Order, store: Backend) -> ir.Table:
+    """Return the included stays, numbered by `row` in the order of `stay_id`, with their split and labels.
+
+    Raises:
+        InputError: If the split file leaves out a stay.
+    """
+    if order.split is None:
+        stays = stays.mutate(split=hash_split(stays.subject_id, order.options["seed"]))
+    else:
+        stays = stays.left_join(ibis.memtable(order.split), "subject_id").drop("subject_id_right")
+    names = [name for name in labels.columns if name != "hadm_id"]
+    stays = stays.left_join(labels, "hadm_id")
+    stays = store.create_table(
+        "stays",
+        stays.select(
+            *_STAY,
+            "window_end",
+            row=ibis.row_number().over(order_by=stays.stay_id),
+            **{name: stays[name].fill_null(False) for name in names},
+        ).cast({"n_hours": "int16"}),
+    )
+    if missing := _count(stays.filter(stays.split.isnull())):
         raise InputError(f"the split file leaves out the subjects of {missing} stays; give each a split")
-    return table
+    return stays
 
 
-def _write_ehr(
-    folder: Path,
-    stays: pl.DataFrame,
-    hourly: ir.Table,
-    variables: Sequence[Variable],
-    window_hours: int,
-    connection: Backend,
-) -> None:
-    """Write `ehr.npy`: float32 (stays, hours, variables), NaN where nothing was observed."""
-    shape = (stays.height, window_hours, len(variables))
-    ehr = open_memmap(folder / "ehr.npy", mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, stays.height, _STAYS_AT_A_TIME):
-        ehr[start : start + _STAYS_AT_A_TIME] = np.nan
-    rows = ibis.memtable(stays.select("stay_id").with_row_index("row"))
-    columns = ibis.memtable({"variable": [v.name for v in variables], "column": range(len(variables))})
-    cells = hourly.join(rows, "stay_id").join(columns, "variable").select("row", "hour", "column", "value")
-    connection.create_table("cells", cells)
-    for batch in connection.con.table("cells").to_arrow_reader(_CELLS_AT_A_TIME):
-        row, hour, column, value = (batch[name].to_numpy() for name in ("row", "hour", "column", "value"))
-        ehr[row, hour, column] = value
-    ehr.flush()
-
-
-def _write_radiographs(
-    folder: Path,
-    stays: pl.DataFrame,
-    candidates: ir.Table,
-    cxr: MimicCxr | None,
-    views: Sequence[str],
-    size: int,
-    progress: Progress,
-    connection: Backend,
-) -> _Radiographs:
-    """Write `cxr.npy`: uint8 (images, size, size), grey, in the order of the stays."""
+def _find_radiographs(
+    stays: ir.Table, cxr: MimicCxr | None, views: Sequence[str], store: Backend
+) -> tuple[pl.DataFrame, int]:
+    """Return the ids of each stay's radiograph, in the order of the stays, and how many have no date."""
     if cxr is None:
-        np.save(folder / "cxr.npy", np.empty((0, size, size), np.uint8))
-        found = pl.DataFrame(schema={"stay_id": pl.Int64, "dicom_id": pl.String, "cxr_row": pl.Int32})
-        return _Radiographs(found, [])
-    studied = connection.create_table("studied", date_studies(cxr.metadata))
-    n_undated = int(studied.studied_at.isnull().sum().execute() or 0)
-    found = select_radiographs(studied, candidates, views).to_polars()
-    found = found.filter(pl.col("stay_id").is_in(stays["stay_id"].implode()))
-    paths = image_paths(cxr.root, found.select("subject_id", "study_id", "dicom_id").iter_rows())
-    stored = store_radiographs(paths, size, folder / "cxr.npy")
-    readable = pl.Series(progress.track(stored, total=len(paths), description="decoding"), dtype=pl.Boolean)
-    if paths and not readable.any():
+        return pl.DataFrame(schema={**dict.fromkeys(_IMAGE_IDS, pl.Int64), "dicom_id": pl.String}), 0
+    studied = store.create_table("studied", date_studies(cxr.metadata))
+    found: pl.DataFrame = select_radiographs(studied, stays, views).to_polars()
+    return found.select(*_IMAGE_IDS), _count(studied.filter(studied.studied_at.isnull()))
+
+
+def _store_radiographs(
+    found: pl.DataFrame, order: _Order, earlier: Earlier | None, out: Path, progress: Progress
+) -> pl.DataFrame:
+    """Write `cxr.npy`: uint8 (images, size, size), grey, in the order of the stays.
+
+    Args:
+        found: The images that are wanted.
+        order: Where they lie, and their size.
+        earlier: A cohort that has images of this size.
+        out: The file.
+        progress: Where to show it.
+
+    Returns:
+        `found` with the columns of `Earlier.images`.
+
+    Raises:
+        InputError: If there are images, and none can be read.
+    """
+    cxr, threads = order.cxr, order.threads
+    stamps, paths = pl.DataFrame(schema=STAMP_SCHEMA), list[Path]()
+    if cxr is not None:
+        folder = ImageFolder.open(cxr.root)
+        paths = [folder.path(*ids) for ids in found.select("subject_id", "study_id", "dicom_id").iter_rows()]
+        stamps = stamp_all(paths, cxr.root, threads)
+    rows = pl.Series("earlier", [None] * len(paths), pl.Int32) if earlier is None else earlier.rows_of(stamps)
+    stored = None if earlier is None else earlier.folder / "cxr.npy"
+    images = (
+        path if row is None or stored is None else Stored(stored, row)
+        for path, row in zip(paths, rows, strict=True)
+    )
+    n_new = rows.null_count()
+    if n_new < len(paths):
+        logger.info("%d of %d radiographs are decoded, the others were before", n_new, len(paths))
+    was_read = store_radiographs(images, order.options["image_size"], out, threads)
+    readable = pl.Series(progress.track(was_read, total=len(paths), description="decoding"), dtype=pl.Boolean)
+    if cxr is not None and paths and not readable.any():
         raise InputError(
             f"none of the {len(paths)} radiographs under {cxr.root} can be read, the first expected at "
             f"{paths[0].relative_to(cxr.root)}; leave --mimic-cxr out to go on without them"
         )
-    unreadable = found.filter(~readable)["dicom_id"].to_list()
-    rows = found.filter(readable).select("stay_id", "dicom_id").with_row_index("cxr_row")
-    return _Radiographs(rows.with_columns(pl.col("cxr_row").cast(pl.Int32)), unreadable, n_undated)
+    numbered = pl.when(readable).then(readable.cast(pl.Int32).cum_sum() - 1)
+    return pl.concat([found, stamps], how="horizontal").with_columns(cxr_row=numbered)
 
 
-def _with_radiographs(stays: pl.DataFrame, radiographs: _Radiographs) -> pl.DataFrame:
-    stays = stays.join(radiographs.rows, on="stay_id", how="left", maintain_order="left")
-    return stays.with_columns(has_cxr=pl.col("cxr_row").is_not_null())
-
-
-def _write_normalization(folder: Path, stays: pl.DataFrame, variables: Sequence[Variable]) -> None:
-    """Write mean and standard deviation of each continuous variable over the training split's observations.
-
-    One never observed there has its normal value as mean; one that never varied, a deviation of 1.
-    """
-    ehr = np.load(folder / "ehr.npy", mmap_mode="r")
-    rows = np.flatnonzero(stays["split"].to_numpy() == "train")
-    n, total, squares = (np.zeros(len(variables)) for _ in range(3))
-    normal = np.array([variable.normal for variable in variables])
-    for some in np.array_split(rows, max(1, len(rows) // _STAYS_AT_A_TIME)):
-        values = ehr[some].astype(np.float64) - normal  # near zero, so that the squares lose no digits
-        n += np.isfinite(values).sum(axis=(0, 1))
-        total += np.nansum(values, axis=(0, 1))
-        squares += np.nansum(values**2, axis=(0, 1))
-    mean = total / np.maximum(n, 1)
-    deviation = np.sqrt(np.maximum(squares / np.maximum(n, 1) - mean**2, 0))
-    statistics = {
-        variable.name: {"mean": float(normal[i] + mean[i]), "std": float(deviation[i]) or 1.0}
-        for i, variable in enumerate(variables)
-        if variable.kind == "continuous"
-    }
-    (folder / "normalization.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
+def _with_radiographs(stays: ir.Table, images: pl.DataFrame) -> ir.Table:
+    """Return the stays with the radiograph of each, in the order of the columns of stays.parquet."""
+    stored = images.filter(pl.col("cxr_row").is_not_null()).select("stay_id", "dicom_id", "cxr_row")
+    stays = stays.left_join(ibis.memtable(stored), "stay_id").drop("stay_id_right")
+    stays = stays.mutate(has_cxr=stays.cxr_row.notnull())
+    labels = [name for name in stays.columns if name.startswith("label_")]
+    return stays.select("row", *_STAY, *_RADIOGRAPH, *labels)
 
 
 def _report(warnings: dict[str, Any], strict: bool) -> None:
@@ -358,9 +477,12 @@ def _describe_sources(mimic: MimicIV, cxr: MimicCxr | None) -> dict[str, Any]:
     }
 
 
-def _count_splits(stays: pl.DataFrame) -> dict[str, dict[str, int]]:
-    counts = {}
-    for split in SPLITS:
-        part = stays.filter(pl.col("split") == split)
-        counts[split] = {"stays": part.height, "with_cxr": int(part["has_cxr"].sum())}
-    return counts
+def _never(stays: ir.Table, phenotypes: Sequence[str]) -> list[str]:
+    """Return the phenotypes that no stay has."""
+    occurs = stays.aggregate([stays[f"label_{c}"].any().name(f"label_{c}") for c in range(len(phenotypes))])
+    (has,) = occurs.to_pyarrow().to_pylist()
+    return [name for name, found in zip(phenotypes, has.values(), strict=True) if not found]
+
+
+def _count(table: ir.Table) -> int:
+    return int(table.count().to_pyarrow().as_py())

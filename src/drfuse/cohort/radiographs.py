@@ -1,18 +1,22 @@
 """The last radiograph of each stay's window: find it, decode it, store it."""
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import ibis
 import ibis.expr.types as ir
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from drfuse.cohort.arrays import array_in_order, item_of
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _DECODED_AHEAD = 256  # images that may wait in memory for their turn to be written
@@ -51,23 +55,38 @@ def select_radiographs(studied: ir.Table, stays: ir.Table, views: Sequence[str])
     )
 
 
-def image_paths(root: Path, rows: Iterable[tuple[int, int, str]]) -> list[Path]:
-    """Return where the image of each (`subject_id`, `study_id`, `dicom_id`) should lie.
+@dataclass(frozen=True)
+class ImageFolder:
+    """Where the images of a MIMIC-CXR-JPG release lie.
 
-    That is `files/pXX/pXXXXXXXX/sXXXXXXXX/` where `root` has a folder `files`, else any folder of resized
-    images directly in `root`, or `root` itself.
+    That is `files/pXX/pXXXXXXXX/sXXXXXXXX/` where the release has a folder `files`, else any folder of
+    resized images directly in it, or the release's folder itself.
+
+    Attributes:
+        root: Folder of the release.
+        flat: The images that lie directly in a folder, by `dicom_id`; None where each study has a folder.
     """
-    nested = list((root / "files").iterdir()) if (root / "files").is_dir() else []
-    has_patients = any(re.fullmatch(r"p\d\d", path.name) for path in nested)
-    if (root / "files").is_dir() and (has_patients or not any(map(_is_image, nested))):
-        return [
-            root / "files" / f"p{str(subject_id)[:2]}" / f"p{subject_id}" / f"s{study_id}" / f"{dicom_id}.jpg"
-            for subject_id, study_id, dicom_id in rows
-        ]
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    images = [path for folder in folders for path in folder.iterdir() if _is_image(path)]
-    flat = {path.stem: path for path in reversed(images)}  # the first of two with one name stands
-    return [flat.get(dicom_id, root / f"{dicom_id}.jpg") for _, _, dicom_id in rows]
+
+    root: Path
+    flat: Mapping[str, Path] | None
+
+    @classmethod
+    def open(cls, root: Path) -> "ImageFolder":
+        """Look how the images lie."""
+        nested = list((root / "files").iterdir()) if (root / "files").is_dir() else []
+        has_patients = any(re.fullmatch(r"p\d\d", path.name) for path in nested)
+        if (root / "files").is_dir() and (has_patients or not any(map(_is_image, nested))):
+            return cls(root, None)
+        folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+        images = [path for folder in folders for path in folder.iterdir() if _is_image(path)]
+        return cls(root, {path.stem: path for path in reversed(images)})  # the first of two with one name
+
+    def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:
+        """Return where an image should lie."""
+        if self.flat is not None:
+            return self.flat.get(dicom_id, self.root / f"{dicom_id}.jpg")
+        patient = f"p{subject_id}"
+        return self.root / "files" / patient[:3] / patient / f"s{study_id}" / f"{dicom_id}.jpg"
 
 
 def _is_image(path: Path) -> bool:
@@ -86,24 +105,40 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.fit(grey, (size, size), method=Image.Resampling.BICUBIC))
 
 
-def store_radiographs(paths: Sequence[Path], size: int, out: Path) -> Iterator[bool]:
+class Stored(NamedTuple):
+    """An image that was decoded before, in the size that is wanted.
+
+    Attributes:
+        file: A `cxr.npy`.
+        row: The image's row in it.
+    """
+
+    file: Path
+    row: int
+
+
+def store_radiographs(
+    images: Iterable[Path | Stored], size: int, out: Path, threads: int | None = None
+) -> Iterator[bool]:
     """Decode images on all cores and write the readable ones, in order, into the NumPy file `out`.
 
+    Args:
+        images: JPEG or PNG files, or images decoded before, which are copied.
+        size: Side of the stored images, in pixels.
+        out: The file to write.
+        threads: How many images are decoded at a time; without it, as many as there are cores.
+
     Yields:
-        Whether each image was readable, in the order of `paths`; unreadable ones take no row.
+        Whether each image was readable, in order; unreadable ones take no row.
     """
-    n_stored = 0
-    with out.open("wb") as file, ThreadPoolExecutor() as pool:
-        _write_header(file, (len(paths), size, size))
-        for start in range(0, len(paths), _DECODED_AHEAD):
-            some = paths[start : start + _DECODED_AHEAD]
-            for image in pool.map(partial(_decode_or_none, size=size), some):
+    waiting = iter(images)
+    n_threads = threads or os.cpu_count()
+    with array_in_order(out, (size, size), np.uint8) as append, ThreadPoolExecutor(n_threads) as pool:
+        while some := list(islice(waiting, _DECODED_AHEAD)):
+            for image in pool.map(partial(_read, size=size), some):
                 if image is not None:
-                    file.write(image.tobytes())
-                    n_stored += 1
+                    append(image)
                 yield image is not None
-        file.seek(0)
-        _write_header(file, (n_stored, size, size))  # NumPy pads headers, so that they can grow in place
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -111,12 +146,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
 
 
-def _decode_or_none(path: Path, size: int) -> NDArray[np.uint8] | None:
+def _read(image: Path | Stored, size: int) -> NDArray[np.uint8] | None:
+    if isinstance(image, Stored):
+        return item_of(image.file, image.row)
     try:
-        return decode(path, size)
+        return decode(image, size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all of Pillow's complaints
         return None
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})

@@ -1,0 +1,69 @@
+"""NumPy files that are written and read from their beginning to their end, without holding them in memory."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import DTypeLike, NDArray
+
+_BLOCK_BYTES = 64 * 2**20
+
+
+def items_a_block(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    """Return how many items of a shape and type make a block that is small beside any memory.
+
+    >>> items_a_block((48, 17), np.float32)
+    20560
+    """
+    return max(1, _BLOCK_BYTES // (prod(shape) * np.dtype(dtype).itemsize))
+
+
+@contextmanager
+def array_in_order(
+    path: Path, shape: tuple[int, ...], dtype: DTypeLike
+) -> Iterator[Callable[[NDArray[Any]], object]]:
+    """Yield a function that appends items (n, `shape`) to the array at `path`, complete when this ends.
+
+    Its length need not be known before.
+    """
+    with path.open("wb") as file:
+        _write_header(file, (0, *shape), dtype)
+        start = file.tell()
+        yield lambda items: file.write(np.ascontiguousarray(items, dtype).data)
+        length = (file.tell() - start) // (prod(shape) * np.dtype(dtype).itemsize)
+        file.seek(0)
+        _write_header(file, (length, *shape), dtype)  # NumPy pads headers, so that they can grow in place
+
+
+def item_of(path: Path, row: int) -> NDArray[Any]:
+    """Return one item of the array at `path`."""
+    with path.open("rb") as file:
+        (_, *item), dtype = _read_header(file)
+        file.seek(row * prod(item) * dtype.itemsize, os.SEEK_CUR)
+        return np.fromfile(file, dtype, prod(item)).reshape(item)
+
+
+def blocks_of(path: Path) -> Iterator[NDArray[Any]]:
+    """Yield the array at `path` a block of items at a time; unlike mapped pages, read ones are given back."""
+    with path.open("rb") as file:
+        (length, *item), dtype = _read_header(file)
+        at_a_time = items_a_block(tuple(item), dtype)
+        for start in range(0, length, at_a_time):
+            n = min(at_a_time, length - start)
+            yield np.fromfile(file, dtype, n * prod(item)).reshape(n, *item)
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    npy.read_magic(file)
+    shape, _, dtype = npy.read_array_header_1_0(file)
+    return shape, dtype
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    described = npy.dtype_to_descr(np.dtype(dtype))
+    npy.write_array_header_1_0(file, {"descr": described, "fortran_order": False, "shape": shape})

@@ -1,0 +1,156 @@
+"""What a cohort was made of, so that only what changed is made again."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drfuse import __version__
+from drfuse.cohort.manifest import Manifest, sha256
+from drfuse.errors import InputError
+
+INPUTS = "inputs.parquet"
+"""The file that lists what a cohort was made of; it is no part of the cohort's content."""
+
+Part = Literal["series", "labels", "images"]
+
+STAMP_SCHEMA = {"file": pl.String, "bytes": pl.Int64, "modified_ns": pl.Int64}
+_SCHEMA = {"kind": pl.String, **STAMP_SCHEMA, "cxr_row": pl.Int32}
+_IMAGE = "image"
+
+# time series decide which stays are in, and those whose labels are there
+_SERIES_TABLES = ("patients", "admissions", "icustays", "chartevents", "labevents")
+_TABLES: dict[Part, tuple[str, ...]] = {
+    "series": _SERIES_TABLES,
+    "labels": (*_SERIES_TABLES, "diagnoses_icd", "phenotypes"),
+    "images": (),
+}
+_OPTIONS: dict[Part, tuple[str, ...]] = {
+    "series": ("preset", "window_hours"),
+    "labels": ("preset", "window_hours", "phenotypes"),
+    "images": ("image_size",),
+}
+_FILES: dict[Part, tuple[str, ...]] = {
+    "series": ("ehr.npy", "stays.parquet"),
+    "labels": ("stays.parquet",),
+    "images": ("cxr.npy",),
+}
+
+
+class Stamp(NamedTuple):
+    """A file as it was when it was read: another size or another time means other content.
+
+    Attributes:
+        file: Its path below the folder that it belongs to.
+        bytes: Its size; None if there is no such file.
+        modified_ns: When it was last written, in nanoseconds.
+    """
+
+    file: str
+    bytes: int | None
+    modified_ns: int | None
+
+
+def stamp(path: Path, root: Path) -> Stamp:
+    """Return the stamp of a file below `root`."""
+    name = os.path.relpath(path, root)
+    try:
+        found = path.stat()
+    except OSError:
+        return Stamp(name, None, None)
+    return Stamp(name, found.st_size, found.st_mtime_ns)
+
+
+def stamp_all(paths: Sequence[Path], root: Path, threads: int | None) -> pl.DataFrame:
+    """Return the stamps of many files, a row each."""
+    with ThreadPoolExecutor(threads) as pool:  # a shared disk answers many at a time
+        stamps = list(pool.map(partial(stamp, root=root), paths, chunksize=1024))
+    return pl.DataFrame(stamps, STAMP_SCHEMA, orient="row")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A cohort that was made before.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: Its manifest.
+        tables: The stamp of each table and definition file that it was made of, by its kind.
+        images: A row an image that was looked for: `file`, `bytes`, `modified_ns`, and its `cxr_row`, null if
+            it could not be read.
+    """
+
+    folder: Path
+    manifest: Manifest
+    tables: dict[str, Stamp]
+    images: pl.DataFrame
+
+    @classmethod
+    def at(cls, folder: Path) -> "Earlier | None":
+        """Return the cohort in `folder`, or None if there is none that this version made."""
+        try:
+            manifest = Manifest.read(folder)
+            rows = pl.read_parquet(folder / INPUTS, glob=False).select(*_SCHEMA)
+        except (InputError, OSError, pl.exceptions.PolarsError):
+            return None
+        if manifest.drfuse != __version__:
+            return None
+        is_image = pl.col("kind") == _IMAGE
+        tables = {kind: Stamp(*of_file) for kind, *of_file, _ in rows.filter(~is_image).iter_rows()}
+        return cls(folder, manifest, tables, rows.filter(is_image).drop("kind"))
+
+    def is_made_of(self, tables: Mapping[str, Stamp], options: Mapping[str, Any]) -> bool:
+        """Return whether these are its tables, known by their stamps, and its options."""
+        return "chartevents" in tables and self.tables == tables and self.manifest.options == options
+
+    def still_holds(self, part: Part, tables: Mapping[str, Stamp], options: Mapping[str, Any]) -> bool:
+        """Return whether a part of it is what these tables and options give, and is undamaged.
+
+        A database has no stamps: what came from one does not hold.
+        """
+        known = part == "images" or "chartevents" in tables
+        same_tables = all(self.tables.get(kind) == tables.get(kind) for kind in _TABLES[part])
+        same_options = all(self.manifest.options.get(name) == options[name] for name in _OPTIONS[part])
+        return known and same_tables and same_options and self.is_whole(*_FILES[part])
+
+    def is_whole(self, *files: str) -> bool:
+        """Return whether files of it, by default all, still are as they were written."""
+        sums = self.manifest.files
+        return all(_has_sum(self.folder / name, sums.get(name)) for name in files or sums)
+
+    def has_the_same_images(self, root: Path, threads: int | None) -> bool:
+        """Return whether no image that it was made of has changed."""
+        now = stamp_all([root / file for file in self.images["file"]], root, threads)
+        return now.equals(self.images.select(*STAMP_SCHEMA))
+
+    def rows_of(self, stamps: pl.DataFrame) -> pl.Series:
+        """Return where in its `cxr.npy` images with these stamps are, null where they are not."""
+        joined = stamps.join(self.images, on=list(STAMP_SCHEMA), how="left", maintain_order="left")
+        return joined["cxr_row"]
+
+    def stays(self, *columns: str) -> pa.Table:
+        """Return columns of its `stays.parquet`."""
+        return pq.read_table(self.folder / "stays.parquet", columns=list(columns))
+
+
+def write_inputs(path: Path, tables: Mapping[str, Stamp], images: pl.DataFrame) -> None:
+    """Write what a cohort was made of.
+
+    Args:
+        path: The file.
+        tables: The stamp of each table and definition file, by kind.
+        images: Rows as `Earlier.images` has them.
+    """
+    rows = pl.DataFrame([(kind, *of_file, None) for kind, of_file in tables.items()], _SCHEMA, orient="row")
+    pl.concat([rows, images.with_columns(kind=pl.lit(_IMAGE)).select(*_SCHEMA)]).write_parquet(path)
+
+
+def _has_sum(path: Path, expected: str | None) -> bool:
+    return path.is_file() and sha256(path) == expected
