@@ -18,12 +18,12 @@ from ibis.backends.duckdb import Backend
 from rich.progress import Progress
 
 from drfuse import __version__
-from drfuse.cohort.assembly import count_splits, in_training, write_ehr, write_normalization, write_stays
+from drfuse.cohort.assembly import write_ehr, write_normalization, write_stays
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.phenotypes import label_admissions, read_phenotypes
 from drfuse.cohort.radiographs import ImageFolder, Stored, date_studies, select_radiographs, store_radiographs
 from drfuse.cohort.reuse import INPUTS, STAMP_SCHEMA, Earlier, Stamp, stamp, stamp_all, write_inputs
-from drfuse.cohort.split import hash_split, read_split_file
+from drfuse.cohort.split import SPLITS, hash_split, read_split_file
 from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import (
     MimicCxr,
@@ -133,12 +133,12 @@ def prepare(
     }
     codes = _read_codes(phenotypes)
     split = None if split_file is None else read_split_file(split_file)
+    settle(Path(out))
     with _database(threads, memory_limit) as store:
         mimic = open_mimic_iv(Path(mimic_iv), store)
         cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), store)
         tables = _stamps(mimic, cxr, {"phenotypes": phenotypes, "split": split_file})
         order = _Order(mimic, cxr, codes, split, options, tables, strict, threads)
-        settle(Path(out))
         earlier = Earlier.at(Path(out))
         if earlier is not None and _is_current(earlier, order):
             logger.info("%s already is the cohort of these files and options", out)
@@ -221,7 +221,10 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
         images = _store_radiographs(images, order, imaged, folder / "cxr.npy", progress)
         rejected |= count_rejected_rows(store)
         progress.update(bar, description="checking files")
-    stays = _with_radiographs(stays, images)
+    described = folder / "stays.parquet"
+    columns = (*_STAY, *_RADIOGRAPH, *order.phenotypes)
+    write_stays(described, _with_radiographs(stays, images), columns, store)
+    written = pl.scan_parquet(described, glob=False)
     if earlier is not None:
         before: dict[str, int] = earlier.manifest.warnings["rejected_rows"]
         skipped = {file.path.name for file in mimic.files if file.table in unread}
@@ -230,11 +233,10 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
         "rejected_rows": dict(sorted(rejected.items())),
         "unreadable_images": images.filter(pl.col("cxr_row").is_null())["dicom_id"].to_list(),
         "undated_images": undated,
-        "phenotypes_without_positive": _never(stays, order.phenotypes),
+        "phenotypes_without_positive": _never(written, order.phenotypes),
     }
     _report(warnings, order.strict)
-    write_stays(folder / "stays.parquet", stays, (*_STAY, *_RADIOGRAPH, *order.phenotypes), store)
-    write_normalization(folder / "normalization.json", ehr, in_training(stays), variables)
+    write_normalization(folder / "normalization.json", ehr, described, variables)
     write_inputs(folder / INPUTS, order.tables, images)
     manifest = Manifest(
         drfuse=__version__,
@@ -243,7 +245,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
         flow=flow,
         variables=list(variables),
         phenotypes=order.phenotypes,
-        splits=count_splits(stays),
+        splits=_count_splits(written),
         warnings=warnings,
         files={name: sha256(folder / name) for name in sorted(_FILES - {"manifest.json", INPUTS})},
     )
@@ -332,8 +334,11 @@ def _candidates(mimic: MimicIV, window_hours: int, store: Backend) -> tuple[list
     """Return the inclusion flow up to what the events decide, and the stays that are left."""
     everyone = store.create_table("everyone", describe_stays(mimic, window_hours))
     steps = select_stays(everyone)
-    flow = [FlowStep(step.criterion, _count(step.stays)) for step in steps]
-    if repeated := flow[0].stays - everyone.stay_id.nunique().to_pyarrow().as_py():
+    counts = [step.stays.aggregate(n=step.stays.count(), step=i) for i, step in enumerate(steps)]
+    counts.append(everyone.aggregate(n=everyone.stay_id.nunique(), step=len(steps)))
+    *counted, distinct = ibis.union(*counts).order_by("step").to_pyarrow()["n"].to_pylist()
+    flow = [FlowStep(step.criterion, n) for step, n in zip(steps, counted, strict=True)]
+    if repeated := flow[0].stays - distinct:
         raise InputError(
             f"{mimic.root} describes {repeated} ICU stays more than once or without stay_id; "
             "expected one row each in icustays, admissions and patients"
@@ -477,11 +482,17 @@ def _describe_sources(mimic: MimicIV, cxr: MimicCxr | None) -> dict[str, Any]:
     }
 
 
-def _never(stays: ir.Table, phenotypes: Sequence[str]) -> list[str]:
+def _count_splits(stays: pl.LazyFrame) -> dict[str, dict[str, int]]:
+    """Return the number of stays, and of stays with a radiograph, of each split."""
+    counted = stays.group_by("split").agg(stays=pl.len(), with_cxr=pl.col("has_cxr").sum()).collect()
+    found = {row.pop("split"): row for row in counted.iter_rows(named=True)}
+    return {split: found.get(split, {"stays": 0, "with_cxr": 0}) for split in SPLITS}
+
+
+def _never(stays: pl.LazyFrame, phenotypes: Sequence[str]) -> list[str]:
     """Return the phenotypes that no stay has."""
-    occurs = stays.aggregate([stays[f"label_{c}"].any().name(f"label_{c}") for c in range(len(phenotypes))])
-    (has,) = occurs.to_pyarrow().to_pylist()
-    return [name for name, found in zip(phenotypes, has.values(), strict=True) if not found]
+    occurs = stays.select(pl.col(phenotypes).any()).collect().row(0)
+    return [name for name, found in zip(phenotypes, occurs, strict=True) if not found]
 
 
 def _count(table: ir.Table) -> int:

@@ -18,6 +18,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
+from isal import igzip, isal_zlib
 
 from drfuse.errors import InputError, MissingInputError
 
@@ -203,10 +204,10 @@ def checking_gzip(files: Sequence[SourceFile]) -> Iterator[None]:
 def _gzip_damage(path: Path, given_up: Event) -> str | None:
     """Read a gzip file to its end, unless that was given up; return what is wrong with it."""
     try:
-        with gzip.open(path) as file:
-            while not given_up.is_set() and file.read(1 << 20):  # zlib lets other threads run meanwhile
+        with igzip.open(path) as file:
+            while not given_up.is_set() and file.read(1 << 20):  # other threads run meanwhile
                 pass
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (gzip.BadGzipFile, isal_zlib.error, EOFError) as error:
         return str(error)
     return None
 
@@ -234,9 +235,9 @@ def count_rejected_rows(connection: Backend) -> dict[str, int]:
 
 def _count_lines(path: Path) -> int:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (gzip.BadGzipFile, isal_zlib.error, EOFError) as error:
         raise InputError(f"{path} is damaged ({error}); fetch it again") from error
 
 
