@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.cohort import FlowStep, Manifest, load_variables, prepare
+from drfuse.cohort import FlowStep, Manifest, build, load_variables, prepare
 from drfuse.cohort.manifest import sha256
 from drfuse.cohort.radiographs import decode
 from drfuse.errors import InputError
@@ -636,3 +636,47 @@ def test_an_empty_folder_may_become_the_cohort_and_an_interrupted_run_is_cleared
 def test_the_folders_above_the_output_are_made(case: Example, tmp_path: Path) -> None:
     manifest = prepare(case.hospital.write(tmp_path / "iv"), tmp_path / "new/deep/cohort")
     assert Manifest.read(tmp_path / "new/deep/cohort") == manifest
+
+
+@pytest.mark.parametrize("options", [{"memory_limit": "200MiB", "threads": 1}, {"temp_dir": "elsewhere"}])
+def test_memory_threads_and_temporary_files_change_nothing(
+    options: dict[str, Any], case: Example, cohort: Prepared, tmp_path: Path
+) -> None:
+    if "temp_dir" in options:
+        options = {"temp_dir": tmp_path / "elsewhere"}
+    again = prepare_hospital(case.hospital, tmp_path, image_size=32, **options)
+    assert again.manifest.files == cohort.manifest.files
+    left = {path.name for path in tmp_path.rglob(".*")} | {path.name for path in tmp_path.glob("elsewhere/*")}
+    assert left == set()
+
+
+def test_what_does_not_fit_in_memory_goes_to_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with build._database(1, "40MiB") as store, build._spilling(store, tmp_path / "cohort", tmp_path / "temp"):
+        store.raw_sql("CREATE TABLE t AS SELECT hash(range) AS x FROM range(8_000_000) ORDER BY x")
+        assert any(path.is_file() for path in (tmp_path / "temp").rglob("*"))
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"memory_limit": "much"}, r"memory_limit is 'much'; expected an amount such as 2GiB"),
+        ({"threads": 0}, r"threads is 0; expected 1 to 1024"),
+        ({"threads": -1}, r"threads is -1; expected 1 to 1024"),
+        ({"temp_dir": "/dev/null"}, r"cannot write to /dev/null: .*; name another --temp-dir"),
+    ],
+)
+def test_resources_that_are_not_there_are_refused(
+    options: dict[str, Any], said: str, case: Example, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        prepare_hospital(case.hospital, tmp_path, **options)
+    assert {path.name for path in tmp_path.iterdir()} == {"mimic-iv", "mimic-cxr"}
+
+
+def test_too_little_memory_ends_in_one_sentence(tmp_path: Path) -> None:
+    iv, _ = write_hospital(tmp_path, n_stays=12, image_size=32)
+    with pytest.raises(InputError, match=r"more memory .* --memory-limit"):
+        prepare(iv, tmp_path / "cohort", memory_limit="1MiB")

@@ -260,3 +260,14 @@ def test_any_number_of_images_can_be_stored(n_images: int, tmp_path: Path) -> No
     stored = np.load(tmp_path / "cxr.npy")
     assert stored.shape == (n_images, 8, 8)
     assert stored[:, 0, 0].tolist() == [number % 256 for number in range(n_images)]
+
+
+def test_images_that_were_decoded_before_are_copied(tmp_path: Path) -> None:
+    before = np.random.default_rng(0).integers(0, 256, (3, 16, 16), np.uint8)
+    np.save(tmp_path / "before.npy", before)
+    (tmp_path / "new.jpg").write_bytes(draw((20, 20), seed=1))
+    earlier = [Stored(tmp_path / "before.npy", row) for row in range(3)]
+    images = [earlier[2], tmp_path / "new.jpg", tmp_path / "missing.jpg", earlier[0]]
+    assert list(store_radiographs(images, 16, tmp_path / "cxr.npy")) == [True, True, False, True]
+    stored = np.load(tmp_path / "cxr.npy")
+    assert np.array_equal(stored, np.stack([before[2], decode(tmp_path / "new.jpg", 16), before[0]]))

@@ -115,7 +115,7 @@ def prepare(
     for name, value, least, most in (
         ("window_hours", window_hours, 1, 8760),
         ("image_size", image_size, 32, 4096),
-        ("threads", threads or 1, 1, 1024),
+        ("threads", 1 if threads is None else threads, 1, 1024),
     ):
         if not least <= value <= most:
             raise InputError(f"{name} is {value}; expected {least} to {most}")

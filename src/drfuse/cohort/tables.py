@@ -172,6 +172,12 @@ def reading(files: Sequence[SourceFile]) -> Iterator[None]:
         yield
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(
+            f"the queries need more memory or temporary space ({reason}); give a larger --memory-limit, "
+            "fewer --threads, or a --temp-dir with more room"
+        ) from error
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = str(error).split("\n", 1)[0]
         named = [file.path for file in files if str(file.path) in str(error)] or [file.path for file in files]
