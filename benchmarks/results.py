@@ -1,4 +1,4 @@
-"""What a benchmark measured, as data: it prints it as Markdown, and `benchmarks.run` gathers it in one document."""
+"""What a benchmark measured, as data, and how it is shown; `benchmarks.run` gathers all in one document."""
 
 import json
 import math
