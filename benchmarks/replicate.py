@@ -31,7 +31,7 @@ COPIES = Path(tempfile.gettempdir(), "drfuse-benchmarks")
 """Where copies lie if no other folder is named."""
 
 _IDS = ("subject_id", "hadm_id", "stay_id")
-_TEXTS = {"value": pl.String, "icd_code": pl.String}  # also where all rows happen to hold numbers
+_TEXTS = ("value", "icd_code")  # also where all rows happen to hold numbers
 _MARKER = "copies.json"
 _GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255])  # deflate, no name, no time, unknown system
 
@@ -61,13 +61,16 @@ def replicate(mimic_iv: Path, out: Path, copies: int, form: Form = "csv.gz") -> 
     }
     if (out / _MARKER).is_file() and json.loads((out / _MARKER).read_text(encoding="utf-8")) == made_of:
         return out
-    tables = {table: _read(path, typed=form == "parquet") for table, path in sources.items()}
+    tables = {table: _read(path) for table, path in sources.items()}
     strides = {name: _stride([table[name] for table in tables.values() if name in table]) for name in _IDS}
     with folder_that_appears(out, "copy", _MARKER, {_MARKER, "hosp", "icu"}, overwrite=True) as folder:
         for table, frame in tables.items():
             path = folder / f"{table}.{form}"
             path.parent.mkdir(exist_ok=True)
-            (_write_parquet if form == "parquet" else _write_text)(path, frame, strides, copies)
+            if form == "parquet":
+                _write_parquet(path, sources[table], frame.columns, strides, copies)
+            else:
+                _write_text(path, frame, strides, copies)
         (folder / _MARKER).write_text(json.dumps(made_of), encoding="utf-8")
     return out
 
@@ -85,13 +88,10 @@ def count_events(mimic_iv: Path) -> int:
     )
 
 
-def _read(path: Path, typed: bool) -> pl.DataFrame:
-    """Read a table: ids as numbers, all else as the text that it is, or `typed` by what it holds."""
-    kinds = dict.fromkeys(_IDS, pl.Int64) | _TEXTS
-    if typed:
-        return pl.read_csv(path, schema_overrides=kinds, infer_schema_length=None, try_parse_dates=True)
+def _read(path: Path) -> pl.DataFrame:
+    """Read a table: ids as numbers, all else as the text that it is."""
     found = pl.read_csv(path, infer_schema=False)
-    return found.with_columns(pl.col(name).cast(kind) for name, kind in kinds.items() if name in found)
+    return found.with_columns(pl.col(name).cast(pl.Int64) for name in _IDS if name in found)
 
 
 def _stride(ids: Sequence[pl.Series]) -> int:
@@ -100,16 +100,21 @@ def _stride(ids: Sequence[pl.Series]) -> int:
     return int(10 ** len(str(np.ptp(found)))) if len(found) else 1
 
 
-def _write_parquet(path: Path, frame: pl.DataFrame, strides: Mapping[str, int], copies: int) -> None:
-    ids = [name for name in _IDS if name in frame]
+def _write_parquet(
+    path: Path, source: Path, columns: Sequence[str], strides: Mapping[str, int], copies: int
+) -> None:
+    ids = [name for name in _IDS if name in columns]
+    types = dict.fromkeys(ids, "BIGINT") | {name: "VARCHAR" for name in _TEXTS if name in columns}
+    reader = (
+        f"read_csv('{source}', header = true, quote = '\"', escape = '\"', sample_size = -1, types = {types})"
+    )
+    shifted = (
+        ", ".join(f"{name} + {copy * strides[name]} AS {name}" for name in ids) for copy in range(copies)
+    )
+    query = " UNION ALL ".join(f"SELECT * REPLACE ({change}) FROM source" for change in shifted)
     with duckdb.connect() as connection:
-        connection.register("frame", frame)
-        connection.execute("CREATE TABLE source AS FROM frame")
-        parts = (
-            f"SELECT * REPLACE ({', '.join(f'{name} + {copy * strides[name]} AS {name}' for name in ids)})"
-            for copy in range(copies)
-        )
-        query = " UNION ALL ".join(f"{part} FROM source" for part in parts)
+        connection.execute(f"CREATE TABLE source AS FROM {reader}")
+        connection.execute("SET memory_limit = '2GB'")  # it would keep half of the rows, to order them
         connection.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet)")
 
 
