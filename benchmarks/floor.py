@@ -1,8 +1,9 @@
-"""The floor under any extraction: one bare DuckDB query over the same files, which writes nothing.
+"""The floor under any extraction: one bare DuckDB query over the same files, of which nothing is written.
 
-It reads the items of the 17 variables, joins them to the included stays, and keeps the last number of each stay,
-hour and variable. What `prepare` does besides is left out: scores behind text, units, outliers and ranges, the
-GCS total, order of storing, labels, splits, rows that do not parse, sums of gzip files, and everything on disk.
+It reads the items of the 17 variables, joins them to the included stays, and keeps the last number of each
+stay, hour and variable. What `prepare` does besides is left out: scores behind text, units, outliers and
+ranges, the GCS total, the order of storing, labels, splits, rows that do not parse, the sums of gzip files,
+and everything on disk.
 """
 
 import csv
@@ -63,7 +64,9 @@ def floor(mimic_iv: Path, window_hours: int = 48) -> int:
         mimic_iv: Folder of a release (it holds `icu/` and `hosp/`), all tables csv.gz, csv or Parquet.
         window_hours: Hours after ICU admission that are observed.
     """
-    definitions = files("drfuse") / "cohort" / "definitions"  # importing drfuse.cohort takes longer than the query
+    definitions = (
+        files("drfuse") / "cohort" / "definitions"
+    )  # importing drfuse.cohort takes longer than the query
     rows = csv.DictReader((definitions / "variables.csv").read_text(encoding="utf-8").splitlines())
     items = [row for row in rows if row["extended"] == "1" and row["itemid"] != "derived"]
     names = sorted({row["variable"] for row in items})
