@@ -76,7 +76,7 @@ def replicate(mimic_iv: Path, out: Path, copies: int, form: Form = "csv.gz") -> 
 
 
 def copied(mimic_iv: Path, copies: int, form: Form, folder: Path = COPIES) -> Path:
-    """Return the copies that lie in `folder`; make them if they are not there."""
+    """Return the copies that lie in `folder`; make them if they do not."""
     return replicate(mimic_iv, folder / f"{copies}x-{form.replace('.', '-')}", copies, form)
 
 
