@@ -1,6 +1,7 @@
 """What does a second `drfuse prepare` cost: with the same options, and with one of them changed?
 
-`python -m benchmarks.again --mimic_iv DIR` runs it on copies of that release, each run in a process of its own.
+`python -m benchmarks.again --mimic_iv DIR` runs it on copies of that release, each run in a process of its
+own.
 """
 
 import tempfile
@@ -14,9 +15,9 @@ from benchmarks.results import Report, Table, Target
 
 _PHENOTYPES = "phenotype,icd_version,icd_code\nHypertension,10,I10\nHypertension,9,4019\n"
 _HOW = """\
-The release is copied {copies} times, as {form}. `drfuse prepare` runs on it, then once more with the same inputs
-and options, then with one option changed at a time (`--overwrite`; the cohort before it is always the first one's).
-The time within the process counts, without the start of Python and its imports."""
+The release is copied {copies} times, as {form}. `drfuse prepare` runs on it, then once more with the same
+inputs and options, then with one option changed at a time (`--overwrite`; the cohort before it is always
+the first one's). The time within the process counts, without the start of Python and its imports."""
 
 
 def again(

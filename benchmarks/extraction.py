@@ -1,7 +1,7 @@
 """How near does `drfuse prepare` come to a bare query, and how far is it from walking the rows in Python?
 
-`python -m benchmarks.extraction --mimic_iv DIR` measures it on copies of that release: the commands take turns
-on the same files, each run in a process of its own.
+`python -m benchmarks.extraction --mimic_iv DIR` measures it on copies of that release: the commands take
+turns on the same files, each run in a process of its own.
 """
 
 import tempfile
@@ -22,14 +22,15 @@ AT_LEAST_OVER_WALK = 30
 PUBLISHED_ROWS_A_SECOND = 66_000
 
 _HOW = """\
-The release is copied {copies} times with fresh ids: {rows:,} event rows (chart and laboratory events), in the same
-tables and columns. *Floor*: one bare DuckDB query over the same files (`benchmarks/floor.py`): the items of the 17
-variables, joined to the included stays, the last number of each stay, hour and variable; nothing is cleaned,
-labelled or written. *Prepare*: `drfuse prepare` without radiographs, with all that it writes. Both use all cores.
-*Walk*: our own pandas code in the way of the published benchmarks (`benchmarks/walk.py`) on the release itself,
-{walked:,} event rows, compared by rows a second. They take turns {repeats} times; medians count. The ratio that
-counts is that of the time within the process, without the start of Python and its imports, which do not grow with
-the data; whole processes stand beside it."""
+The release is copied {copies} times with fresh ids: {rows:,} event rows (chart and laboratory events), in
+the same tables and columns. *Floor*: one bare DuckDB query over the same files (`benchmarks/floor.py`):
+the items of the 17 variables, joined to the included stays, the last number of each stay, hour and
+variable; nothing is cleaned, labelled or written. *Prepare*: `drfuse prepare` without radiographs, with
+all that it writes. Both use all cores. *Walk*: our own pandas code in the way of the published benchmarks
+(`benchmarks/walk.py`) on the release itself, {walked:,} event rows, compared by rows a second. They take
+turns {repeats} times; medians count. The ratio that counts is that of the time within the process,
+without the start of Python and its imports, which do not grow with the data; whole processes stand beside
+it."""
 
 
 def extraction(

@@ -1,7 +1,8 @@
 """Makes a MIMIC-IV folder many times as large: the same patients again and again, with ids of their own.
 
 `python -m benchmarks.replicate --mimic_iv DIR --out DIR --copies 20 --form csv.gz` writes the tables that
-`drfuse prepare` reads. Copies that were made before are found again, and used if they are of the same input.
+`drfuse prepare` reads. Copies that were made before are found again, and used if they are of the same
+input.
 """
 
 import io

@@ -1,9 +1,9 @@
 """Extraction as published benchmarks do it: walk the event tables row by row, then take the stays one by one.
 
-This is our own code after the approach of Harutyunyan et al. (2019, arXiv:1703.07771), whose descendants for
-MIMIC-IV the published fusion models use: every event of an included subject is appended to a file of that
-subject; then pandas reads the file of each subject, keeps the items of the 17 variables, cleans them, and
-makes a table of each stay, of which the last value an hour stays. The rules are those of our preset
+This is our own code after the approach of Harutyunyan et al. (2019, arXiv:1703.07771), whose descendants
+for MIMIC-IV the published fusion models use: every event of an included subject is appended to a file of
+that subject; then pandas reads the file of each subject, keeps the items of the 17 variables, cleans them,
+and makes a table of each stay, of which the last value an hour stays. The rules are those of our preset
 `benchmark`, so that the values can be held against each other. Labels and splits, which the original makes
 as well, are left out.
 """
