@@ -1,14 +1,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MIMIC_IV ?= ../shared/mimic-iv-demo
 
-.PHONY: test demo lint clean
+.PHONY: test demo bench lint clean
 
 test: $(VENV)/installed
 	$(BIN)/pytest
 
 demo: $(VENV)/installed
 	$(BIN)/drfuse demo
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.run --mimic_iv $(MIMIC_IV) --out docs/performance.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
