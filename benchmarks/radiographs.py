@@ -102,7 +102,7 @@ def radiographs(
 
 
 def write_radiographs(folder: Path, images: int, width: int, height: int, seed: int = 0) -> list[Path]:
-    """Write grey JPEGs that look like a chest as far as a decoder can tell: smooth shapes, edges and grain."""
+    """Write grey JPEGs that look like a chest to a decoder: smooth shapes, edges and grain."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(-1, 1, height // 4), np.linspace(-1, 1, width // 4), indexing="ij")
@@ -163,7 +163,7 @@ def add_radiographs(folder: Path, paths: Sequence[Path], stays: int, size: int) 
     return [
         {
             "prepare": what,
-            "radiographs": n,
+            "images in the table": n,
             "seconds": run.seconds,
             "over all new": run.seconds / runs[-1][1].seconds,
         }

@@ -77,8 +77,8 @@ class Benchmark:
 
     @property
     def command(self) -> str:
-        """The command that repeats it."""
-        return " ".join(["python -m", f"benchmarks.{self.name}", *self.arguments])
+        """The command that repeats it, with DIR in place of the release."""
+        return f"python -m benchmarks.{self.name}" + (" --mimic_iv DIR" if self.arguments else "")
 
 
 def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
@@ -89,8 +89,8 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
         out: Markdown file to write; figures lie beside it.
         folder: Where the copies are kept.
     """
-    data = [f"--mimic_iv={mimic_iv}", f"--folder={folder}"]
-    figure = out.with_name(f"{out.stem}-growth.svg")
+    data = [f"--mimic_iv={mimic_iv.resolve()}", f"--folder={folder.resolve()}"]
+    figure = out.resolve().with_name(f"{out.stem}-growth.svg")
     benchmarks = [
         Benchmark("bootstrap", "Bootstrap", minutes=0.5, reports=False),
         Benchmark("extraction", "Extraction", data, 3),
@@ -117,9 +117,7 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
             else:
                 found = Report.read(report)
                 sections.append(f"{found.markdown()}\n\n`{one.command}`")
-                targets += [
-                    row | {"command": f"`benchmarks.{one.name}`"} for row in target_rows(found.targets)
-                ]
+                targets += [row | {"command": f"`{one.command}`"} for row in target_rows(found.targets)]
     document(out, sections, targets)
     said.print(f"wrote {out}")
     if failed:
@@ -161,7 +159,6 @@ def machine() -> list[dict[str, str]]:
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "memory": _memory(),
-        "disk of the temporary folder": _disk(Path(tempfile.gettempdir())),
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "libraries": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
@@ -190,16 +187,6 @@ def _processor() -> str:
 
 def _memory() -> str:
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
-
-
-def _disk(folder: Path) -> str:
-    """Return whether the disk under a folder turns, as far as Linux says."""
-    number = folder.stat().st_dev
-    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
-    for place in (device, device.resolve().parent):
-        if (turns := place / "queue/rotational").exists():
-            return "spinning" if turns.read_text().strip() == "1" else "solid state, or a virtual one"
-    return "unknown"
 
 
 if __name__ == "__main__":
