@@ -96,6 +96,7 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
         Benchmark("extraction", "Extraction", data, 3),
         Benchmark("again", "A second prepare", data, 1),
         Benchmark("growth", "Growth", [*data, f"--figure={figure}"], 2),
+        Benchmark("assembly", "Assembly"),
         Benchmark("radiographs", "Radiographs"),
         Benchmark("training", "Training", minutes=5, reports=False),
     ]
