@@ -257,8 +257,7 @@ def _write_ehr(
     for start in range(0, stays.height, _STAYS_AT_A_TIME):
         ehr[start : start + _STAYS_AT_A_TIME] = np.nan
     rows = ibis.memtable(stays.select("stay_id").with_row_index("row"))
-    columns = ibis.memtable({"variable": [v.name for v in variables], "column": range(len(variables))})
-    cells = hourly.join(rows, "stay_id").join(columns, "variable").select("row", "hour", "column", "value")
+    cells = hourly.join(rows, "stay_id").select("row", "hour", "value", column="variable")
     connection.create_table("cells", cells)
     for batch in connection.con.table("cells").to_arrow_reader(_CELLS_AT_A_TIME):
         row, hour, column, value = (batch[name].to_numpy() for name in ("row", "hour", "column", "value"))

@@ -30,7 +30,7 @@ def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
     )
     full_window = stays.intime + ibis.interval(hours=window_hours)
     window_end = (stays.outtime > full_window).ifelse(full_window, stays.outtime)  # null without outtime
-    seconds = window_end.delta(stays.intime, unit="second")
+    seconds = window_end.truncate("s").delta(stays.intime.truncate("s"), unit="second")
     return stays.select(
         "subject_id",
         "hadm_id",
