@@ -146,7 +146,7 @@ def prepare(
             if stays.is_empty():
                 found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
                 raise InputError(
-                    f"{mimic.root} holds no stay that can be included ({found}; rows that do not parse: "
+                    f"{mimic.name} holds no stay that can be included ({found}; rows that do not parse: "
                     f"{sum(rejected.values())}); check that it is a whole release"
                 )
             progress.update(steps, description="writing time series", advance=1)
@@ -212,7 +212,7 @@ def _candidates(mimic: MimicIV, window_hours: int, connection: Backend) -> tuple
     flow = [FlowStep(step.criterion, int(step.stays.count().execute())) for step in steps]
     if repeated := flow[0].stays - everyone.stay_id.nunique().execute():
         raise InputError(
-            f"{mimic.root} describes {repeated} ICU stays more than once or without stay_id; "
+            f"{mimic.name} describes {repeated} ICU stays more than once or without stay_id; "
             "expected one row each in icustays, admissions and patients"
         )
     return flow, connection.create_table("candidates", steps[-1].stays)
@@ -348,9 +348,10 @@ def _describe_sources(mimic: MimicIV, cxr: MimicCxr | None) -> dict[str, Any]:
     return {
         name: {
             "release": source.release,
-            "folder": source.root.name,
+            "folder": source.root.name if source.root else source.name,
             "files": {
-                str(file.path.relative_to(source.root)): file.path.stat().st_size for file in source.files
+                str(file.path.relative_to(source.root or "/")): file.path.stat().st_size
+                for file in source.files
             },
         }
         for name, source in releases.items()

@@ -15,7 +15,7 @@ _DEFINITIONS = files("drfuse.cohort") / "definitions"
 _PLAIN_NUMBER = "[0-9]+[.]?[0-9]*|[.][0-9]+"
 _NUMBER = rf"[+-]?({_PLAIN_NUMBER})([eE][+-]?0*[0-9]{{1,2}})?"
 _LONGEST_NUMBER = 100  # characters: with it and the exponent of two digits, every number is a finite float64
-_FINITE = 1e300
+_SMALLEST, _LARGEST = 1e-200, 1e200  # what lies beyond could overflow, and PostgreSQL ends a query there
 _HEIGHT_INCHES, _WEIGHT_POUNDS, _TEMPERATURE_FAHRENHEIT = 226707, 226531, 223761
 _GCS_PARTS = ("gcs_eye_opening", "gcs_motor_response", "gcs_verbal_response")
 
@@ -90,7 +90,7 @@ def clean_values(events: ir.Table, preset: Preset) -> ir.Table:
     events = events.mutate(measured=number)
     events = events.mutate(measured=_convert(events, preset))
     if preset == "benchmark":
-        return events.filter(events.measured.between(-_FINITE, _FINITE))
+        return events.filter(events.measured.abs() <= 1000 * _LARGEST)
     events = events.filter(events.measured.between(events.outlier_low, events.outlier_high))
     limited = ibis.greatest(ibis.least(events.measured, events.valid_high), events.valid_low)
     return events.mutate(measured=limited)
@@ -194,10 +194,11 @@ def _score(events: ir.Table) -> ir.FloatingColumn:
 
 
 def _convert(events: ir.Table, preset: Preset) -> ir.FloatingColumn:
-    """Return `events.measured` in the variable's unit."""
+    """Return `events.measured` in the variable's unit; null where arithmetic could overflow."""
     places, value, item = _places(), events.measured, events.itemid
     fahrenheit = (events.variable == places["temperature"]) & (value >= 79)
     rules = [
+        ((value != 0) & ~value.abs().between(_SMALLEST, _LARGEST), _nothing()),
         ((events.variable == places["fraction_inspired_oxygen"]) & (value > 1), value / 100),
         ((events.variable == places["oxygen_saturation"]) & (value <= 1), value * 100),
         (item == _WEIGHT_POUNDS, value * 0.453592),

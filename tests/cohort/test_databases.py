@@ -1,0 +1,224 @@
+"""The same expressions on every engine: each must give what the local DuckDB gives on files, bit by bit."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import get_args
+
+import ibis
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from drfuse.cohort.databases import stream
+from drfuse.cohort.phenotypes import read_phenotypes, select_diagnoses
+from drfuse.cohort.stays import describe_stays, select_stays
+from drfuse.cohort.tables import MimicIV, open_mimic_iv
+from drfuse.cohort.timeseries import last_of_each_hour, measure
+from drfuse.cohort.variables import Preset
+from tests.cohort.engines import (
+    PASSWORD,
+    PASSWORD_IN_URL,
+    Server,
+    load_duckdb,
+    load_postgres,
+    postgres_binaries,
+    postgres_server,
+)
+from tests.mimic import (
+    CAPILLARY_REFILL,
+    CELSIUS,
+    FAHRENHEIT,
+    FIO2,
+    GCS_EYE,
+    GCS_MOTOR,
+    GCS_VERBAL,
+    GLUCOSE_LAB,
+    HEART_RATE,
+    HEIGHT_INCHES,
+    INTIME,
+    O2_SATURATION,
+    PH_LAB,
+    SECOND,
+    SODIUM_LAB,
+    UNUSED_CHART_ITEM,
+    WEIGHT_POUNDS,
+    Hospital,
+    write_tables,
+)
+
+Frames = dict[str, pl.DataFrame]
+ODD_TEXTS = [
+    *("nan", "NaN", "inf", "-Infinity", "1e5", "1E+02", "1e999", "1e-999", "-1e99", "1e100", "9" * 150),
+    *("", " ", " 12 ", "\t12", "12\n", "12\r\n", "12\x0b", "12\x0c", "12\x85", "\u00a012", "12.", ".5", "+7"),
+    *(
+        "-3",
+        "--3",
+        "1_000",
+        "1,000",
+        "1.2.3",
+        "0x10",
+        "12d",
+        "12f",
+        "1e",
+        "e5",
+        "ERROR",
+        "<10",
+        "7.30000000000",
+    ),
+    *(
+        "0.1",
+        "0.30000000000000004",
+        "2.2250738585072014e-08",
+        "98.60000000000001",
+        "1e22",
+        "1e23",
+        "7;",
+        "7;x",
+    ),
+]
+ODD_NUMBERS = [
+    *(float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1.0, 1.0000000000000002, 79.0, 78.99999999999999),
+    *(0.1, 1 / 3, 98.6, 390.0, 390.00000000000006, 6.3, 6.299999999999999, 1e300, 1e-300, 5e-324),
+]
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """Return the tables of a hospital in which everything is as odd as it can be."""
+    hospital = Hospital()
+    first = hospital.add_stay(hours=30.5, race="BLACK/AFRICAN AMERICAN")
+    second = hospital.add_stay(hours=20, same_subject=first, intime=INTIME + timedelta(days=30, minutes=1))
+    hospital.add_stay(units=("MICU", "SICU"))
+    hospital.add_stay(age=17)
+    hospital.add_stay(same_admission=hospital.add_stay(), intime=INTIME + timedelta(days=9))
+    hospital.add_stay(hours=None)
+    hospital.add_stay(hours=0, died=True)
+    stay = hospital.add_stay(hours=200, age=18, died=True)
+    hospital.rows["admissions"][0]["hospital_expire_flag"] = None
+    hospital.rows["patients"][1]["gender"] = None
+    items = (HEART_RATE, FIO2, O2_SATURATION, CELSIUS, FAHRENHEIT, WEIGHT_POUNDS, HEIGHT_INCHES, GCS_EYE)
+    for hour, text in enumerate(ODD_TEXTS):
+        for item in items:
+            hospital.chart(stay, item, text, at=hour + 0.5)
+            hospital.chart(stay, item, text, at=hour + 0.75, valuenum=ODD_NUMBERS[hour % len(ODD_NUMBERS)])
+        hospital.lab(stay, PH_LAB, text, at=hour + 0.5, hadm_id=None)
+        hospital.lab(stay, GLUCOSE_LAB, text, at=hour + 0.25)
+    for hour, number in enumerate(ODD_NUMBERS):
+        for item in (*items, UNUSED_CHART_ITEM):
+            hospital.chart(first, item, str(number), at=hour + SECOND, valuenum=number)
+    scores = (
+        "Spontaneously",
+        " to speech\t",
+        "None",
+        "No Response-ETT",
+        "no response",
+        "ORIENTED",
+        "Obeys Commands",
+    )
+    for number, text in enumerate(scores):
+        for item in (GCS_EYE, GCS_MOTOR, GCS_VERBAL, CAPILLARY_REFILL):
+            hospital.chart(second, item, text, at=number + 0.1, stored=number + 0.5)
+            hospital.chart(second, item, 1 + number % 3 + 0.1, at=number + 0.1, stored=number + 0.2)
+    hospital.chart(second, CAPILLARY_REFILL, "Abnormal >3 Seconds", at=2)
+    for value in (60, 61.5, 59):  # ties
+        hospital.chart(second, HEART_RATE, value, at=4, stored=4.5)
+        hospital.chart(second, HEART_RATE, value, at=5, storetime=None)
+    hospital.chart(second, HEART_RATE, 70, charttime=None)
+    hospital.chart(second, HEART_RATE, 71, stay_id=None)
+    hospital.chart(second, HEART_RATE, 72, at=0)
+    hospital.chart(second, HEART_RATE, 73, at=20)
+    hospital.chart(second, HEART_RATE, 74, at=20 + SECOND)
+    hospital.lab(second, GLUCOSE_LAB, 90, at=3, hadm_id=None)
+    hospital.lab(second, GLUCOSE_LAB, 91, at=4, hadm_id=first.hadm_id)
+    hospital.lab(second, SODIUM_LAB, 140, at=4)
+    for code in ("4019", " 4019 ", "i10", "I10", "I50.9", "R57", "E849", "0031"):
+        for version in (9, 10):
+            hospital.diagnose(stay, code, version)
+            hospital.diagnose(first, code, version)
+    return hospital.frames()
+
+
+@pytest.fixture(scope="module")
+def files(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tables(frames, tmp_path_factory.mktemp("files"), ".parquet")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    pytest.importorskip("psycopg")
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("needs the programs of a PostgreSQL server (initdb, pg_ctl)")
+    with postgres_server(binaries) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def postgres_url(server: Server, frames: Frames) -> str:
+    return load_postgres(server, "mimiciv", frames)
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[None]:
+    """Stop the session that the tests of this module share, and with it the Java process."""
+    pyspark = pytest.importorskip("pyspark.sql")
+    if shutil.which("java") is None:
+        pytest.skip("needs Java")
+    yield
+    if session := pyspark.SparkSession.getActiveSession():
+        session.stop()
+
+
+def results(mimic: MimicIV) -> dict[str, pa.Table]:
+    """Return what each query gives, in an order of its own."""
+    everyone = describe_stays(mimic, 48)
+    candidates = select_stays(everyone)[-1].stays
+    diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
+    queries = {"stays": everyone, "diagnoses": select_diagnoses(diagnoses, read_phenotypes())}
+    for preset in get_args(Preset):
+        queries[preset] = last_of_each_hour(measure(mimic, candidates, preset), preset)
+    return {name: in_order(stream(query, rows=100)) for name, query in queries.items()}
+
+
+def in_order(batches: Iterator[pa.RecordBatch]) -> pa.Table:
+    table = pa.Table.from_batches(list(batches))
+    return table.sort_by([(name, "ascending") for name in table.column_names])
+
+
+def check_same(mimic: MimicIV, files: Path) -> None:
+    expected, found = results(open_mimic_iv(files, ibis.duckdb.connect())), results(mimic)
+    for name, table in expected.items():
+        assert table.num_rows > 5, name
+        assert found[name].schema == table.schema, name
+        assert found[name].equals(table), (name, differences(found[name], table))
+
+
+def differences(found: pa.Table, expected: pa.Table) -> list[object]:
+    """Return the rows that only one of two tables has."""
+    rows = [{str(row) for row in table.to_pylist()} for table in (found, expected)]
+    return sorted(rows[0] ^ rows[1])[:20]
+
+
+def test_a_duckdb_file_gives_the_same(frames: Frames, files: Path, tmp_path: Path) -> None:
+    url = load_duckdb(tmp_path / "mimic.duckdb", frames)
+    mimic = open_mimic_iv(url, ibis.duckdb.connect())
+    check_same(mimic, files)
+    assert mimic.name == url
+    assert mimic.files == ()
+
+
+def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Server) -> None:
+    mimic = open_mimic_iv(postgres_url, ibis.duckdb.connect())
+    check_same(mimic, files)
+    assert mimic.name == f"postgresql://127.0.0.1:{server.port}/mimiciv"
+    assert PASSWORD not in repr(mimic)
+    assert PASSWORD_IN_URL not in repr(mimic)
+    assert mimic.release == "2.0 or later"
+
+
+@pytest.mark.extras
+def test_spark_gives_the_same(files: Path, spark: None) -> None:
+    mimic = open_mimic_iv(f"spark://local[2]{files}", ibis.duckdb.connect())
+    check_same(mimic, files)
