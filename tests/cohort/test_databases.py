@@ -1,20 +1,23 @@
 """The same expressions on every engine: each must give what the local DuckDB gives on files, bit by bit."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import ibis
+import ibis.expr.types as ir
 import polars as pl
 import pyarrow as pa
 import pytest
+import sqlglot
 
-from drfuse.cohort.databases import stream
+from drfuse.cohort.databases import Database, stream
 from drfuse.cohort.phenotypes import read_phenotypes, select_diagnoses
 from drfuse.cohort.stays import describe_stays, select_stays
-from drfuse.cohort.tables import MimicIV, open_mimic_iv
+from drfuse.cohort.tables import MimicIV, _open_tables, open_mimic_iv
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset
 from tests.cohort.engines import (
@@ -40,6 +43,7 @@ from tests.mimic import (
     INTIME,
     O2_SATURATION,
     PH_LAB,
+    SCHEMAS,
     SECOND,
     SODIUM_LAB,
     UNUSED_CHART_ITEM,
@@ -171,15 +175,20 @@ def spark() -> Iterator[None]:
         session.stop()
 
 
-def results(mimic: MimicIV) -> dict[str, pa.Table]:
-    """Return what each query gives, in an order of its own."""
+def queries_on(mimic: MimicIV) -> dict[str, ir.Table]:
+    """Return what is asked of an engine, for both presets."""
     everyone = describe_stays(mimic, 48)
     candidates = select_stays(everyone)[-1].stays
     diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
     queries = {"stays": everyone, "diagnoses": select_diagnoses(diagnoses, read_phenotypes())}
     for preset in get_args(Preset):
         queries[preset] = last_of_each_hour(measure(mimic, candidates, preset), preset)
-    return {name: in_order(stream(query, rows=100)) for name, query in queries.items()}
+    return queries
+
+
+def results(mimic: MimicIV) -> dict[str, pa.Table]:
+    """Return what each query gives, in an order of its own."""
+    return {name: in_order(stream(query, rows=100)) for name, query in queries_on(mimic).items()}
 
 
 def in_order(batches: Iterator[pa.RecordBatch]) -> pa.Table:
@@ -222,3 +231,41 @@ def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Serve
 def test_spark_gives_the_same(files: Path, spark: None) -> None:
     mimic = open_mimic_iv(f"spark://local[2]{files}", ibis.duckdb.connect())
     check_same(mimic, files)
+
+
+def test_bigquery_gets_queries_in_its_dialect() -> None:
+    schemas = {table: unbound_schema(table) for table in SCHEMAS if table != "metadata"}
+
+    def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table]:
+        place = f"mimiciv_3_1_{modules[0]}"
+        return place, ibis.table(schemas[table], name=table, catalog="physionet-data", database=place)
+
+    engine = SimpleNamespace(name="bigquery")
+    mimic = _open_tables(Database("bigquery://physionet-data/mimiciv_3_1", engine, find))  # type: ignore[arg-type]
+    assert mimic.release == "3.1"
+    expected = {
+        "stays": {"icustays", "admissions", "patients"},
+        "diagnoses": {"diagnoses_icd", "icustays", "admissions", "patients"},
+        "extended": {"chartevents", "labevents", "icustays", "admissions", "patients"},
+        "benchmark": {"chartevents", "labevents", "icustays", "admissions", "patients"},
+    }
+    for name, query in queries_on(mimic).items():
+        tree = sqlglot.parse_one(str(ibis.to_sql(query, dialect="bigquery")), read="bigquery")
+        read = [table for table in tree.find_all(sqlglot.exp.Table) if table.catalog]
+        assert {table.name for table in read} == expected[name]
+        assert {table.catalog for table in read} == {"physionet-data"}
+        assert {table.db for table in read} <= {"mimiciv_3_1_hosp", "mimiciv_3_1_icu"}
+        events = [table.name for table in read if table.name.endswith("events")]
+        assert len(events) == len(set(events))  # each is read once
+        unknown = {call.name.upper() for call in tree.find_all(sqlglot.exp.Anonymous)}
+        assert unknown <= {"IEEE_DIVIDE", "TIMESTAMP_ADD"}, (
+            unknown
+        )  # BigQuery's own, though strange to sqlglot
+        kinds = {kind.sql("bigquery") for kind in tree.find_all(sqlglot.exp.DataType)}
+        assert kinds <= {"INT64", "FLOAT64", "STRING", "TIMESTAMP"}, kinds
+
+
+def unbound_schema(table: str) -> dict[str, str]:
+    """Return the columns of a table with the types that they have on BigQuery."""
+    kinds = {pl.Int64: "int64", pl.Float64: "float64", pl.String: "string", pl.Datetime("us"): "timestamp(6)"}
+    return {column: kinds[kind] for column, kind in SCHEMAS[table].items()}

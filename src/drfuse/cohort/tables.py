@@ -176,7 +176,10 @@ def _open_tables(database: Database) -> MimicIV:
             raise MissingInputError(
                 f"{database.name} lacks the column {', '.join(missing)} of the table {table}"
             )
-        tables[table] = _typed(found[table][1], schema)
+        # BigQuery's functions of times take those with a zone
+        time = "timestamp('UTC')" if database.engine.name == "bigquery" else "timestamp(6)"
+        kinds = {name: kind.replace("timestamp(6)", time) for name, kind in schema.items()}
+        tables[table] = _typed(found[table][1], kinds)
     release = _release(f"{database.name.rpartition('/')[2]} {where}", where, admissions.columns)
     return _mimic_iv(database.name, release, database.engine, None, tables, ())
 
@@ -256,9 +259,10 @@ def reading(files: Sequence[SourceFile]) -> Iterator[None]:
         raise KeyboardInterrupt from error
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = str(error).split("\n", 1)[0]
-        named = [file.path for file in files if str(file.path) in str(error)] or [file.path for file in files]
+        paths = [str(file.path) for file in files]
+        named = [path for path in paths if path in str(error)] or paths or ["the database"]
         raise InputError(
-            f"cannot read {', '.join(map(str, named)) or 'the database'}: {reason}; if the disk has room, fetch the file again"
+            f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
         ) from error
 
 
@@ -416,8 +420,6 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
 
 def _typed(table: ir.Table, schema: Mapping[str, str]) -> ir.Table:
     """Return the columns in `schema`, with those types."""
-    if table.get_backend().name == "bigquery":  # whose functions of times take those with a zone
-        schema = {name: kind.replace("timestamp(6)", "timestamp('UTC')") for name, kind in schema.items()}
     return table.select(**{name: table[name].cast(kind) for name, kind in schema.items()})
 
 
