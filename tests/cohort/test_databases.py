@@ -1,12 +1,14 @@
 """The same expressions on every engine: each must give what the local DuckDB gives on files, bit by bit."""
 
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 import polars as pl
@@ -20,6 +22,7 @@ from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import MimicIV, _open_tables, open_mimic_iv
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset
+from drfuse.errors import InputError, MissingInputError
 from tests.cohort.engines import (
     PASSWORD,
     PASSWORD_IN_URL,
@@ -269,3 +272,105 @@ def unbound_schema(table: str) -> dict[str, str]:
     """Return the columns of a table with the types that they have on BigQuery."""
     kinds = {pl.Int64: "int64", pl.Float64: "float64", pl.String: "string", pl.Datetime("us"): "timestamp(6)"}
     return {column: kinds[kind] for column, kind in SCHEMAS[table].items()}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://localhost/mimic", "no engine for addresses that begin with mysql://; expected duckdb:///"),
+        ("duckdb:///nowhere/mimic.duckdb", "no DuckDB file /nowhere/mimic.duckdb"),
+        ("bigquery://physionet-data", "not of the form bigquery://project/dataset"),
+        ("spark://local[2]", "not of the form spark://host:port/folder"),
+        ("postgresql://jane:se@cret@localhost/mimic", "not of the form postgresql://user:password@host"),
+        ("postgresql://jane:se/cret@localhost/mimic", "not of the form postgresql://user:password@host"),
+        ("postgresql://jane:secret@localhost", "not of the form postgresql://user:password@host"),
+        (
+            "postgresql://jane:secret@127.0.0.1:1/mimic",
+            r"cannot connect .*postgresql://127\.0\.0\.1:1/mimic: ",
+        ),
+        (
+            "postgresql://127.0.0.1:1/mimic?user=jane&password=secret",
+            r"cannot connect .*127\.0\.0\.1:1/mimic: ",
+        ),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str, message: str) -> None:
+    if url.startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    with pytest.raises(InputError, match=message) as caught:
+        open_mimic_iv(url, ibis.duckdb.connect())
+    assert "cret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None or "cret" not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(("scheme", "module"), [("postgresql", "psycopg"), ("spark", "pyspark.sql")])
+def test_a_driver_that_is_not_installed_is_named(
+    scheme: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "py4j.protocol", None)
+    with pytest.raises(MissingInputError, match=rf"pip install 'drfuse\[{scheme}\]'"):
+        open_mimic_iv(f"{scheme}://localhost:7077/mimic", ibis.duckdb.connect())
+
+
+def test_a_file_that_is_no_duckdb_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mimic.duckdb").write_text("subject_id,gender\n" * 1000)
+    with pytest.raises(InputError, match=r"cannot open .*mimic\.duckdb as a DuckDB database"):
+        open_mimic_iv(f"duckdb://{tmp_path}/mimic.duckdb", ibis.duckdb.connect())
+
+
+def test_a_wrong_password_is_one_sentence(server: Server) -> None:
+    with pytest.raises(InputError, match=r"cannot connect .*password authentication failed") as caught:
+        open_mimic_iv(server.url("postgres", "owner", "guess-4711"), ibis.duckdb.connect())
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "postgresql"])
+def test_a_missing_table_or_column_is_named(
+    engine: str, frames: Frames, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    def load(name: str, tables: Frames) -> str:
+        if engine == "duckdb":
+            return load_duckdb(tmp_path / name, tables)
+        return load_postgres(request.getfixturevalue("server"), name, tables)
+
+    few = {path: frame.clear() for path, frame in frames.items()}
+    labs = few.pop("hosp/labevents")
+    with pytest.raises(MissingInputError, match=r"/no-table lacks the table labevents; expected it in hosp"):
+        open_mimic_iv(load("no-table", few), ibis.duckdb.connect())
+    with pytest.raises(MissingInputError, match="/no-column lacks the column valuenum of"):
+        open_mimic_iv(
+            load("no-column", few | {"hosp/labevents": labs.drop("valuenum")}), ibis.duckdb.connect()
+        )
+
+
+def test_a_release_before_2_0_keeps_its_layout_in_a_database(frames: Frames, tmp_path: Path) -> None:
+    old = {path.replace("hosp/patients", "core/patients"): frame for path, frame in frames.items()}
+    old["core/admissions"] = old.pop("hosp/admissions").rename({"race": "ethnicity"})
+    mimic = open_mimic_iv(load_duckdb(tmp_path / "mimic.duckdb", old), ibis.duckdb.connect())
+    assert mimic.release == "1.x"
+    assert "race" in mimic.admissions.columns
+
+
+def test_a_table_that_may_not_be_read_is_one_sentence(server: Server, frames: Frames) -> None:
+    import psycopg
+
+    url = load_postgres(server, "closed", frames)
+    with psycopg.connect(server.url("closed", "owner")) as client:
+        client.execute("REVOKE SELECT ON mimiciv_icu.icustays FROM reader")
+    mimic = open_mimic_iv(url, ibis.duckdb.connect())
+    with pytest.raises(InputError, match="cannot answer: permission denied for table icustays; check"):
+        next(stream(describe_stays(mimic, 48), rows=10))
+
+
+def test_databases_are_opened_to_be_read_only(postgres_url: str, frames: Frames, tmp_path: Path) -> None:
+    import psycopg
+
+    mimic = open_mimic_iv(postgres_url, ibis.duckdb.connect())
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        mimic.engine.raw_sql("CREATE TEMPORARY TABLE ours (x INTEGER)")
+    local = ibis.duckdb.connect()
+    open_mimic_iv(load_duckdb(tmp_path / "mimic.duckdb", frames), local)
+    with pytest.raises(duckdb.InvalidInputException, match="read-only"):
+        local.raw_sql("CREATE TABLE mimic_iv.mimiciv_hosp.ours (x INTEGER)")

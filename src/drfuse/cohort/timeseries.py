@@ -4,6 +4,7 @@ import ibis
 import ibis.expr.types as ir
 from ibis import _
 
+from drfuse.cohort.stays import seconds_between
 from drfuse.cohort.tables import MimicIV
 from drfuse.cohort.variables import Preset, clean_values, derive_gcs_total, item_ids
 
@@ -39,7 +40,7 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset) -> ir.Table:
 
     events = chart.union(labs)
     events = events.filter(events.charttime.between(events.intime, events.window_end))
-    seconds = events.charttime.truncate("s").delta(events.intime.truncate("s"), unit="second")
+    seconds = seconds_between(events.intime, events.charttime)
     hour = ((seconds - 1).clip(lower=0) // 3600).cast("int16")
     # The published extraction has no storing time: at one time, its largest value wins.
     stored = ibis.coalesce(events.storetime, events.charttime) if preset == "extended" else events.charttime
