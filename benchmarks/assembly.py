@@ -66,7 +66,7 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
         n_stays: Stays.
         cells: Observed values a stay.
     """
-    variables = load_variables()
+    n_variables = len(load_variables())
     with (
         tempfile.TemporaryDirectory() as folder,
         build._database(None, "2GiB") as store,
@@ -74,7 +74,6 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
     ):
         start = perf_counter()
         labels = ", ".join(f"hash(i, {label}) % 5 = 0 AS label_{label}" for label in range(25))
-        names = ", ".join(f"'{variable.name}'" for variable in variables)
         store.raw_sql(
             f"""
             CREATE TABLE stays AS
@@ -87,14 +86,14 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
             f"""
             CREATE TABLE hourly AS
             SELECT 30_000_000 + 7 * (hash(i) % {n_stays})::BIGINT AS stay_id,
-                   [{names}][1 + (hash(i, 1) % {len(variables)})::BIGINT] AS variable,
-                   (hash(i, 2) % 48)::BIGINT AS hour, (i % 1000)::DOUBLE AS value
+                   (hash(i, 1) % {n_variables})::SMALLINT AS variable,
+                   (hash(i, 2) % 48)::SMALLINT AS hour, (i % 1000)::DOUBLE AS value
             FROM range({n_stays * cells}) t(i) ORDER BY stay_id
             """
         )
         sorted_at = perf_counter()
         stays, hourly = store.table("stays"), store.table("hourly")
-        for _ in assembly.write_ehr(Path(os.devnull), stays, hourly, variables, 48, store):
+        for _ in assembly.write_ehr(Path(os.devnull), stays, hourly, (48, n_variables), store):
             pass
         series_at = perf_counter()
         columns = [name for name in stays.columns if name != "row"]

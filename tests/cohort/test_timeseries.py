@@ -7,7 +7,7 @@ import pytest
 from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import open_mimic_iv
 from drfuse.cohort.timeseries import last_of_each_hour, measure
-from drfuse.cohort.variables import Preset
+from drfuse.cohort.variables import Preset, load_variables
 from tests.mimic import (
     GCS_EYE,
     GCS_MOTOR,
@@ -40,9 +40,10 @@ def hourly(hospital: Hospital, folder: Path, preset: Preset = "extended", window
     stays = connection.create_table("stays", select_stays(describe_stays(mimic, window_hours))[-1].stays)
     measurements = connection.create_table("measurements", measure(mimic, stays, preset))
     rows = last_of_each_hour(measurements, preset).to_pyarrow().to_pylist()
+    variables = load_variables()
     found = Hourly()
     for row in rows:
-        hours = found.setdefault((row["stay_id"], row["variable"]), {})
+        hours = found.setdefault((row["stay_id"], variables[row["variable"]].name), {})
         assert row["hour"] not in hours
         hours[row["hour"]] = row["value"]
     return found

@@ -59,6 +59,19 @@ SAME_IN_BOTH: list[Case] = [
     (GLUCOSE_LAB, "ERROR", None),
     (GLUCOSE_LAB, "HEMOLYZED", None),
     (GLUCOSE_LAB, "<10", None),
+    (GLUCOSE_LAB, "1_000", None),
+    (HEART_RATE, " 80\t", 80),
+    (HEART_RATE, "\n80.5", 80.5),
+    (HEART_RATE, "+80", 80),
+    (HEART_RATE, ".8e+02", 80),
+    (HEART_RATE, "8E01", 80),
+    (HEART_RATE, "1e999", None),
+    (HEART_RATE, "9" * 400, None),
+    (HEART_RATE, "80d", None),  # a number to Java
+    (HEART_RATE, "0x50", None),
+    (HEART_RATE, "infinity", None),
+    (HEART_RATE, "8 0", None),
+    (HEART_RATE, "", None),
     (GLUCOSE_LAB, "105", 105),
     (PH_LAB, "7.", 7),
     (GCS_EYE, "None", 1),
@@ -121,6 +134,8 @@ BENCHMARK_ONLY: list[Case] = [
     (FAHRENHEIT, 77, 77),
     (GLUCOSE_LAB, "-5", None),
     (GLUCOSE_LAB, "1e2", None),
+    (GLUCOSE_LAB, "90\n", None),
+    (GLUCOSE_LAB, " 90", None),
     (HEART_RATE, 10_000, 10_000),
     (HEART_RATE, -1, -1),
     (GLUCOSE_CHART, 999_999, 999_999),
@@ -235,21 +250,31 @@ def test_every_charted_score_is_a_valid_category() -> None:
 
 def test_the_gcs_total_is_the_sum_of_three_parts_of_one_time() -> None:
     parts = [
-        # stay, time, storing time, part, score
-        (1, 1, 1, "gcs_eye_opening", 4),
-        (1, 1, 1, "gcs_motor_response", 6),
-        (1, 1, 2, "gcs_verbal_response", 5),
-        (1, 2, 2, "gcs_eye_opening", 3),  # alone
-        (2, 1, 1, "gcs_eye_opening", 1),
-        (2, 1, 3, "gcs_motor_response", 2),  # stored after the next one
-        (2, 1, 2, "gcs_motor_response", 6),
-        (2, 1, 1, "gcs_verbal_response", 1),
-        (2, 1, 1, "heart_rate", 80),
+        # stay, time, storing time, part, score, hour
+        (1, 1, 1, "gcs_eye_opening", 4, 0),
+        (1, 1, 1, "gcs_motor_response", 6, 0),
+        (1, 1, 2, "gcs_verbal_response", 5, 0),
+        (1, 2, 2, "gcs_eye_opening", 3, 1),  # alone
+        (2, 1, 1, "gcs_eye_opening", 1, 7),
+        (2, 1, 3, "gcs_motor_response", 2, 7),  # stored after the next one
+        (2, 1, 2, "gcs_motor_response", 6, 7),
+        (2, 1, 1, "gcs_verbal_response", 1, 7),
+        (2, 1, 1, "heart_rate", 80, 7),
     ]
-    columns = ("stay_id", "charttime", "storetime", "variable", "measured")
-    rows = [dict(zip(columns, row, strict=True)) | {"measured": float(row[-1])} for row in parts]
-    totals = derive_gcs_total(ibis.memtable(rows)).order_by("stay_id").to_pyarrow().to_pylist()
-    assert [(row["stay_id"], row["charttime"], row["variable"], row["measured"]) for row in totals] == [
-        (1, 1, "gcs_total", 15),
-        (2, 1, "gcs_total", 4),
+    place = {variable.name: place for place, variable in enumerate(load_variables())}
+    schema = {
+        "stay_id": "int64",
+        "charttime": "int64",
+        "storetime": "int64",
+        "variable": "int8",
+        "measured": "float64",
+        "hour": "int16",
+    }
+    rows = [(*row[:3], place[str(row[3])], *row[4:]) for row in parts]
+    measurements = ibis.memtable([dict(zip(schema, row, strict=True)) for row in rows], schema=schema)
+    totals = derive_gcs_total(measurements).order_by("stay_id")
+    assert totals.schema() == measurements.schema()
+    assert [tuple(row.values()) for row in totals.to_pyarrow().to_pylist()] == [
+        (1, 1, 2, place["gcs_total"], 15, 0),
+        (2, 1, 3, place["gcs_total"], 4, 7),
     ]

@@ -35,12 +35,7 @@ def write_stays(path: Path, stays: ir.Table, names: Sequence[str], store: Backen
 
 
 def write_ehr(
-    path: Path,
-    stays: ir.Table,
-    hourly: ir.Table,
-    variables: Sequence[Variable],
-    window_hours: int,
-    store: Backend,
+    path: Path, stays: ir.Table, hourly: ir.Table, shape: tuple[int, int], store: Backend
 ) -> Iterator[int]:
     """Write `ehr.npy`: float32 (stays, hours, variables), NaN where nothing was observed.
 
@@ -48,31 +43,22 @@ def write_ehr(
         path: The file.
         stays: A table with `stay_id` and its `row`; both ascend.
         hourly: A table of `stay_id`, `variable`, `hour` and `value`, ordered by `stay_id`.
-        variables: What is on the last axis.
-        window_hours: Length of the axis before.
+        shape: Hours and variables.
         store: The local database.
 
     Yields:
         How many stays were written since the last time.
     """
-    shape = (window_hours, len(variables))
-    columns = pa.table({"variable": [v.name for v in variables], "column": range(len(variables))})
-    store.con.register("columns", columns)
     at_a_time = items_a_block(shape, np.float32)
     with array_in_order(path, shape, np.float32) as append:
         for block in _blocks(stays, at_a_time, store, "row, stay_id"):
             ids = block["stay_id"].to_numpy()
             values = np.full((len(ids), *shape), np.nan, np.float32)
-            observed = store.con.sql(
-                f"""
-                SELECT stay_id, hour, "column", value
-                FROM {hourly.get_name()} JOIN columns USING (variable)
-                WHERE stay_id BETWEEN {ids[0]} AND {ids[-1]}  -- they lie together, the others are not read
-                """
-            )
-            for cells in observed.to_arrow_reader(_CELLS_AT_A_TIME):
-                stay, hour, column, value = (cells[i].to_numpy() for i in range(4))
-                values[np.searchsorted(ids, stay), hour, column] = value
+            # the rows of these stays lie together, and no others are read
+            observed = store.con.table(hourly.get_name()).filter(f"stay_id BETWEEN {ids[0]} AND {ids[-1]}")
+            for cells in observed.select("stay_id, hour, variable, value").to_arrow_reader(_CELLS_AT_A_TIME):
+                stay, hour, variable, value = (column.to_numpy() for column in cells.columns)
+                values[np.searchsorted(ids, stay), hour, variable] = value
             append(values)
             yield len(ids)
 

@@ -8,19 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import duckdb
 import ibis
 import ibis.expr.types as ir
 import polars as pl
+import pyarrow as pa
 from ibis.backends.duckdb import Backend
 from rich.progress import Progress
 
 from drfuse import __version__
 from drfuse.cohort.assembly import write_ehr, write_normalization, write_stays
+from drfuse.cohort.databases import arrow_schema, stream
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
-from drfuse.cohort.phenotypes import label_admissions, read_phenotypes
+from drfuse.cohort.phenotypes import label_admissions, read_phenotypes, select_diagnoses
 from drfuse.cohort.radiographs import ImageFolder, Stored, date_studies, select_radiographs, store_radiographs
 from drfuse.cohort.reuse import INPUTS, STAMP_SCHEMA, Earlier, Stamp, stamp, stamp_all, write_inputs
 from drfuse.cohort.split import SPLITS, hash_split, read_split_file
@@ -60,11 +62,12 @@ _STAY = (
 )
 _RADIOGRAPH = ("has_cxr", "dicom_id", "cxr_row")
 _IMAGE_IDS = ("stay_id", "subject_id", "study_id", "dicom_id")
+_ROWS_AT_A_TIME = 100_000
 _FILES = {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json", INPUTS}
 
 
 def prepare(
-    mimic_iv: Path,
+    mimic_iv: str | Path,
     out: Path,
     mimic_cxr: Path | None = None,
     preset: Preset = "extended",
@@ -87,7 +90,10 @@ def prepare(
     changed, and each decoded radiograph whose file is the same.
 
     Args:
-        mimic_iv: Folder of a MIMIC-IV release, 1.0 to 3.1, or a folder above it.
+        mimic_iv: Folder of a MIMIC-IV release, 1.0 to 3.1, or a folder above it; or the address of a database
+            with its tables (`duckdb:///FILE`, `postgresql://USER@HOST/DATABASE`,
+            `bigquery://PROJECT/DATASET`, `spark://HOST:PORT/FOLDER`), where the events are then read and
+            nothing is written.
         out: Folder of the cohort to write. It appears when it is complete.
         mimic_cxr: Folder of a MIMIC-CXR-JPG 2.x release; without it no stay has a radiograph.
         preset: `extended` cleans values and reads all items; `benchmark` repeats the published extraction.
@@ -135,7 +141,7 @@ def prepare(
     split = None if split_file is None else read_split_file(split_file)
     settle(Path(out))
     with _database(threads, memory_limit) as store:
-        mimic = open_mimic_iv(Path(mimic_iv), store)
+        mimic = open_mimic_iv(mimic_iv, store)
         cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), store)
         tables = _stamps(mimic, cxr, {"phenotypes": phenotypes, "split": split_file})
         order = _Order(mimic, cxr, codes, split, options, tables, strict, threads)
@@ -195,27 +201,31 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
     ehr, variables = folder / "ehr.npy", load_variables()
     with checking_gzip(files), reading(files), Progress(transient=True) as progress:
         bar = progress.add_task("reading stays", total=None)
-        flow, candidates = _candidates(mimic, options["window_hours"], store)
-        progress.update(bar, description="reading events")
-        hourly = None if series else _observe(mimic, candidates, options["preset"], store)
-        observed = hourly if series is None else ibis.memtable(series.stays("stay_id"))
+        flow, candidates, there = _candidates(mimic, options["window_hours"], store)
+        if series is None:
+            progress.update(bar, description="reading events")
+            last = last_of_each_hour(measure(mimic, there, options["preset"]), options["preset"])
+            hourly = _bring(last, "hourly", mimic, store, order_by="stay_id")
+            candidates = candidates.semi_join(hourly, "stay_id")
+        else:
+            candidates = candidates.semi_join(ibis.memtable(series.stays("stay_id")), "stay_id")
         progress.update(bar, description="reading diagnoses")
-        labels = _labels(mimic, candidates, order.codes, labelled)
-        stays = _describe(candidates.semi_join(observed, "stay_id"), labels, order, store)
+        labels = _labels(mimic, there, order.codes, labelled, store)
+        stays = _describe(candidates, labels, order, store)
         flow.append(FlowStep("a variable observed in the window", _count(stays)))
         rejected = count_rejected_rows(store)
         if flow[-1].stays == 0:
             found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
             raise InputError(
-                f"{mimic.root} holds no stay that can be included ({found}; rows that do not parse: "
+                f"{mimic.name} holds no stay that can be included ({found}; rows that do not parse: "
                 f"{sum(rejected.values())}); check that it is a whole release"
             )
         progress.update(bar, description="writing time series", total=flow[-1].stays)
-        if series is not None:
-            os.link(series.folder / ehr.name, ehr)
-        else:
-            for n in write_ehr(ehr, stays, hourly, variables, options["window_hours"], store):
+        if series is None:
+            for n in write_ehr(ehr, stays, hourly, (options["window_hours"], len(variables)), store):
                 progress.advance(bar, n)
+        else:
+            os.link(series.folder / ehr.name, ehr)
         progress.update(bar, description="reading radiographs", total=None)
         images, undated = _find_radiographs(stays, cxr, options["view"], store)
         images = _store_radiographs(images, order, imaged, folder / "cxr.npy", progress)
@@ -316,8 +326,10 @@ def _spilling(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None
 
 def _stamps(mimic: MimicIV, cxr: MimicCxr | None, definitions: Mapping[str, Path | None]) -> dict[str, Stamp]:
     """Return the stamps of all files but images."""
-    sources: list[MimicIV | MimicCxr] = [mimic] if cxr is None else [mimic, cxr]
-    stamps = {file.table: stamp(file.path, source.root) for source in sources for file in source.files}
+    sources = (
+        [(mimic.root, mimic.files)] if cxr is None else [(mimic.root, mimic.files), (cxr.root, cxr.files)]
+    )
+    stamps = {file.table: stamp(file.path, root) for root, files in sources for file in files if root}
     named = {kind: Path(path) for kind, path in definitions.items() if path is not None}
     return stamps | {kind: stamp(path, path.parent) for kind, path in named.items()}
 
@@ -330,32 +342,51 @@ def _is_current(earlier: Earlier, order: _Order) -> bool:
     return images_hold and earlier.is_whole()
 
 
-def _candidates(mimic: MimicIV, window_hours: int, store: Backend) -> tuple[list[FlowStep], ir.Table]:
-    """Return the inclusion flow up to what the events decide, and the stays that are left."""
-    everyone = store.create_table("everyone", describe_stays(mimic, window_hours))
+def _candidates(
+    mimic: MimicIV, window_hours: int, store: Backend
+) -> tuple[list[FlowStep], ir.Table, ir.Table]:
+    """Return the inclusion flow up to what the events decide, and the stays that are left.
+
+    Those are a table of the local database, and an expression of the engine on which the records lie.
+    """
+    described = describe_stays(mimic, window_hours)
+    everyone = _bring(described, "everyone", mimic, store)
     steps = select_stays(everyone)
     counts = [step.stays.aggregate(n=step.stays.count(), step=i) for i, step in enumerate(steps)]
     counts.append(everyone.aggregate(n=everyone.stay_id.nunique(), step=len(steps)))
-    *counted, distinct = ibis.union(*counts).order_by("step").to_pyarrow()["n"].to_pylist()
+    *counted, distinct = _fetch(ibis.union(*counts).order_by("step"))["n"].to_pylist()
     flow = [FlowStep(step.criterion, n) for step, n in zip(steps, counted, strict=True)]
     if repeated := flow[0].stays - distinct:
         raise InputError(
-            f"{mimic.root} describes {repeated} ICU stays more than once or without stay_id; "
+            f"{mimic.name} describes {repeated} ICU stays more than once or without stay_id; "
             "expected one row each in icustays, admissions and patients"
         )
-    return flow, store.create_table("candidates", steps[-1].stays)
+    candidates = store.create_table("candidates", steps[-1].stays)
+    there = candidates if mimic.engine is store else select_stays(described)[-1].stays
+    return flow, candidates, there
 
 
-def _observe(mimic: MimicIV, candidates: ir.Table, preset: Preset, store: Backend) -> ir.Table:
-    """Return the value of each stay, variable and hour, ordered by `stay_id`."""
-    hourly = last_of_each_hour(measure(mimic, candidates, preset), preset)
-    return store.create_table("hourly", hourly.order_by("stay_id"))
+def _bring(
+    expr: ir.Table, name: str, mimic: MimicIV, store: Backend, order_by: str | None = None
+) -> ir.Table:
+    """Return the answer of the records' engine as a table of the local database, in order if one is named."""
+    if mimic.engine is store:
+        return store.create_table(name, expr if order_by is None else expr.order_by(order_by))
+    answer = pa.RecordBatchReader.from_batches(arrow_schema(expr), stream(expr, _ROWS_AT_A_TIME))
+    store.con.register("answer", answer)
+    order = "" if order_by is None else f"ORDER BY {order_by}"
+    store.raw_sql(f"CREATE TABLE {name} AS FROM answer {order}")
+    store.con.unregister("answer")
+    return store.table(name)
 
 
-def _labels(mimic: MimicIV, candidates: ir.Table, codes: pl.DataFrame, earlier: Earlier | None) -> ir.Table:
+def _labels(
+    mimic: MimicIV, candidates: ir.Table, codes: pl.DataFrame, earlier: Earlier | None, store: Backend
+) -> ir.Table:
     """Return `hadm_id` and `label_0`, `label_1`, ... of admissions, or those of an earlier cohort."""
     if earlier is None:
-        return label_admissions(mimic.diagnoses.semi_join(candidates, "hadm_id"), codes)
+        diagnoses = select_diagnoses(mimic.diagnoses.semi_join(candidates, "hadm_id"), codes)
+        return label_admissions(_bring(diagnoses, "diagnoses", mimic, store), codes)
     names = earlier.manifest.phenotypes
     labels = earlier.stays("hadm_id", *names)
     return ibis.memtable(labels.rename_columns(["hadm_id", *(f"label_{c}" for c in range(len(names)))]))
@@ -394,8 +425,8 @@ def _find_radiographs(
     if cxr is None:
         return pl.DataFrame(schema={**dict.fromkeys(_IMAGE_IDS, pl.Int64), "dicom_id": pl.String}), 0
     studied = store.create_table("studied", date_studies(cxr.metadata))
-    found: pl.DataFrame = select_radiographs(studied, stays, views).to_polars()
-    return found.select(*_IMAGE_IDS), _count(studied.filter(studied.studied_at.isnull()))
+    found = pl.from_arrow(_fetch(select_radiographs(studied, stays, views).select(*_IMAGE_IDS)))
+    return cast(pl.DataFrame, found), _count(studied.filter(studied.studied_at.isnull()))
 
 
 def _store_radiographs(
@@ -467,18 +498,16 @@ def _report(warnings: dict[str, Any], strict: bool) -> None:
 
 
 def _describe_sources(mimic: MimicIV, cxr: MimicCxr | None) -> dict[str, Any]:
-    releases: dict[str, MimicIV | MimicCxr] = (
-        {"mimic_iv": mimic} if cxr is None else {"mimic_iv": mimic, "mimic_cxr": cxr}
-    )
+    sources = {"mimic_iv": (mimic.release, mimic.name, mimic.root, mimic.files)}
+    if cxr is not None:
+        sources["mimic_cxr"] = (cxr.release, cxr.root.name, cxr.root, cxr.files)
     return {
-        name: {
-            "release": source.release,
-            "folder": source.root.name,
-            "files": {
-                str(file.path.relative_to(source.root)): file.path.stat().st_size for file in source.files
-            },
+        key: {
+            "release": release,
+            "folder": name if root is None else root.name,
+            "files": {str(file.path.relative_to(root)): file.path.stat().st_size for file in files if root},
         }
-        for name, source in releases.items()
+        for key, (release, name, root, files) in sources.items()
     }
 
 
@@ -496,4 +525,9 @@ def _never(stays: pl.LazyFrame, phenotypes: Sequence[str]) -> list[str]:
 
 
 def _count(table: ir.Table) -> int:
-    return int(table.count().to_pyarrow().as_py())
+    return int(_fetch(table.aggregate(n=table.count()))["n"][0].as_py())
+
+
+def _fetch(expr: ir.Table) -> pa.Table:
+    """Return the answer of a query that is small."""
+    return pa.Table.from_batches(stream(expr, _ROWS_AT_A_TIME), arrow_schema(expr))

@@ -45,6 +45,19 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
     return codes.with_columns(normalized).unique(maintain_order=True)
 
 
+def select_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
+    """Return the distinct diagnoses whose code is listed, in its normalized spelling: what labels depend on.
+
+    The codes are literals of the query, so that it runs on a database that may only be read.
+
+    Args:
+        diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`.
+        codes: The phenotypes (see `read_phenotypes`).
+    """
+    diagnoses = diagnoses.select("hadm_id", "icd_version", icd_code=_normalized(diagnoses.icd_code))
+    return diagnoses.filter(diagnoses.icd_code.isin(sorted(set(codes["icd_code"])))).distinct()
+
+
 def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
     """Return `hadm_id` and booleans `label_0`, `label_1`, ... for each admission that has any of the codes.
 
@@ -53,16 +66,20 @@ def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
     All diagnoses of the admission count, whatever their rank. A code without a version matches in both.
 
     Args:
-        diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`.
+        diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`, all of them or those of
+            `select_diagnoses`, on an engine that may hold `codes` as a table: the local DuckDB.
         codes: The phenotypes (see `read_phenotypes`).
     """
     table = ibis.memtable(codes)
-    code = diagnoses.icd_code.strip().replace(".", "").upper()
     same_version = table.icd_version.isnull() | (table.icd_version == diagnoses.icd_version)
-    found = diagnoses.join(table, [code == table.icd_code, same_version])
+    found = diagnoses.join(table, [_normalized(diagnoses.icd_code) == table.icd_code, same_version])
     names = codes["phenotype"].unique(maintain_order=True)
     labels = {f"label_{c}": (found.phenotype == name).any() for c, name in enumerate(names)}
     return found.group_by("hadm_id").agg(**labels)
+
+
+def _normalized(code: ir.StringColumn) -> ir.StringColumn:
+    return code.strip().replace(".", "").upper()
 
 
 def _read_csv(path: Path) -> pl.DataFrame:

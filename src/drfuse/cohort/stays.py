@@ -30,7 +30,7 @@ def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
     )
     full_window = stays.intime + ibis.interval(hours=window_hours)
     window_end = (stays.outtime > full_window).ifelse(full_window, stays.outtime)  # null without outtime
-    seconds = window_end.delta(stays.intime, unit="second")
+    seconds = seconds_between(stays.intime, window_end)
     return stays.select(
         "subject_id",
         "hadm_id",
@@ -49,6 +49,12 @@ def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
         window_end=window_end,
         n_hours=((seconds + 3599) // 3600).clip(lower=1),
     )
+
+
+def seconds_between(start: ir.TimestampColumn, end: ir.TimestampColumn) -> ir.IntegerColumn:
+    """Return the whole seconds from one time to another: engines differ in how they round the rest."""
+    start, end = (time.truncate("s").cast(time.type()) for time in (start, end))
+    return end.delta(start, unit="second")
 
 
 def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:

@@ -1,4 +1,7 @@
-"""Open the tables of MIMIC-IV 1.0 to 3.1 and MIMIC-CXR-JPG 2.x where they lie, csv, csv.gz or parquet."""
+"""Open the tables of MIMIC-IV 1.0 to 3.1 and MIMIC-CXR-JPG 2.x where they lie.
+
+Files are csv, csv.gz or parquet; MIMIC-IV may also lie in a database (see `databases`).
+"""
 
 import csv
 import gzip
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 import duckdb
 import ibis
@@ -20,13 +24,25 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from isal import igzip, isal_zlib
 
+from drfuse.cohort.databases import Database, is_database, open_database
 from drfuse.errors import InputError, MissingInputError
+
+if TYPE_CHECKING:
+    from ibis.backends import BaseBackend
 
 _FORMATS = (".parquet", ".csv.gz", ".csv")
 _TOLERATED_ROWS, _TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
 _LONGEST_HEADER = 100_000  # bytes; a binary file may have no line break at all
 _MAX_DEPTH = 4  # physionet.org/files/mimiciv/2.2, as wget lays a mirror out
 
+_MODULES = {
+    "patients": ("hosp", "core"),
+    "admissions": ("hosp", "core"),
+    "icustays": ("icu",),
+    "diagnoses_icd": ("hosp",),
+    "chartevents": ("icu",),
+    "labevents": ("hosp",),
+}
 _PATIENTS = {"subject_id": "int64", "gender": "string", "anchor_age": "int64", "anchor_year": "int64"}
 _ADMISSIONS = {
     "subject_id": "int64",
@@ -76,9 +92,20 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class MimicIV:
-    """The tables of one MIMIC-IV release as Ibis expressions; `admissions` calls the race column `race`."""
+    """The tables of one MIMIC-IV release as Ibis expressions; `admissions` calls the race column `race`.
 
-    root: Path
+    Attributes:
+        name: What to call it: its folder, or its database's address without user and password.
+        release: The release as far as it shows.
+        engine: The Ibis backend on which the tables lie.
+        root: Its folder; None where it lies in a database.
+        files: The files of the tables; none where it lies in a database.
+    """
+
+    name: str
+    release: str
+    engine: "BaseBackend"
+    root: Path | None
     patients: ir.Table
     admissions: ir.Table
     icustays: ir.Table
@@ -86,16 +113,6 @@ class MimicIV:
     chartevents: ir.Table
     labevents: ir.Table
     files: tuple[SourceFile, ...]
-
-    @property
-    def release(self) -> str:
-        """The release as far as the files tell it: the folder's own number, else what its layout fits."""
-        if named := re.search(r"\d\.\d(\.\d)?", self.root.name):
-            return named.group()
-        admissions = next(file for file in self.files if file.table == "admissions")
-        if admissions.path.parent.name == "core":
-            return "1.x"
-        return "2.0 or later" if "race" in admissions.columns else "unknown"
 
 
 @dataclass(frozen=True)
@@ -113,38 +130,107 @@ class MimicCxr:
         return named.group() if named else "2.x"
 
 
-def open_mimic_iv(folder: Path, connection: Backend) -> MimicIV:
-    """Return the tables of a MIMIC-IV release; nothing is read yet but headers.
+def open_mimic_iv(source: str | Path, connection: Backend) -> MimicIV:
+    """Return the tables of a MIMIC-IV release; nothing is read yet but names and types of columns.
 
     Args:
-        folder: The release (it holds `icu/` and `hosp/`), or a folder above it.
-        connection: The DuckDB connection on which the tables are opened.
+        source: The folder of the release (it holds `icu/` and `hosp/`), a folder above it, or the address of
+            a database (see `open_database`).
+        connection: The DuckDB connection on which files are opened.
 
     Raises:
-        MissingInputError: If the folder, a table or a column is not there.
-        InputError: If a file is not what its name says, or several releases lie under `folder`.
+        MissingInputError: If the source, a table or a column is not there.
+        InputError: If a file is not what its name says, several releases lie under a folder, or a database
+            does not let us in.
     """
+    if is_database(source):
+        return _open_tables(open_database(str(source), connection))
+    return _open_files(Path(source), connection)
+
+
+def _open_files(folder: Path, connection: Backend) -> MimicIV:
     root = _find_release(folder, ("icu/icustays",), "a MIMIC-IV release (icu/icustays.csv.gz, hosp/...)")
-    files = [
-        _find_table(root, ("hosp", "core"), "patients"),
-        _find_table(root, ("hosp", "core"), "admissions"),
-        _find_table(root, ("icu",), "icustays"),
-        _find_table(root, ("hosp",), "diagnoses_icd"),
-        _find_table(root, ("icu",), "chartevents"),
-        _find_table(root, ("hosp",), "labevents"),
-    ]
-    patients, admissions, icustays, diagnoses, chartevents, labevents = files
-    race = "race" if "race" in admissions.columns else "ethnicity"
+    files = {table: _find_table(root, modules, table) for table, modules in _MODULES.items()}
+    admissions = files["admissions"]
+    tables = {
+        table: _read(files[table], schema, connection)
+        for table, schema in _schemas(admissions.columns).items()
+    }
+    release = _release(root.name, admissions.path.parent.name, admissions.columns)
+    return _mimic_iv(str(root), release, connection, root, tables, tuple(files.values()))
+
+
+def _open_tables(database: Database) -> MimicIV:
+    found = {}
+    for table, modules in _MODULES.items():
+        place = database.find(modules, table)
+        if place is None:
+            raise MissingInputError(
+                f"{database.name} lacks the table {table}; expected it in {' or '.join(modules)} "
+                "(as a schema, mimiciv_hosp and mimiciv_icu, or a folder)"
+            )
+        found[table] = place
+    where, admissions = found["admissions"]
+    tables = {}
+    for table, schema in _schemas(admissions.columns).items():
+        if missing := [column for column in schema if column not in found[table][1].columns]:
+            raise MissingInputError(
+                f"{database.name} lacks the column {', '.join(missing)} of the table {table}"
+            )
+        # BigQuery's functions of times take those with a zone
+        time = "timestamp('UTC')" if database.engine.name == "bigquery" else "timestamp(6)"
+        kinds = {name: kind.replace("timestamp(6)", time) for name, kind in schema.items()}
+        tables[table] = _typed(found[table][1], kinds)
+    release = _release(f"{database.name.rpartition('/')[2]} {where}", where, admissions.columns)
+    return _mimic_iv(database.name, release, database.engine, None, tables, ())
+
+
+def _mimic_iv(
+    name: str,
+    release: str,
+    engine: "BaseBackend",
+    root: Path | None,
+    tables: Mapping[str, ir.Table],
+    files: tuple[SourceFile, ...],
+) -> MimicIV:
+    admissions = tables["admissions"]
+    if "race" not in admissions.columns:
+        admissions = admissions.rename(race="ethnicity")
     return MimicIV(
+        name=name,
+        release=release,
+        engine=engine,
         root=root,
-        patients=_read(patients, _PATIENTS, connection),
-        admissions=_read(admissions, _ADMISSIONS | {race: "string"}, connection).rename(race=race),
-        icustays=_read(icustays, _ICUSTAYS, connection),
-        diagnoses=_read(diagnoses, _DIAGNOSES, connection),
-        chartevents=_read(chartevents, _EVENTS | {"stay_id": "int64"}, connection),
-        labevents=_read(labevents, _EVENTS, connection),
-        files=tuple(files),
+        patients=tables["patients"],
+        admissions=admissions,
+        icustays=tables["icustays"],
+        diagnoses=tables["diagnoses_icd"],
+        chartevents=tables["chartevents"],
+        labevents=tables["labevents"],
+        files=files,
     )
+
+
+def _schemas(admission_columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the columns and types of each table that are read; releases before 2.0 write `ethnicity`."""
+    race = "race" if "race" in admission_columns else "ethnicity"
+    return {
+        "patients": _PATIENTS,
+        "admissions": _ADMISSIONS | {race: "string"},
+        "icustays": _ICUSTAYS,
+        "diagnoses_icd": _DIAGNOSES,
+        "chartevents": _EVENTS | {"stay_id": "int64"},
+        "labevents": _EVENTS,
+    }
+
+
+def _release(name: str, module: str, admission_columns: Sequence[str]) -> str:
+    """Return the number in a release's name, else what its layout fits."""
+    if named := re.search(r"\d[._]\d([._]\d)?", name):
+        return named.group().replace("_", ".")
+    if module.endswith("core"):
+        return "1.x"
+    return "2.0 or later" if "race" in admission_columns else "unknown"
 
 
 def open_mimic_cxr(folder: Path, connection: Backend) -> MimicCxr:
@@ -180,9 +266,10 @@ def reading(files: Sequence[SourceFile]) -> Iterator[None]:
         ) from error
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = str(error).split("\n", 1)[0]
-        named = [file.path for file in files if str(file.path) in str(error)] or [file.path for file in files]
+        paths = [str(file.path) for file in files]
+        named = [path for path in paths if path in str(error)] or paths or ["the database"]
         raise InputError(
-            f"cannot read {', '.join(map(str, named))}: {reason}; if the disk has room, fetch the file again"
+            f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
         ) from error
 
 
@@ -321,8 +408,7 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
             f"{file.path} lacks the column {', '.join(missing)} of the table {file.table}"
         )
     if file.path.suffix == ".parquet":
-        table = connection.read_parquet(_literally(file.path))
-        return table.select(**{name: table[name].cast(kind) for name, kind in schema.items()})
+        return _typed(connection.read_parquet(_literally(file.path)), schema)
     types = {name: ibis.dtype(schema.get(name, "string")) for name in file.columns}
     table = connection.read_csv(
         _literally(file.path),
@@ -337,6 +423,11 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
         store_rejects=True,
     )
     return table.select(*schema)
+
+
+def _typed(table: ir.Table, schema: Mapping[str, str]) -> ir.Table:
+    """Return the columns in `schema`, with those types."""
+    return table.select(**{name: table[name].cast(kind) for name, kind in schema.items()})
 
 
 def _literally(path: Path) -> str:

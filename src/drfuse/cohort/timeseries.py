@@ -2,10 +2,13 @@
 
 import ibis
 import ibis.expr.types as ir
+from ibis import _
 
+from drfuse.cohort.stays import seconds_between
 from drfuse.cohort.tables import MimicIV
 from drfuse.cohort.variables import Preset, clean_values, derive_gcs_total, item_ids
 
+_EVENT = ("stay_id", "itemid", "charttime", "storetime", "value", "valuenum", "intime", "window_end")
 _MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "hour")
 
 
@@ -21,27 +24,27 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset) -> ir.Table:
         preset: Which items and which rules (see `clean_values`).
 
     Returns:
-        Rows of `stay_id`, `variable`, `charttime`, `storetime`, `measured` and `hour`. Hour k holds the times
-        (k, k+1] hours after `intime`; time 0 is in hour 0.
+        Rows of `stay_id`, `variable` (its place in `load_variables()`), `charttime`, `storetime`, `measured`
+        and `hour`. Hour k holds the times (k, k+1] hours after `intime`; time 0 is in hour 0.
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
-    chart = mimic.chartevents
-    chart = chart.filter(chart.itemid.isin(item_ids(preset, "chartevents"))).drop("subject_id", "hadm_id")
-    chart = chart.join(stays, "stay_id").drop("subject_id", "hadm_id")
-    labs = mimic.labevents
+    chart, labs = mimic.chartevents, mimic.labevents
+    chart = chart.filter(chart.itemid.isin(item_ids(preset, "chartevents")))
+    chart = chart.join(stays, "stay_id").select(_EVENT)
     labs = labs.filter(labs.itemid.isin(item_ids(preset, "labevents"))).rename(lab_hadm_id="hadm_id")
     labs = labs.join(stays, "subject_id")
     same_admission = labs.lab_hadm_id == labs.hadm_id
     if preset == "extended":
         same_admission |= labs.lab_hadm_id.isnull()
-    labs = labs.filter(same_admission).select(chart.columns)
+    labs = labs.filter(same_admission).select(_EVENT)
 
     events = chart.union(labs)
     events = events.filter(events.charttime.between(events.intime, events.window_end))
-    seconds = events.charttime.delta(events.intime, unit="second")
+    seconds = seconds_between(events.intime, events.charttime)
+    hour = ((seconds - 1).clip(lower=0) // 3600).cast("int16")
     # The published extraction has no storing time: at one time, its largest value wins.
     stored = ibis.coalesce(events.storetime, events.charttime) if preset == "extended" else events.charttime
-    events = events.mutate(hour=(seconds - 1).clip(lower=0) // 3600, storetime=stored)
+    events = events.mutate(hour=hour, storetime=stored)
     return clean_values(events, preset).select(_MEASUREMENT)
 
 
@@ -52,15 +55,12 @@ def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
     `extended` the GCS total is derived first.
     """
     if preset == "extended":
-        parts = measurements.drop("hour")
-        hour_of = measurements.select("stay_id", "charttime", "hour").distinct()
-        total = derive_gcs_total(parts).join(hour_of, ["stay_id", "charttime"])
-        measurements = measurements.union(total.select(measurements.columns))
-    rank = ibis.struct(
-        {
-            "charttime": measurements.charttime,
-            "storetime": measurements.storetime,
-            "measured": measurements.measured,
-        }
+        measurements = measurements.union(derive_gcs_total(measurements))
+    last = ibis.row_number().over(
+        ibis.window(
+            group_by=["stay_id", "variable", "hour"],
+            order_by=[ibis.desc("charttime"), ibis.desc("storetime"), ibis.desc("measured")],
+        )
     )
-    return measurements.group_by("stay_id", "variable", "hour").agg(value=measurements.measured.argmax(rank))
+    measurements = measurements.mutate(rank=last).filter(_.rank == 0)
+    return measurements.select("stay_id", "variable", "hour", value="measured")

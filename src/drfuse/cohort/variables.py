@@ -7,12 +7,15 @@ from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
-import polars as pl
+from ibis import _
 
 Preset = Literal["extended", "benchmark"]
 
 _DEFINITIONS = files("drfuse.cohort") / "definitions"
-_PLAIN_NUMBER = r"^(\d+(\.\d*)?|\.\d+)$"
+_PLAIN_NUMBER = "[0-9]+[.]?[0-9]*|[.][0-9]+"
+_NUMBER = rf"[+-]?({_PLAIN_NUMBER})([eE][+-]?0*[0-9]{{1,2}})?"
+_LONGEST_NUMBER = 100  # characters: with it and the exponent of two digits, every number is a finite float64
+_SMALLEST, _LARGEST = 1e-200, 1e200  # what lies beyond could overflow, and PostgreSQL ends a query there
 _HEIGHT_INCHES, _WEIGHT_POUNDS, _TEMPERATURE_FAHRENHEIT = 226707, 226531, 223761
 _GCS_PARTS = ("gcs_eye_opening", "gcs_motor_response", "gcs_verbal_response")
 
@@ -65,7 +68,7 @@ def item_ids(preset: Preset, table: Literal["chartevents", "labevents"]) -> list
 
 
 def clean_values(events: ir.Table, preset: Preset) -> ir.Table:
-    """Return `events` with the columns `variable` (its name) and `measured` (float, in the variable's unit).
+    """Return `events` with `variable` (its place in `load_variables()`) and `measured` (in its unit).
 
     Rows whose value is no number, or lies outside the outlier range (preset `extended`), are left out.
     `extended` takes `valuenum`, else the number or the score behind the text in `value`. `benchmark` takes
@@ -75,60 +78,129 @@ def clean_values(events: ir.Table, preset: Preset) -> ir.Table:
         events: Event rows with `itemid`, `value` and `valuenum`.
         preset: Which items and which rules.
     """
+    places = _places()
     events = events.join(_items(preset), "itemid")
-    scores = ibis.memtable(
-        pl.DataFrame(_rows("text_scores.csv")).with_columns(pl.col("score").cast(pl.Float64))
-    )
-    text = events.value.strip().lower()
-    events = events.left_join(scores, [events.variable == scores.variable, text == scores.text]).drop(
-        "variable_right", "text"
-    )
-    number = events.value.try_cast("float64")
+    number = _number(events.value)
     if preset == "benchmark":
-        laboratory = events.variable.isin(("glucose", "ph", "oxygen_saturation"))
-        number = (~laboratory | events.value.re_search(_PLAIN_NUMBER)).ifelse(number, ibis.null("float64"))
-        number = ibis.coalesce(number, events.score)
+        laboratory = events.variable.isin([places[name] for name in ("glucose", "ph", "oxygen_saturation")])
+        number = (~laboratory | _matches(events.value, _PLAIN_NUMBER)).ifelse(number, _nothing())
+        number = ibis.coalesce(number, _score(events))
     else:
-        number = ibis.coalesce(events.valuenum, number, events.score)
+        number = ibis.coalesce(events.valuenum, number, _score(events))
     events = events.mutate(measured=number)
     events = events.mutate(measured=_convert(events, preset))
-    events = events.filter(~(events.measured.isnan() | events.measured.isinf()))
-    if preset == "extended":
-        events = events.filter(events.measured.between(events.outlier_low, events.outlier_high))
-        events = events.mutate(
-            measured=ibis.greatest(ibis.least(events.measured, events.valid_high), events.valid_low)
-        )
-    return events
+    if preset == "benchmark":
+        return events.filter(events.measured.abs() <= 1000 * _LARGEST)
+    events = events.filter(events.measured.between(events.outlier_low, events.outlier_high))
+    limited = ibis.greatest(ibis.least(events.measured, events.valid_high), events.valid_low)
+    return events.mutate(measured=limited)
 
 
 def derive_gcs_total(measurements: ir.Table) -> ir.Table:
     """Return the GCS total wherever eye, verbal and motor response were charted at the same time.
 
     Args:
-        measurements: Rows of `stay_id`, `variable`, `charttime`, `storetime` and `measured`.
+        measurements: Rows of `stay_id`, `variable`, `charttime`, `storetime`, `measured` and `hour`.
 
     Returns:
         Rows of the same columns; of two scores of one part at one time, the last stored one counts.
     """
-    rank = ibis.struct({"storetime": measurements.storetime, "measured": measurements.measured})
-    part = {name: measurements.variable == name for name in _GCS_PARTS}
-    parts = measurements.filter(measurements.variable.isin(_GCS_PARTS)).aggregate(
-        by=["stay_id", "charttime"],
-        storetime=measurements.storetime.max(),
-        **{name: measurements.measured.argmax(rank, where=rows) for name, rows in part.items()},
+    places = _places()
+    scores = ibis.union(*(_place(places[part]).name("variable").as_table() for part in _GCS_PARTS))
+    parts = measurements.semi_join(scores, "variable")  # a filter would be merged into `measurements` again
+    stored_last = ibis.row_number().over(
+        ibis.window(
+            group_by=["stay_id", "charttime", "variable"],
+            order_by=[ibis.desc("storetime"), ibis.desc("measured")],
+        )
     )
-    eye, motor, verbal = (parts[name] for name in _GCS_PARTS)
-    total = parts.mutate(variable=ibis.literal("gcs_total"), measured=eye + motor + verbal)
-    return total.filter(total.measured.notnull()).select(measurements.columns)
+    parts = parts.mutate(rank=stored_last).filter(_.rank == 0)
+    eye, motor, verbal = (parts.measured.max(where=parts.variable == places[part]) for part in _GCS_PARTS)
+    totals = parts.group_by("stay_id", "charttime").agg(
+        variable=_place(places["gcs_total"]),
+        storetime=parts.storetime.max(),
+        measured=eye + motor + verbal,  # null where one is absent
+        hour=parts.hour.max(),  # it follows from the stay and the time
+    )
+    return totals.filter(totals.measured.notnull()).select(measurements.columns)
 
 
-def _convert(events: ir.Table, preset: Preset) -> ir.FloatingValue:
-    """Return `events.measured` in the variable's unit."""
-    value, item = events.measured, events.itemid
-    fahrenheit = (events.variable == "temperature") & (value >= 79)
+def _places() -> dict[str, int]:
+    """Return the place of each variable on the cohort's feature axis."""
+    return {variable.name: place for place, variable in enumerate(load_variables())}
+
+
+def _place(place: int) -> ir.IntegerScalar:
+    return ibis.literal(place, "int8")
+
+
+def _nothing() -> ir.FloatingScalar:
+    return ibis.null("float64")
+
+
+def _items(preset: Preset) -> ir.Table:
+    """Return a row for each item that a preset reads: `itemid`, `variable` (its place) and its ranges.
+
+    The rows are literals of the query: a table in memory would have to be written to a database first.
+    """
+    places, ranges = _places(), {row["variable"]: row for row in _rows("variable_ranges.csv")}
+    bounds = ("outlier_low", "valid_low", "valid_high", "outlier_high")
+    rows = [
+        ibis.literal(int(row["itemid"]), "int64")
+        .name("itemid")
+        .as_table()
+        .mutate(
+            variable=_place(places[row["variable"]]),
+            **{bound: ibis.literal(ranges[row["variable"]][bound]).cast("float64") for bound in bounds},
+        )
+        for row in _rows("variables.csv")
+        if row[preset] == "1" and row["itemid"] != "derived"
+    ]
+    return ibis.union(*rows)
+
+
+def _matches(text: ir.StringColumn, pattern: str) -> ir.BooleanColumn:
+    """Return whether the whole text is what a pattern describes.
+
+    A sentinel ends it: what `$` means before a line break at the end differs between engines.
+    """
+    return (text + ";").re_search(f"^({pattern});$")
+
+
+def _number(text: ir.StringColumn) -> ir.FloatingColumn:
+    """Return the number that a text spells, or null; engines differ in what else they would take for one.
+
+    The pattern comes first because PostgreSQL has no cast that may fail; no number that it lets through is
+    too large or too small for any engine.
+    """
+    text = text.strip()
+    is_number = (text.length() <= _LONGEST_NUMBER) & _matches(text, _NUMBER)
+    return is_number.ifelse(text.try_cast("float64"), _nothing())
+
+
+def _score(events: ir.Table) -> ir.FloatingColumn:
+    """Return the score behind the text in `value`, or null."""
+    places, text = _places(), events.value.strip().lower()
+    texts: dict[tuple[str, str], list[str]] = {}
+    for row in _rows("text_scores.csv"):
+        texts.setdefault((row["variable"], row["score"]), []).append(row["text"])
+    return ibis.cases(
+        *(
+            ((events.variable == places[variable]) & text.isin(spellings), ibis.literal(float(score)))
+            for (variable, score), spellings in texts.items()
+        ),
+        else_=_nothing(),
+    )
+
+
+def _convert(events: ir.Table, preset: Preset) -> ir.FloatingColumn:
+    """Return `events.measured` in the variable's unit; null where arithmetic could overflow."""
+    places, value, item = _places(), events.measured, events.itemid
+    fahrenheit = (events.variable == places["temperature"]) & (value >= 79)
     rules = [
-        ((events.variable == "fraction_inspired_oxygen") & (value > 1), value / 100),
-        ((events.variable == "oxygen_saturation") & (value <= 1), value * 100),
+        ((value != 0) & ~value.abs().between(_SMALLEST, _LARGEST), _nothing()),
+        ((events.variable == places["fraction_inspired_oxygen"]) & (value > 1), value / 100),
+        ((events.variable == places["oxygen_saturation"]) & (value <= 1), value * 100),
         (item == _WEIGHT_POUNDS, value * 0.453592),
     ]
     if preset == "extended":
@@ -136,19 +208,6 @@ def _convert(events: ir.Table, preset: Preset) -> ir.FloatingValue:
         rules.append((item == _HEIGHT_INCHES, value * 2.54))
     rules.append((fahrenheit, (value - 32) * 5 / 9))
     return ibis.cases(*rules, else_=value)
-
-
-def _items(preset: Preset) -> ir.Table:
-    """Return a row for each item that a preset reads: `itemid`, `variable` and the variable's ranges."""
-    ranges = {row["variable"]: row for row in _rows("variable_ranges.csv")}
-    bounds = ("outlier_low", "valid_low", "valid_high", "outlier_high")
-    rows = [
-        {"itemid": int(row["itemid"]), "variable": row["variable"]}
-        | {bound: float(ranges[row["variable"]][bound]) for bound in bounds}
-        for row in _rows("variables.csv")
-        if row[preset] == "1" and row["itemid"] != "derived"
-    ]
-    return ibis.memtable(pl.DataFrame(rows))
 
 
 def _rows(name: str) -> list[dict[str, str]]:
