@@ -348,7 +348,7 @@ def _describe_sources(mimic: MimicIV, cxr: MimicCxr | None) -> dict[str, Any]:
     return {
         name: {
             "release": source.release,
-            "folder": source.root.name if source.root else source.name,
+            "folder": source.root.name if source.root else mimic.name,
             "files": {
                 str(file.path.relative_to(source.root or "/")): file.path.stat().st_size
                 for file in source.files
