@@ -230,6 +230,17 @@ def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Serve
     assert mimic.release == "2.0 or later"
 
 
+@pytest.mark.parametrize("preset", get_args(Preset))
+def test_postgresql_reads_each_event_once(preset: Preset, postgres_url: str) -> None:
+    mimic = open_mimic_iv(postgres_url, ibis.duckdb.connect())
+    candidates = select_stays(describe_stays(mimic, 48))[-1].stays
+    query = last_of_each_hour(measure(mimic, candidates, preset), preset)
+    with mimic.engine.raw_sql(f"EXPLAIN {mimic.engine.compile(query)}") as cursor:
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert plan.count("on chartevents") == 1, plan
+    assert plan.count("on labevents") == 1, plan
+
+
 @pytest.mark.extras
 def test_spark_gives_the_same(files: Path, spark: None) -> None:
     mimic = open_mimic_iv(f"spark://local[2]{files}", ibis.duckdb.connect())

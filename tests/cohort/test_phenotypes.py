@@ -4,7 +4,7 @@ import ibis
 import polars as pl
 import pytest
 
-from drfuse.cohort.phenotypes import label_admissions, read_phenotypes
+from drfuse.cohort.phenotypes import label_admissions, read_phenotypes, select_diagnoses
 from drfuse.errors import InputError, MissingInputError
 
 CSV = """\
@@ -73,6 +73,30 @@ def test_codes_match_whatever_their_spelling(code: str, tmp_path: Path) -> None:
 def test_a_longer_code_is_another_code(tmp_path: Path) -> None:
     codes = phenotypes(CSV, "codes.csv", tmp_path)
     assert labels(codes, (1, "R5701", 10), (2, "R57", 10), (3, "428", 9)) == {}
+
+
+def test_labels_depend_on_the_listed_diagnoses_alone(tmp_path: Path) -> None:
+    codes = phenotypes(CSV, "codes.csv", tmp_path)
+    rows = [
+        (1, " r57.0", 10),
+        (1, "R570", 10),
+        (1, "Z000", 10),
+        (2, "I509", 9),
+        (3, "E849", None),
+        (4, None, 9),
+    ]
+    schema = {"hadm_id": "int64", "icd_code": "string", "icd_version": "int64"}
+    diagnoses = ibis.memtable([dict(zip(schema, row, strict=True)) for row in rows], schema=schema)
+    listed = select_diagnoses(diagnoses, codes)
+    assert {tuple(row[name] for name in schema) for row in listed.to_pyarrow().to_pylist()} == {
+        (1, "R570", 10),
+        (2, "I509", 9),
+        (3, "E849", None),
+    }
+    assert len(listed.to_pyarrow()) == 3
+    of_all, of_listed = (label_admissions(table, codes).to_pyarrow() for table in (diagnoses, listed))
+    assert of_all.to_pylist() == of_listed.to_pylist()
+    assert [row["hadm_id"] for row in of_all.to_pylist()] == [1]
 
 
 def test_in_a_csv_the_version_counts(tmp_path: Path) -> None:

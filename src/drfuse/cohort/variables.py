@@ -1,6 +1,7 @@
 """The 17 clinical variables: which items feed them, and how a charted value becomes a number in its unit."""
 
 import csv
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
@@ -15,7 +16,7 @@ _DEFINITIONS = files("drfuse.cohort") / "definitions"
 _PLAIN_NUMBER = "[0-9]+[.]?[0-9]*|[.][0-9]+"
 _NUMBER = rf"[+-]?({_PLAIN_NUMBER})([eE][+-]?0*[0-9]{{1,2}})?"
 _LONGEST_NUMBER = 100  # characters: with it and the exponent of two digits, every number is a finite float64
-_SMALLEST, _LARGEST = 1e-200, 1e200  # what lies beyond could overflow, and PostgreSQL ends a query there
+_SMALLEST, _LARGEST = 1e-200, 1e203  # what lies beyond could overflow, and PostgreSQL ends a query there
 _HEIGHT_INCHES, _WEIGHT_POUNDS, _TEMPERATURE_FAHRENHEIT = 226707, 226531, 223761
 _GCS_PARTS = ("gcs_eye_opening", "gcs_motor_response", "gcs_verbal_response")
 
@@ -88,10 +89,11 @@ def clean_values(events: ir.Table, preset: Preset) -> ir.Table:
     else:
         number = ibis.coalesce(events.valuenum, number, _score(events))
     events = events.mutate(measured=number)
-    events = events.mutate(measured=_convert(events, preset))
-    if preset == "benchmark":
-        return events.filter(events.measured.abs() <= 1000 * _LARGEST)
+    # The ranges are joined last: a filter by constants would be moved below all this, and repeat it.
+    events = events.mutate(measured=_convert(events, preset)).join(_ranges(preset), "variable")
     events = events.filter(events.measured.between(events.outlier_low, events.outlier_high))
+    if preset == "benchmark":
+        return events
     limited = ibis.greatest(ibis.least(events.measured, events.valid_high), events.valid_low)
     return events.mutate(measured=limited)
 
@@ -106,7 +108,7 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
         Rows of the same columns; of two scores of one part at one time, the last stored one counts.
     """
     places = _places()
-    scores = ibis.union(*(_place(places[part]).name("variable").as_table() for part in _GCS_PARTS))
+    scores = _literals({"variable": _place(places[part])} for part in _GCS_PARTS)
     parts = measurements.semi_join(scores, "variable")  # a filter would be merged into `measurements` again
     stored_last = ibis.row_number().over(
         ibis.window(
@@ -139,24 +141,36 @@ def _nothing() -> ir.FloatingScalar:
 
 
 def _items(preset: Preset) -> ir.Table:
-    """Return a row for each item that a preset reads: `itemid`, `variable` (its place) and its ranges.
-
-    The rows are literals of the query: a table in memory would have to be written to a database first.
-    """
-    places, ranges = _places(), {row["variable"]: row for row in _rows("variable_ranges.csv")}
-    bounds = ("outlier_low", "valid_low", "valid_high", "outlier_high")
-    rows = [
-        ibis.literal(int(row["itemid"]), "int64")
-        .name("itemid")
-        .as_table()
-        .mutate(
-            variable=_place(places[row["variable"]]),
-            **{bound: ibis.literal(ranges[row["variable"]][bound]).cast("float64") for bound in bounds},
-        )
+    """Return the `itemid` and `variable` (its place) of each item that a preset reads."""
+    places = _places()
+    return _literals(
+        {"itemid": ibis.literal(int(row["itemid"]), "int64"), "variable": _place(places[row["variable"]])}
         for row in _rows("variables.csv")
         if row[preset] == "1" and row["itemid"] != "derived"
-    ]
-    return ibis.union(*rows)
+    )
+
+
+def _ranges(preset: Preset) -> ir.Table:
+    """Return the range of each `variable` (its place) and the range beyond which its values are outliers."""
+    places, bounds = _places(), ("outlier_low", "valid_low", "valid_high", "outlier_high")
+    anything = dict.fromkeys(bounds[:2], f"-{_LARGEST}") | dict.fromkeys(bounds[2:], f"{_LARGEST}")
+    return _literals(
+        {"variable": _place(places[row["variable"]])}
+        | {
+            bound: ibis.literal((row if preset == "extended" else anything)[bound]).cast("float64")
+            for bound in bounds
+        }
+        for row in _rows("variable_ranges.csv")
+    )
+
+
+def _literals(rows: Iterable[Mapping[str, ir.Scalar]]) -> ir.Table:
+    """Return rows as literals of the query; a table in memory would be written to a database first."""
+    tables = []
+    for row in rows:
+        (name, first), *others = row.items()
+        tables.append(first.name(name).as_table().mutate(**dict(others)))
+    return ibis.union(*tables)
 
 
 def _matches(text: ir.StringColumn, pattern: str) -> ir.BooleanColumn:
@@ -198,7 +212,7 @@ def _convert(events: ir.Table, preset: Preset) -> ir.FloatingColumn:
     places, value, item = _places(), events.measured, events.itemid
     fahrenheit = (events.variable == places["temperature"]) & (value >= 79)
     rules = [
-        ((value != 0) & ~value.abs().between(_SMALLEST, _LARGEST), _nothing()),
+        ((value != 0) & ~value.abs().between(_SMALLEST, _LARGEST / 1000), _nothing()),
         ((events.variable == places["fraction_inspired_oxygen"]) & (value > 1), value / 100),
         ((events.variable == places["oxygen_saturation"]) & (value <= 1), value * 100),
         (item == _WEIGHT_POUNDS, value * 0.453592),
