@@ -16,8 +16,8 @@ class Batch:
         stay_id: Int64 (B,).
         ehr: Float32 (B, T, F), padded with zeros to the T hours of the batch's longest stay.
         n_hours: Int64 (B,), hours of each stay's window, 1 to T.
-        cxr: (M, 1, H, W): uint8 as stored, float32 scaled once the data module has transformed it. Int64 (M,),
-            rows of the cohort's radiographs, for a model that keeps what it needs of them.
+        cxr: (M, 1, H, W): uint8 as stored, float32 scaled once the data module has transformed it. Int64 (M,)
+            for a model that keeps what it needs of each radiograph: their rows in the cohort.
         cxr_of: Int64 (M,), the row of the batch that each radiograph belongs to, ascending.
         labels: Float32 (B, C).
     """

@@ -209,10 +209,11 @@ class CxrEncoder(nn.Module):
         They are those of evaluation mode.
         """
         self.backbone.requires_grad_(False)
+        device = self.project.weight.device
         training = self.backbone.training
-        self.backbone.eval()
+        self.backbone.train(False)
         with torch.no_grad():
-            self.kept = torch.cat([self.pool(part) for part in cxr])
+            self.kept = torch.cat([self.pool(part.to(device)) for part in cxr])
         self.backbone.train(training)
 
 

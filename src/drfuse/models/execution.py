@@ -14,7 +14,6 @@ from transformers.models.resnet.modeling_resnet import (
     ResNetBasicLayer,
     ResNetBottleNeckLayer,
     ResNetEmbeddings,
-    ResNetStage,
 )
 
 from drfuse.models.base import FusionModel

@@ -137,9 +137,7 @@ def train(
     Raises:
         InputError: If the cohort cannot be used, or another run lies at `out`.
     """
-    check_options(epochs, patience, lr, seed)
-    if accumulate < 1:
-        raise InputError(f"accumulate is {accumulate}; expected at least 1")
+    check_options(epochs, patience, lr, seed, accumulate)
     check_choice("train_on", train_on, get_args(Subset))
     check_choice("precision", precision, get_args(Precision))
     opened = Cohort.open(Path(cohort).resolve(), verify=True)
@@ -171,8 +169,6 @@ def train(
             _start_from(network, modality, unimodal, opened.fingerprint)
     if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if freeze_cxr:
-        _freeze_cxr(network, data)
     if checkpoint_activations:
         recompute_activations(network)
     if compile:
@@ -232,6 +228,8 @@ def train(
         "checkpoint_activations": checkpoint_activations,
     }
     with claim(run, options, opened.fingerprint, overwrite) as checkpoint:
+        if freeze_cxr:
+            _freeze_cxr(network, data, trainer.strategy.root_device)
         if checkpoint is None or not _is_done(checkpoint, epochs, patience):
             _fit(trainer, fusion, data, None if checkpoint is None else run.last_checkpoint)
         n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
@@ -251,15 +249,16 @@ def train(
     return result
 
 
-def check_options(epochs: int, patience: int, lr: float, seed: int) -> None:
+def check_options(epochs: int, patience: int, lr: float, seed: int, accumulate: int = 1) -> None:
     """Refuse numbers that no training can be done with.
 
     Raises:
         InputError: If one of them is such.
     """
-    if epochs < 1 or patience < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
+    if min(epochs, patience, accumulate) < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
         raise InputError(
-            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1"
+            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1; "
+            "accumulate at least 1"
         )
 
 
@@ -399,7 +398,7 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
         ) from error
 
 
-def _freeze_cxr(network: FusionModel, data: CohortDataModule) -> None:
+def _freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.device) -> None:
     """Keep what each radiograph encoder's backbone gives of every radiograph; batches hold their rows.
 
     Raises:
@@ -414,6 +413,7 @@ def _freeze_cxr(network: FusionModel, data: CohortDataModule) -> None:
         )
     if not len(data.dataset.cohort.cxr):
         raise InputError("--freeze-cxr: the cohort has no radiograph; leave the option out")
+    network.to(device)
     for encoder in encoders:
         encoder.freeze(data.every_cxr())
     data.dataset.cxr_as = "rows"

@@ -1,13 +1,14 @@
 """The Lightning module that trains any model under the contract."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
@@ -109,7 +110,8 @@ class FusionTask(L.LightningModule):
         self.seed = seed
         self.cohort = cohort
         self.accumulate = accumulate
-        self.losses = nn.ModuleDict({"train": MeanLosses(), "val": MeanLosses()})
+        self.train_losses = MeanLosses()
+        self.val_losses = MeanLosses()
         self.val_prauc = MacroPrauc()
         self.latest_val_prauc = math.nan
 
@@ -120,7 +122,7 @@ class FusionTask(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the total loss."""
         losses = self.model.loss(self.model(batch), batch)
-        self.losses["train"].update(losses, len(batch))
+        self.train_losses.update(losses, len(batch))
         return losses["total"] * self._weight(batch_idx) if self.accumulate > 1 else losses["total"]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -130,7 +132,7 @@ class FusionTask(L.LightningModule):
             InputError: If one of them was not finite.
         """
         if (batch_idx + 1) % _STEPS_UNSEEN == 0 or self.trainer.is_last_batch:
-            total = self.losses["train"].compute()["total"].item()
+            total = self.train_losses.compute()["total"].item()
             if not math.isfinite(total):
                 raise InputError(
                     f"the training loss is {total} in epoch {self.current_epoch}; "
@@ -139,17 +141,17 @@ class FusionTask(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean training losses."""
-        self._log("train")
+        self._log("train", self.train_losses)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Collect logits and labels, and log the losses."""
         output = self.model(batch)
-        self.losses["val"].update(self.model.loss(output, batch), len(batch))
+        self.val_losses.update(self.model.loss(output, batch), len(batch))
         self.val_prauc.update(output.logits, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean losses, and `val/prauc_macro`, by which the best epoch is chosen."""
-        self._log("val")
+        self._log("val", self.val_losses)
         prauc = self.val_prauc.compute()
         self.log("val/prauc_macro", prauc, prog_bar=True)
         self.latest_val_prauc = prauc.item()
@@ -175,12 +177,11 @@ class FusionTask(L.LightningModule):
 
     def _weight(self, batch_idx: int) -> float:
         """Return a batch's share of the stays of its group, times what Lightning divides by."""
-        sizes = self.trainer.train_dataloader.sampler.sizes
+        sizes = cast(DataLoader[Batch], self.trainer.train_dataloader).sampler.sizes  # type: ignore[attr-defined]
         first = batch_idx - batch_idx % self.accumulate
         share: float = sizes[batch_idx] / sum(sizes[first : first + self.accumulate])
         return share * self.accumulate
 
-    def _log(self, split: str) -> None:
-        means = self.losses[split]
+    def _log(self, split: str, means: MeanLosses) -> None:
         self.log_dict({f"{split}/{name}": mean for name, mean in means.compute().items()})
         means.reset()
