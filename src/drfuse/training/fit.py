@@ -124,9 +124,9 @@ def train(
         freeze_cxr: Train everything but the radiographs' backbones, which should then be pretrained. What
             they give of each radiograph, unaugmented, is computed once and used in every epoch.
         compile: Compile the encoders with torch.compile. It takes minutes at the start, and a C++ compiler on
-            a CPU.
+            a CPU, where it gains little.
         checkpoint_activations: Keep less of each forward pass, and compute it again for the gradients: less
-            memory, more time, the same results.
+            memory, more time, the same results. Does not go with `compile`.
         overwrite: Replace the run that lies at `out`.
         progress: Whether to show progress bars.
         callbacks: What else Lightning is to call while it trains.
@@ -167,12 +167,7 @@ def train(
     for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
         if unimodal is not None:
             _start_from(network, modality, unimodal, opened.fingerprint)
-    if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if checkpoint_activations:
-        recompute_activations(network)
-    if compile:
-        compile_encoders(network)
+    _arrange(network, precision, compile, checkpoint_activations)
     fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate)
 
     run = RunFiles(Path(out).resolve())
@@ -396,6 +391,22 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
             f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
             f"{modality}_encoder of {name}; train it with the same options"
         ) from error
+
+
+def _arrange(network: FusionModel, precision: Precision, compiled: bool, recomputed: bool) -> None:
+    """Choose how a model is laid out in memory and run.
+
+    Raises:
+        InputError: If it is to be compiled and recomputed, which torch.compile cannot do.
+    """
+    if compiled and recomputed:
+        raise InputError("--compile does not go with --checkpoint-activations; choose one of them")
+    if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recomputed:
+        recompute_activations(network)
+    if compiled:
+        compile_encoders(network)
 
 
 def _freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.device) -> None:
