@@ -306,9 +306,7 @@ def test_only_to_a_gpu_is_a_batch_copied_without_waiting(
     cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, bool] = {}
-    monkeypatch.setattr(
-        Batch, "to", lambda _, device, non_blocking: seen.update({device.type: non_blocking})
-    )
+    monkeypatch.setattr(Batch, "to", lambda _, device, non_blocking: seen.update({device.type: non_blocking}))
     module = CohortDataModule(cohort, crop_size=8)
     for device in ("cpu", "cuda"):
         module.transfer_batch_to_device(module.dataset[[0]], torch.device(device), 0)

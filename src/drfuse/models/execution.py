@@ -28,18 +28,22 @@ _LAYERS = (
 )
 
 
-def compile_encoders(model: FusionModel) -> None:
+def compile_encoders(model: FusionModel, mode: str = "default") -> None:
     """Compile the backbones and Transformers of a model, in place; its weights keep their names.
 
     The rest of a model is small and depends on which stays have a radiograph. The number of radiographs may
     change from batch to batch.
+
+    Args:
+        model: The model.
+        mode: Of torch.compile.
     """
     for module in model.modules():
         if isinstance(module, CxrStages):
             for part in (module.embedder, *module.stages):
-                part.compile()
+                part.compile(mode=mode)
         elif isinstance(module, PreTrainedModel | nn.TransformerEncoder):
-            module.compile()
+            module.compile(mode=mode)
 
 
 def recompute_activations(model: FusionModel) -> None:

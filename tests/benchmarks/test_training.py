@@ -1,0 +1,77 @@
+"""The benchmark measures real steps and epochs, and says whether each target is met."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from benchmarks.training import (
+    Step,
+    floor_step,
+    in_turns,
+    judged,
+    make_batch,
+    make_task,
+    n_images_of,
+    training,
+    training_step,
+)
+from drfuse.data import Batch
+from drfuse.models import DrFuse
+from drfuse.training import FusionTask
+from tests.builders import TINY_BACKBONE
+
+
+def tiny(n_features: int, n_labels: int) -> DrFuse:
+    return DrFuse(n_features, n_labels, dim=8, heads=2, feedforward=16, cxr_backbone=TINY_BACKBONE)
+
+
+@pytest.mark.parametrize(("batch_size", "n_images"), [(16, 3), (64, 12), (11, 2), (1, 1)])
+def test_a_batch_is_that_of_the_paper_s_setting(batch_size: int, n_images: int) -> None:
+    assert n_images_of(batch_size) == n_images
+    batch = make_batch(batch_size, n_images, 16)
+    assert batch.ehr.shape == (batch_size, 48, 59)
+    assert batch.labels.shape == (batch_size, 25)
+    assert batch.cxr.shape == (n_images, 1, 16, 16)
+    assert batch.has_cxr.sum() == n_images
+
+
+def moved_by(step: Callable[[FusionTask, Batch], Step]) -> set[str]:
+    task, batch = make_task(tiny), make_batch(4, 2, 16)
+    before = {name: weight.clone() for name, weight in task.model.named_parameters()}
+    step(task, batch)()
+    return {name for name, weight in task.model.named_parameters() if not weight.equal(before[name])}
+
+
+def test_the_step_trains_everything_and_the_floor_its_bare_networks() -> None:
+    names = {name for name, _ in tiny(59, 25).named_parameters()}
+    assert moved_by(lambda task, batch: training_step(task, [batch])) == names
+    bare = {name for name in names if name.startswith("ehr_encoder") or ".backbone." in name}
+    assert moved_by(floor_step) == bare
+
+
+def test_steps_take_turns_and_the_first_does_not_count() -> None:
+    order: list[str] = []
+    waits: list[int] = []
+    seconds = in_turns(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, lambda: waits.append(1)
+    )
+    assert order == ["a", "b"] * 3
+    assert len(waits) == 12
+    assert seconds.keys() == {"a", "b"}
+
+
+def test_a_target_is_met_or_missed() -> None:
+    assert judged(4.0, 4) == "4.00 (target >= 4: met)"
+    assert judged(1.2, 1.15, at_least=False) == "1.20 (target <= 1.15: missed)"
+
+
+def test_all_tables_are_printed() -> None:
+    threads = torch.get_num_threads()
+    tables = training(batch_sizes=(8,), crop_size=28, backbone=TINY_BACKBONE, repeats=1, stays=64)
+    for title in ("A training step", "Options:", "--compile:", "Memory of", "An epoch:", "Prediction,"):
+        assert f"**{title}" in tables
+    assert f"{threads} threads" in tables
+    for row, column, expected in (("| fp32 |", -2, "1"), ("| bf16, channels_last |", -2, "1")):
+        line = next(line for line in tables.split("**Prediction")[1].splitlines() if line.startswith(row))
+        assert line.split("|")[column].strip() == expected  # each backbone encodes each image once
