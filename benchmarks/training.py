@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from unittest.mock import patch
 
 import lightning as L
@@ -133,9 +133,7 @@ def training_step(task: FusionTask, batches: Sequence[Batch], precision: Precisi
 
 def floor_step(task: FusionTask, batch: Batch, precision: Precision = "32-true") -> Step:
     """Return the same step of the bare networks: two backbones and the Transformers, and nothing else."""
-    network = task.model
-    if not isinstance(network, DrFuse):
-        raise TypeError("expected a DrFuse")
+    network = cast(DrFuse, task.model)
     backbones = (network.cxr_shared_encoder.backbone, network.cxr_distinct_encoder.backbone)
 
     def losses() -> Iterator[Tensor]:

@@ -1,12 +1,15 @@
 """The benchmark measures real steps and epochs, and says whether each target is met."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.training import (
+    Section,
     Step,
+    _peak_mib,
     floor_step,
     in_turns,
     judged,
@@ -66,12 +69,22 @@ def test_a_target_is_met_or_missed() -> None:
     assert judged(1.2, 1.15, at_least=False) == "1.20 (target <= 1.15: missed)"
 
 
-def test_all_tables_are_printed() -> None:
-    threads = torch.get_num_threads()
-    tables = training(batch_sizes=(8,), crop_size=28, backbone=TINY_BACKBONE, repeats=1, stays=64)
-    for title in ("A training step", "Options:", "--compile:", "Memory of", "An epoch:", "Prediction,"):
+def test_the_tables_say_what_was_measured(monkeypatch: pytest.MonkeyPatch, small_cohort: Path) -> None:
+    monkeypatch.setattr("benchmarks.training.make_cohort", lambda *_: small_cohort)
+    monkeypatch.setattr("benchmarks.training.DrFuse", partial(DrFuse, dim=8, heads=2, feedforward=16))
+    sections: list[Section] = ["steps", "options", "compile", "epoch", "prediction"]
+    tables = training(sections, batch_sizes=(16,), crop_size=28, backbone=TINY_BACKBONE, repeats=1)
+    for title in ("A training step", "Options:", "--compile:", "An epoch: 4 steps and", "Prediction,"):
         assert f"**{title}" in tables
-    assert f"{threads} threads" in tables
-    for row, column, expected in (("| fp32 |", -2, "1"), ("| bf16, channels_last |", -2, "1")):
-        line = next(line for line in tables.split("**Prediction")[1].splitlines() if line.startswith(row))
-        assert line.split("|")[column].strip() == expected  # each backbone encodes each image once
+    for name in ("| fp32 |", "| bf16, channels_last |"):
+        line = next(line for line in tables.split("**Prediction")[1].splitlines() if line.startswith(name))
+        assert line.split("|")[-2].strip() == "1"  # each backbone encodes each image once
+    epoch = tables.split("**An epoch")[1].split("**Prediction")[0]
+    shares = [line.split("|")[3] for line in epoch.splitlines() if line.count("|") == 4]
+    parts = [float(share) for share in shares if share.strip().replace(".", "").isdigit()][1:]
+    assert sum(parts) == pytest.approx(1, abs=0.01)
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before, peak = _peak_mib(tiny, 16, 16, "32-true", False, 64, 0)
+    assert 0 < before <= peak
