@@ -265,6 +265,54 @@ def test_without_a_trainer_a_batch_is_transformed_as_for_evaluation(cohort: Coho
     assert grey_levels(batch) == [6, 8]
 
 
+def test_a_share_of_the_radiographs_is_used_in_training_alone(larger: Cohort) -> None:
+    recorder = fit(cohort=larger, batch_size=8, crop_size=8, cxr_share=0.5)
+    assert [len(batch.cxr) for _, batch in recorder.trained] == [2] * 5  # of four
+    assert sum(len(batch.cxr) for batch in recorder.validated) == 10 + 4  # one batch more to try it out
+    matched = CohortDataModule(larger, "matched", crop_size=8, cxr_share=0.5)
+    assert matched.cxr_dropout == pytest.approx(1 - 0.7 * 0.5)
+
+
+def test_radiographs_that_no_one_reads_are_not_read(larger: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = CohortDataModule(larger, batch_size=8, crop_size=8)
+    read: list[int] = []
+    pixels = StayDataset.pixels
+    monkeypatch.setattr(StayDataset, "pixels", lambda data, rows: read.extend(rows) or pixels(data, rows))
+    module.dataset.cxr_as = "nothing"
+    batches = list(module.train_dataloader())
+    assert len(stay_ids(batches)) == 40
+    assert all(batch.cxr.shape == (0, 1, 12, 12) and not batch.has_cxr.any() for batch in batches)
+    assert not read
+    module.dataset.cxr_as = "pixels"
+    assert len(list(module.train_dataloader())) == 5
+    assert len(read) == 20
+
+
+def test_radiographs_can_be_named_by_their_rows(larger: Cohort) -> None:
+    module = CohortDataModule(larger, batch_size=7, crop_size=8)
+    every = torch.cat(list(module.every_cxr()))
+    assert every.shape == (30, 1, 8, 8)
+    for rows in ([0, 1, 2, 3], [5], [9, 4, 8]):
+        module.dataset.cxr_as = "pixels"
+        pixels = module.on_after_batch_transfer(module.dataset[rows], 0)
+        module.dataset.cxr_as = "rows"
+        named = module.on_after_batch_transfer(module.dataset[rows], 0)
+        assert named.cxr.dtype == torch.int64
+        assert torch.equal(named.cxr_of, pixels.cxr_of)
+        assert torch.equal(every[named.cxr], pixels.cxr)
+
+
+def test_only_to_a_gpu_is_a_batch_copied_without_waiting(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, bool] = {}
+    monkeypatch.setattr(Batch, "to", lambda _, device, non_blocking: seen.update({device.type: non_blocking}))
+    module = CohortDataModule(cohort, crop_size=8)
+    for device in ("cpu", "cuda"):
+        module.transfer_batch_to_device(module.dataset[[0]], torch.device(device), 0)
+    assert seen == {"cpu": False, "cuda": True}
+
+
 # --- dropping -----------------------------------------------------------------------------------------------
 
 
@@ -326,7 +374,13 @@ def test_matched_training_needs_radiographs_in_both_splits(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "options",
-    [{"batch_size": 0}, {"matched_cxr_dropout": 1.1}, {"matched_cxr_dropout": -0.1}, {"crop_size": 0}],
+    [
+        {"batch_size": 0},
+        {"matched_cxr_dropout": 1.1},
+        {"matched_cxr_dropout": -0.1},
+        {"crop_size": 0},
+        {"cxr_share": 1.5},
+    ],
 )
 def test_settings_without_a_meaning_are_refused(cohort: Cohort, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):

@@ -33,6 +33,7 @@ def test_every_row_comes_once_an_epoch(n: int, n_cxr: int, batch_size: int) -> N
     assert sorted(row for batch in batches for row in batch) == list(range(500, 500 + n))
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert len(batches) == len(sampler(n, n_cxr, batch_size)) == math.ceil(n / batch_size)
+    assert sampler(n, n_cxr, batch_size).sizes == [len(batch) for batch in batches]
 
 
 @pytest.mark.parametrize(

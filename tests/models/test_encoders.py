@@ -19,6 +19,7 @@ from drfuse.errors import InputError, MissingInputError
 from drfuse.models.encoders import (
     CxrEncoder,
     CxrStages,
+    Dropout,
     EhrEncoder,
     EhrLstmEncoder,
     build_backbone,
@@ -441,3 +442,67 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
 def test_a_pretrained_backbone_is_ready_to_train(tmp_path: Path) -> None:
     ResNetBackbone(config()).save_pretrained(tmp_path)
     assert all(module.training for module in build_backbone(str(tmp_path)).modules())
+
+
+# --- dropout ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
+@pytest.mark.parametrize("shape", [(999, 101), (7, 31, 301)])
+def test_dropout_drops_each_element_with_its_probability(p: float, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    ones = torch.ones(shape)
+    dropped = Dropout(p)(ones)
+    torch.testing.assert_close(dropped[dropped > 0], torch.full((int((dropped > 0).sum()),), 1 / (1 - p)))
+    deviation = (p * (1 - p) / ones.numel()) ** 0.5
+    assert abs((dropped == 0).double().mean().item() - p) < 4 * deviation
+    neighbours = ((dropped == 0).flatten()[:-1] & (dropped == 0).flatten()[1:]).double().mean().item()
+    assert abs(neighbours - p * p) < 6 * deviation
+
+
+def test_dropout_follows_the_seed_and_its_gradient_its_mask() -> None:
+    def draw(seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        given = torch.full((5, 11), 2.0, requires_grad=True)
+        out = Dropout(0.4)(given)
+        out.sum().backward()
+        assert given.grad is not None
+        return out.detach(), given.grad
+
+    (first, gradient), (again, _), (other, _) = draw(3), draw(3), draw(4)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.testing.assert_close(gradient, first / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_keeps_type_and_evaluation(dtype: torch.dtype) -> None:
+    given = torch.ones(33, dtype=dtype)
+    assert Dropout(0.5)(given).dtype == dtype
+    assert torch.equal(Dropout(0.5).eval()(given), given)
+    assert torch.equal(Dropout(0.0)(given), given)
+    assert (Dropout(1.0)(given) == 0).all()
+    assert Dropout(0.5)(given[:0]).shape == (0,)
+
+
+# --- frozen backbones ---------------------------------------------------------------------------------------
+
+
+def test_a_frozen_backbone_is_asked_once_and_remembered() -> None:
+    torch.manual_seed(0)
+    encoder = CxrEncoder(8, TINY_BACKBONE)
+    names = encoder.state_dict().keys()
+    images = torch.randn(5, 1, 16, 16)
+    with torch.no_grad():
+        expected = encoder.eval()(images)
+    encoder.train()
+    encoder.freeze(images.split(2))
+    assert encoder.backbone.training
+    assert encoder.state_dict().keys() == names
+    assert {name for name, one in encoder.named_parameters() if one.requires_grad} == {
+        "project.weight",
+        "project.bias",
+    }
+    encoder.backbone.forward = None  # type: ignore[assignment,method-assign]  # it would fail
+    torch.testing.assert_close(encoder(torch.tensor([4, 0, 3])), expected[[4, 0, 3]])
+    assert encoder(torch.tensor([], dtype=torch.int64)).shape == (0, 8)

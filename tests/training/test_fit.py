@@ -20,9 +20,20 @@ from sklearn.metrics import average_precision_score
 
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
-from drfuse.data import Batch, Cohort, CohortDataModule, Task
+from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, Task
 from drfuse.errors import BusyError, InputError, MissingInputError
-from drfuse.models import CxrResNet, DrFuse, EhrLstm, FusionModel, FusionOutput, MedFuse, check_contract
+from drfuse.models import (
+    DAFT,
+    CxrResNet,
+    DrFuse,
+    EhrLstm,
+    EhrTransformer,
+    FusionModel,
+    FusionOutput,
+    MedFuse,
+    check_contract,
+)
+from drfuse.models.encoders import CxrEncoder
 from drfuse.run import Predictions, RunFiles
 from drfuse.training import FusionTask, TrainedRun, load_model, read_facts, train
 from tests.builders import TINY_BACKBONE
@@ -637,7 +648,7 @@ def test_a_validation_split_without_positives_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"patience": 0}, {"lr": 0.0}])
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"patience": 0}, {"lr": 0.0}, {"accumulate": 0}])
 def test_options_out_of_range_are_refused(fit: Trainer, options: dict[str, float]) -> None:
     with pytest.raises(InputError, match="expected epochs and patience"):
         fit(**options)
@@ -648,3 +659,90 @@ def test_bfloat16_trains(fit: Trainer) -> None:
     logits = Predictions.read(RunFiles(result.folder).predictions).logits
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
+
+
+def weights_of(run: TrainedRun) -> dict[str, torch.Tensor]:
+    return load_file(RunFiles(run.folder).model)
+
+
+def test_batches_add_up_to_the_step_of_a_larger_one(fit: Trainer, tmp_path: Path, small_cohort: Path) -> None:
+    n_stays = len(Cohort.open(small_cohort).rows("train"))
+    assert 8 < n_stays % 24 < 16  # the last group is not complete, and neither is its last batch
+    options: dict[str, Any] = {"model": FirstHour, "lr": 1e-2, "epochs": 2}
+    whole = fit(out=tmp_path / "whole", batch_size=24, **options)
+    parts = fit(out=tmp_path / "parts", batch_size=8, accumulate=3, **options)
+    single = fit(out=tmp_path / "single", batch_size=8, **options)
+    for name, weight in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(parts)[name], weight, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(weights_of(single)[name], weight, rtol=1e-2, atol=1e-4)
+
+
+class SeesImages(EhrTransformer):
+    """The same, but images are read for it."""
+
+    reads_cxr = True
+
+
+def test_a_model_of_the_ehr_alone_has_no_radiograph_read(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    pixels = StayDataset.pixels
+    monkeypatch.setattr(StayDataset, "pixels", lambda data, rows: read.extend(rows) or pixels(data, rows))
+    options: dict[str, Any] = {"augment": False, "epochs": 2}
+    small: dict[str, Any] = {"dim": 8, "heads": 2, "feedforward": 16}
+    blind = fit(out=tmp_path / "blind", model=partial(EhrTransformer, **small), **options)
+    assert not read
+    seeing = fit(out=tmp_path / "seeing", model=partial(SeesImages, **small), **options)
+    assert read
+    np.testing.assert_allclose(logits_of(blind), logits_of(seeing), rtol=1e-5, atol=1e-6)
+    first, second = (Predictions.read(RunFiles(run.folder).predictions) for run in (blind, seeing))
+    assert first.stays.equals(second.stays)  # has_cxr is the cohort's
+
+
+def test_recomputed_activations_change_no_result(fit: Trainer, tmp_path: Path) -> None:
+    plain, again = (fit(out=tmp_path / str(on), checkpoint_activations=on) for on in (False, True))
+    np.testing.assert_array_equal(logits_of(plain), logits_of(again))
+    assert all(torch.equal(weights_of(again)[name], weight) for name, weight in weights_of(plain).items())
+
+
+def test_recomputed_activations_are_not_compiled(fit: Trainer) -> None:
+    with pytest.raises(InputError, match="--compile does not go with --checkpoint-activations"):
+        fit(compile=True, checkpoint_activations=True)
+
+
+def test_frozen_backbones_read_each_radiograph_once(
+    fit: Trainer, small_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[int] = []
+    pool = CxrEncoder.pool
+    monkeypatch.setattr(CxrEncoder, "pool", lambda model, cxr: images.append(len(cxr)) or pool(model, cxr))
+    result = fit(freeze_cxr=True, epochs=3)
+    n_images = len(Cohort.open(small_cohort).cxr)
+    assert sum(images) == 2 * n_images + 2  # two backbones; one image each when the contract is checked
+    torch.manual_seed(0)
+    fresh, trained = TINY(59, 25).state_dict(), load_model(result.folder)
+    moved = {name for name in fresh if not trained.state_dict()[name].equal(fresh[name])}
+    assert moved >= {"cxr_shared_encoder.project.weight", "ehr_encoder.project.weight"}
+    assert not [name for name in moved if ".backbone." in name]
+    data = CohortDataModule(Cohort.open(small_cohort), crop_size=32)
+    with torch.no_grad():  # from the pixels
+        logits = trained(data.on_after_batch_transfer(data.dataset[list(range(80))], 0)).logits
+    np.testing.assert_allclose(logits.numpy(), logits_of(result), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [FirstHour, partial(DAFT, dim=16, heads=2, cxr_backbone=BACKBONE)])
+def test_what_cannot_be_frozen_is_refused(
+    fit: Trainer, tmp_path: Path, model: Callable[[int, int], FusionModel]
+) -> None:
+    with pytest.raises(InputError, match=r"--freeze-cxr: .* does not read radiographs by encoders"):
+        fit(model=model, freeze_cxr=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_how_an_interrupted_run_is_computed_may_change(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(epochs=3, out=tmp_path / "whole")
+    cut(fit, 1, monkeypatch, epochs=3)
+    np.testing.assert_array_equal(logits_of(fit(epochs=3, checkpoint_activations=True)), logits_of(whole))

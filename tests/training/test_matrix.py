@@ -79,8 +79,16 @@ DECIDING: dict[str, Any] = {
     "task": "los",
     "init_ehr": Path("ehr"),
     "init_cxr": Path("cxr"),
+    "accumulate": 2,
+    "cxr_share": 0.5,
+    "freeze_cxr": True,
 }
-NOT_DECIDING: dict[str, Any] = {"accelerator": "cpu", "num_workers": 1}
+NOT_DECIDING: dict[str, Any] = {
+    "accelerator": "cpu",
+    "num_workers": 1,
+    "compile": True,
+    "checkpoint_activations": True,
+}
 
 
 @pytest.fixture

@@ -5,7 +5,10 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from drfuse.training.task import MacroPrauc
+from drfuse.data import Batch
+from drfuse.models import EhrTransformer, FusionModel, FusionOutput
+from drfuse.training.task import FusionTask, MacroPrauc, MeanLosses
+from tests.builders import N_FEATURES, N_LABELS, make_batch, take_stays, tiny_drfuse
 
 
 def test_macro_prauc_leaves_out_phenotypes_without_a_positive() -> None:
@@ -49,3 +52,50 @@ def test_macro_prauc_of_infinite_logits_is_undefined() -> None:
     metric = MacroPrauc()
     metric.update(torch.tensor([[torch.inf], [0.0]]), torch.tensor([[1.0], [0.0]]))
     assert metric.compute().isnan()
+
+
+def test_mean_losses_weigh_each_batch_by_its_stays() -> None:
+    losses = MeanLosses()
+    losses.update({"total": torch.tensor(2.0), "part": torch.tensor(1.0, dtype=torch.bfloat16)}, 3)
+    losses.update({"total": torch.tensor(6.0), "part": torch.tensor(0.0)}, 1)
+    assert {name: mean.item() for name, mean in losses.compute().items()} == {"total": 3.0, "part": 0.75}
+    losses.reset()
+    losses.update({"other": torch.tensor(5.0)}, 2)
+    assert {name: mean.item() for name, mean in losses.compute().items()} == {"other": 5.0}
+
+
+def calls_of(model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return a list that notes the stays and radiographs of each batch that the model reads."""
+    seen: list[tuple[int, int]] = []
+    forward = type(model).forward
+
+    def noting(model: FusionModel, batch: Batch) -> FusionOutput:
+        seen.append((len(batch), len(batch.cxr)))
+        return forward(model, batch)
+
+    monkeypatch.setattr(type(model), "forward", noting)
+    return seen
+
+
+def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, batch = tiny_drfuse().eval(), make_batch(cxr_of=(1, 3))
+    with torch.no_grad():
+        expected = model(batch).logits
+        alone = model(take_stays(batch, [1, 3]).keep_cxr(torch.tensor([], dtype=torch.int64))).logits
+        seen = calls_of(model, monkeypatch)
+        predicted = FusionTask(model, 1e-3, 0).predict_step(batch, 0)
+    assert seen == [(4, 2), (2, 0)]
+    torch.testing.assert_close(predicted.logits, expected)
+    torch.testing.assert_close(
+        predicted.logits_without_cxr, torch.stack([expected[0], alone[0], expected[2], alone[1]])
+    )
+
+
+def test_without_radiographs_nothing_is_predicted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = EhrTransformer(N_FEATURES, N_LABELS, dim=8, heads=2, feedforward=16).eval()
+    seen = calls_of(model, monkeypatch)
+    predicted = FusionTask(model, 1e-3, 0).predict_step(make_batch(cxr_of=()), 0)
+    assert seen == [(4, 0)]
+    assert torch.equal(predicted.logits, predicted.logits_without_cxr)

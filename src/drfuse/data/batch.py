@@ -16,7 +16,8 @@ class Batch:
         stay_id: Int64 (B,).
         ehr: Float32 (B, T, F), padded with zeros to the T hours of the batch's longest stay.
         n_hours: Int64 (B,), hours of each stay's window, 1 to T.
-        cxr: (M, 1, H, W): uint8 as stored, float32 scaled once the data module has transformed it.
+        cxr: (M, 1, H, W): uint8 as stored, float32 scaled once the data module has transformed it. Int64 (M,)
+            for a model that keeps what it needs of each radiograph: their rows in the cohort.
         cxr_of: Int64 (M,), the row of the batch that each radiograph belongs to, ascending.
         labels: Float32 (B, C).
     """
@@ -46,6 +47,18 @@ class Batch:
         """Return the batch with only the radiographs at the indices `kept` (K,) into `cxr`."""
         kept = kept.sort().values
         return replace(self, cxr=self.cxr[kept], cxr_of=self.cxr_of[kept])
+
+    def matched_without_cxr(self) -> "Batch":
+        """Return the M stays that have a radiograph, with all radiographs taken away."""
+        rows, nothing = self.cxr_of, self.cxr_of[:0]
+        return Batch(
+            stay_id=self.stay_id[rows],
+            ehr=self.ehr[rows],
+            n_hours=self.n_hours[rows],
+            cxr=self.cxr[nothing],
+            cxr_of=nothing,
+            labels=self.labels[rows],
+        )
 
     def with_cxr(self, cxr: Tensor) -> "Batch":
         """Return the batch with other pixels (M, 1, H, W) for the same radiographs."""

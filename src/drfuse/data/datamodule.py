@@ -1,24 +1,35 @@
 """A cohort -> batches for training, validation and prediction."""
 
+from collections.abc import Iterator
+from typing import Literal
+
 import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.batch import Batch
 from drfuse.data.cohort import Cohort, Subset
 from drfuse.data.features import EhrFeatures
+from drfuse.data.loader import BatchLoader
 from drfuse.data.sampler import EvenBatches
 from drfuse.data.tasks import Task, TaskName
 from drfuse.errors import InputError
 
 
 class StayDataset(Dataset[Batch]):
-    """The stays of a cohort, many at a time: indexing with B rows makes the batch of those stays."""
+    """The stays of a cohort, many at a time: indexing with B rows makes the batch of those stays.
+
+    Attributes:
+        cxr_as: What a batch has of its radiographs: their `pixels`, their `rows` in the cohort (M,), for a
+            model that keeps what it needs of each, or `nothing`, for one that reads none.
+    """
 
     def __init__(self, cohort: Cohort, task: TaskName = "phenotyping") -> None:
+        self.cxr_as: Literal["pixels", "rows", "nothing"] = "pixels"
         self.cohort = cohort
         self.task = Task.of(cohort, task)
         self.features = EhrFeatures(cohort.manifest.variables, cohort.normalization)
@@ -32,16 +43,21 @@ class StayDataset(Dataset[Batch]):
         cohort, at = self.cohort, np.asarray(rows, np.int64)
         n_hours = cohort.n_hours[at]
         values = torch.from_numpy(cohort.ehr[at, : n_hours.max()])
-        cxr_of = np.flatnonzero(cohort.has_cxr[at])
+        cxr_of = np.flatnonzero(cohort.has_cxr[at] & (self.cxr_as != "nothing"))
+        cxr_row = cohort.cxr_row[at][cxr_of]
         hours = torch.from_numpy(n_hours)
         return Batch(
             stay_id=torch.from_numpy(self._stay_id[at]),
             ehr=self.features(values, hours),
             n_hours=hours,
-            cxr=torch.from_numpy(cohort.cxr[cohort.cxr_row[at][cxr_of]])[:, None],
+            cxr=torch.from_numpy(cxr_row) if self.cxr_as == "rows" else self.pixels(cxr_row),
             cxr_of=torch.from_numpy(cxr_of),
             labels=torch.from_numpy(self.task.labels[at]),
         )
+
+    def pixels(self, cxr_row: NDArray[np.int64]) -> Tensor:
+        """Return the radiographs uint8 (M, 1, size, size) of some rows (M,)."""
+        return torch.from_numpy(self.cohort.cxr[cxr_row])[:, None]
 
 
 class CohortDataModule(L.LightningDataModule):
@@ -57,6 +73,7 @@ class CohortDataModule(L.LightningDataModule):
         num_workers: Processes that make batches; 0 makes them in this one.
         seed: Seed of the order of the training batches.
         task: What is predicted; stays that do not take part in it are in no batch.
+        cxr_share: Share of each training batch's radiographs that is used at all.
 
     Raises:
         InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
@@ -73,12 +90,14 @@ class CohortDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         task: TaskName = "phenotyping",
+        cxr_share: float = 1.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0 or not 0 <= matched_cxr_dropout <= 1:
+        shares_are_such = 0 <= matched_cxr_dropout <= 1 and 0 <= cxr_share <= 1
+        if batch_size < 1 or num_workers < 0 or not shares_are_such:
             raise InputError(
                 "expected batch_size of at least 1, num_workers of at least 0, "
-                "and matched_cxr_dropout from 0 to 1"
+                "and matched_cxr_dropout and cxr_share from 0 to 1"
             )
         if not 1 <= crop_size <= cohort.image_size:
             raise InputError(
@@ -99,13 +118,14 @@ class CohortDataModule(L.LightningDataModule):
                     "larger cohort, or one with another --seed or --split-file"
                 )
         self.transform_cxr = CxrTransform(crop_size)
-        self.cxr_dropout = matched_cxr_dropout if train_on == "matched" else 0.0
+        dropout = matched_cxr_dropout if train_on == "matched" else 0.0
+        self.cxr_dropout = 1 - (1 - dropout) * cxr_share if cxr_share < 1 else dropout
         self.batch_size = batch_size
         self.augment = augment
         self.num_workers = num_workers
         self.seed = seed
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> BatchLoader:
         """Return batches with even shares of radiographs, in an order of their own each epoch."""
         has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
         batches = EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed)
@@ -113,21 +133,38 @@ class CohortDataModule(L.LightningDataModule):
             batches.set_epoch(self.trainer.current_epoch)
         return self._loader(batches)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> BatchLoader:
         """Return the validation split in order."""
         return self._loader(self._in_order(self.validation_rows))
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> BatchLoader:
         """Return all stays that take part, in order."""
         return self._loader(self._in_order(self.rows))
 
+    def transfer_batch_to_device(
+        self,
+        batch: Batch,
+        device: torch.device,
+        dataloader_idx: int,  # noqa: ARG002
+    ) -> Batch:
+        """Return the batch on the device; to a GPU it is copied while the processor goes on."""
+        return batch.to(device, non_blocking=device.type == "cuda")
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
-        """Drop radiographs (training on the matched subset) and transform those that are left."""
+        """Drop radiographs (in training, if asked for) and transform those that are left."""
         training = self.trainer is not None and self.trainer.training
         if training and self.cxr_dropout:
             batch = drop_cxr(batch, self.cxr_dropout)
+        if self.dataset.cxr_as == "rows":
+            return batch
         self.transform_cxr.train(training and self.augment)
         return batch.with_cxr(self.transform_cxr(batch.cxr))
+
+    def every_cxr(self) -> Iterator[Tensor]:
+        """Yield all radiographs of the cohort in order, a batch at a time, as evaluation sees them."""
+        self.transform_cxr.eval()
+        for rows in self._in_order(np.arange(len(self.dataset.cohort.cxr))):
+            yield self.transform_cxr(self.dataset.pixels(np.array(rows)))
 
     def example(self) -> Batch:
         """Return a batch of a stay with and one without a radiograph, as evaluation sees it."""
@@ -138,8 +175,8 @@ class CohortDataModule(L.LightningDataModule):
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
         return [some.tolist() for some in np.split(rows, range(self.batch_size, len(rows), self.batch_size))]
 
-    def _loader(self, batches: EvenBatches | list[list[int]]) -> DataLoader[Batch]:
-        return DataLoader(
+    def _loader(self, batches: EvenBatches | list[list[int]]) -> BatchLoader:
+        return BatchLoader(
             self.dataset,
             sampler=batches,  # with batch_size=None, an item is a whole batch
             batch_size=None,

@@ -1,6 +1,5 @@
 """Batches that hold equal shares of stays with a radiograph."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,7 +32,13 @@ class EvenBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(sum(map(len, self.groups)) / self.batch_size)
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of rows of each batch."""
+        whole, rest = divmod(sum(map(len, self.groups)), self.batch_size)
+        return [self.batch_size] * whole + [rest] * (rest > 0)
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng((self.seed, self.epoch))

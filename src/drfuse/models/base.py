@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,11 @@ class FusionModel(nn.Module, ABC):
     the other stays of its batch.
 
     Attributes:
+        reads_cxr: Whether the class looks at radiographs; where it does not, none is read for it.
         init_args: The arguments of the constructor, defaults included, from which it can be made again.
     """
 
+    reads_cxr: ClassVar[bool] = True
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -69,6 +69,8 @@ class EhrEncoder(nn.Module):
 
         def transformer(n_layers: int) -> nn.TransformerEncoder:
             layer = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
+            for name in ("dropout", "dropout1", "dropout2"):
+                setattr(layer, name, Dropout(dropout))
             return nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
 
         self.project = nn.Linear(n_features, dim)
@@ -103,6 +105,24 @@ class EhrEncoder(nn.Module):
         return tuple(
             mean_over_hours(branch(hidden, src_key_padding_mask=padded), padded) for branch in self.branches
         )
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` whose masks, on a CPU, are whole random words: less than half the time.
+
+    There PyTorch draws each element of a mask by itself, which is most of the step of a small Transformer.
+    An element is zero with probability `p`, to the nearest 2^-32, and divided by 1 - p otherwise.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout calls it so
+        """Return the input, in training mode with random elements set to zero."""
+        drawn_here = input.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not (self.training and 0 < self.p < 1 and drawn_here):
+            return super().forward(input)
+        words = torch.empty((input.numel() + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
+        words = words.view(torch.int32)[: input.numel()].view(input.shape)
+        keep = words >= min(round(self.p * 2**32), 2**32 - 1) - 2**31
+        return input * keep.to(input.dtype).mul_(1 / (1 - self.p))
 
 
 def mean_over_hours(hidden: Tensor, padded: Tensor) -> Tensor:
@@ -156,21 +176,45 @@ class CxrEncoder(nn.Module):
     Args:
         dim: D, the width of the representation.
         backbone: See `build_backbone`.
+
+    Attributes:
+        kept: None, or what a frozen backbone gives of every radiograph of a cohort, (images, channels). Then
+            `forward` takes the rows of radiographs (M,) in place of their pixels, and looks them up.
     """
+
+    kept: Tensor | None
 
     def __init__(self, dim: int = 256, backbone: BackboneSpec = "resnet50") -> None:
         super().__init__()
         self.backbone = build_backbone(backbone)
         self.project = nn.Linear(cast(list[int], self.backbone.channels)[-1], dim)
+        self.register_buffer("kept", None, persistent=False)
 
     def forward(self, cxr: Tensor) -> Tensor:
-        """Return (M, D) from cxr (M, 1, H, W)."""
+        """Return (M, D) from cxr (M, 1, H, W), or from the rows (M,) of what is kept."""
         if len(cxr) == 0:
             return self.project.weight.new_zeros(0, self.project.out_features)
-        with enough_for_batch_norm(cxr):
-            features = self.backbone(cxr).feature_maps[-1]
-        projected: Tensor = self.project(features.mean(dim=(2, 3)))
+        projected: Tensor = self.project(self.pool(cxr) if self.kept is None else self.kept[cxr])
         return projected
+
+    def pool(self, cxr: Tensor) -> Tensor:
+        """Return the backbone's features (M, channels) of cxr (M, 1, H, W), averaged over space."""
+        with enough_for_batch_norm(cxr):
+            features: Tensor = self.backbone(cxr).feature_maps[-1]
+        return features.mean(dim=(2, 3))
+
+    def freeze(self, cxr: Iterable[Tensor]) -> None:
+        """Train the backbone no more, and keep its features of all radiographs, in parts (m, 1, H, W).
+
+        They are those of evaluation mode.
+        """
+        self.backbone.requires_grad_(False)
+        device = self.project.weight.device
+        training = self.backbone.training
+        self.backbone.train(False)
+        with torch.no_grad():
+            self.kept = torch.cat([self.pool(part.to(device)) for part in cxr])
+        self.backbone.train(training)
 
 
 class CxrStages(nn.Module):

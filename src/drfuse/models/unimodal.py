@@ -5,6 +5,7 @@ in its first stage.
 """
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +18,8 @@ from drfuse.models.losses import at_least_float32
 
 class _EhrAlone(FusionModel):
     """An encoder of the EHR that gives one representation (B, D), and a linear head."""
+
+    reads_cxr: ClassVar[bool] = False
 
     def __init__(self, encoder: EhrEncoder | EhrLstmEncoder, dim: int, n_labels: int) -> None:
         super().__init__()

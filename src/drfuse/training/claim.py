@@ -22,6 +22,8 @@ _MAY_CHANGE = {
     "init_cxr",
     "accelerator",
     "num_workers",
+    "compile",
+    "checkpoint_activations",
 }
 
 

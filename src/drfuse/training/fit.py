@@ -25,6 +25,8 @@ from drfuse.data import Cohort, CohortDataModule, Subset, TaskName
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.files import appearing
 from drfuse.models import DrFuse, FusionModel, check_contract
+from drfuse.models.encoders import CxrEncoder, CxrStages
+from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
 from drfuse.training.task import FusionTask, Predicted
@@ -80,6 +82,11 @@ def train(
     task: TaskName = "phenotyping",
     init_ehr: Path | None = None,
     init_cxr: Path | None = None,
+    accumulate: int = 1,
+    cxr_share: float = 1.0,
+    freeze_cxr: bool = False,
+    compile: bool = False,  # noqa: A002 - the option's name
+    checkpoint_activations: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),
@@ -110,6 +117,16 @@ def train(
         task: Predict the phenotypes, death in hospital, or the length of the ICU stay in seven classes.
         init_ehr: Run of a model of the EHR alone, whose encoder's weights this one's EHR encoder starts from.
         init_cxr: Run of a model of the radiograph alone, likewise.
+        accumulate: Batches whose gradients are added up for one step of Adam: the step of a batch that many
+            times as large, in the memory of one. BatchNorm still sees one at a time.
+        cxr_share: Share of each training batch's radiographs that is used at all. Less than 1 is faster; the
+            other stays of the batch count as stays without a radiograph.
+        freeze_cxr: Train everything but the radiographs' backbones, which should then be pretrained. What
+            they give of each radiograph, unaugmented, is computed once and used in every epoch.
+        compile: Compile the encoders with torch.compile. It takes minutes at the start, and a C++ compiler on
+            a CPU, where it gains little.
+        checkpoint_activations: Keep less of each forward pass, and compute it again for the gradients: less
+            memory, more time, the same results. Does not go with `compile`.
         overwrite: Replace the run that lies at `out`.
         progress: Whether to show progress bars.
         callbacks: What else Lightning is to call while it trains.
@@ -120,12 +137,21 @@ def train(
     Raises:
         InputError: If the cohort cannot be used, or another run lies at `out`.
     """
-    check_options(epochs, patience, lr, seed)
+    check_options(epochs, patience, lr, seed, accumulate)
     check_choice("train_on", train_on, get_args(Subset))
     check_choice("precision", precision, get_args(Precision))
     opened = Cohort.open(Path(cohort).resolve(), verify=True)
     data = CohortDataModule(
-        opened, train_on, batch_size, matched_cxr_dropout, crop_size, augment, num_workers, seed, task
+        opened,
+        train_on,
+        batch_size,
+        matched_cxr_dropout,
+        crop_size,
+        augment,
+        num_workers,
+        seed,
+        task,
+        cxr_share,
     )
     labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
     if not labels[data.validation_rows].any():
@@ -135,18 +161,24 @@ def train(
         )
     L.seed_everything(seed, workers=True, verbose=False)
     network = model(len(data.dataset.features), len(label_names))
+    if not network.reads_cxr:
+        data.dataset.cxr_as = "nothing"
     check_contract(network, data.example(), len(label_names))
     for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
         if unimodal is not None:
             _start_from(network, modality, unimodal, opened.fingerprint)
-    if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fusion = FusionTask(network, lr, seed, opened.fingerprint)
+    _arrange(network, precision, compile, checkpoint_activations)
+    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate)
 
     run = RunFiles(Path(out).resolve())
     stop = EarlyStopping("val/prauc_macro", mode="max", patience=patience, check_finite=False)
     best = _BestCheckpoint(
-        run.checkpoints, "best-{epoch}", monitor="val/prauc_macro", mode="max", enable_version_counter=False
+        run.checkpoints,
+        "best-{epoch}",
+        monitor="val/prauc_macro",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,
     )
     last = ModelCheckpoint(run.checkpoints, run.last_checkpoint.stem, enable_version_counter=False)
     try:
@@ -155,6 +187,7 @@ def train(
             accelerator=accelerator,
             devices=1,
             precision=precision,
+            accumulate_grad_batches=accumulate,
             deterministic="warn",
             callbacks=[stop, best, last, *callbacks],
             logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
@@ -183,8 +216,15 @@ def train(
         "task": task,
         "init_ehr": None if init_ehr is None else str(Path(init_ehr).resolve()),
         "init_cxr": None if init_cxr is None else str(Path(init_cxr).resolve()),
+        "accumulate": accumulate,
+        "cxr_share": cxr_share,
+        "freeze_cxr": freeze_cxr,
+        "compile": compile,
+        "checkpoint_activations": checkpoint_activations,
     }
     with claim(run, options, opened.fingerprint, overwrite) as checkpoint:
+        if freeze_cxr:
+            _freeze_cxr(network, data, trainer.strategy.root_device)
         if checkpoint is None or not _is_done(checkpoint, epochs, patience):
             _fit(trainer, fusion, data, None if checkpoint is None else run.last_checkpoint)
         n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
@@ -204,15 +244,16 @@ def train(
     return result
 
 
-def check_options(epochs: int, patience: int, lr: float, seed: int) -> None:
+def check_options(epochs: int, patience: int, lr: float, seed: int, accumulate: int = 1) -> None:
     """Refuse numbers that no training can be done with.
 
     Raises:
         InputError: If one of them is such.
     """
-    if epochs < 1 or patience < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
+    if min(epochs, patience, accumulate) < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
         raise InputError(
-            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1"
+            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1; "
+            "accumulate at least 1"
         )
 
 
@@ -350,6 +391,43 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
             f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
             f"{modality}_encoder of {name}; train it with the same options"
         ) from error
+
+
+def _arrange(network: FusionModel, precision: Precision, compiled: bool, recomputed: bool) -> None:
+    """Choose how a model is laid out in memory and run.
+
+    Raises:
+        InputError: If it is to be compiled and recomputed, which torch.compile cannot do.
+    """
+    if compiled and recomputed:
+        raise InputError("--compile does not go with --checkpoint-activations; choose one of them")
+    if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recomputed:
+        recompute_activations(network)
+    if compiled:
+        compile_encoders(network)
+
+
+def _freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.device) -> None:
+    """Keep what each radiograph encoder's backbone gives of every radiograph; batches hold their rows.
+
+    Raises:
+        InputError: If the model reads radiographs in another way, or the cohort has none.
+    """
+    encoders = [module for module in network.modules() if isinstance(module, CxrEncoder)]
+    others = [module for module in network.modules() if isinstance(module, CxrStages)]
+    if not encoders or others:
+        raise InputError(
+            f"--freeze-cxr: {type(network).__name__} does not read radiographs by encoders that can be "
+            "frozen; choose a model whose radiographs pass a CxrEncoder alone"
+        )
+    if not len(data.dataset.cohort.cxr):
+        raise InputError("--freeze-cxr: the cohort has no radiograph; leave the option out")
+    network.to(device)
+    for encoder in encoders:
+        encoder.freeze(data.every_cxr())
+    data.dataset.cxr_as = "rows"
 
 
 def _save_model(run: RunFiles, network: FusionModel, data: CohortDataModule, result: TrainedRun) -> None:

@@ -39,7 +39,8 @@ SECONDS_TO_WAIT = 5.0
 """Before a run that another command is doing is looked at again."""
 
 _NO_CONFIGURATION = ("cohort", "out", "model", "overwrite", "progress", "callbacks")
-_NOT_DECIDING = ("accelerator", "num_workers")  # how a run is trained, but not which run it is
+# how a run is trained, but not which run it is
+_NOT_DECIDING = ("accelerator", "num_workers", "compile", "checkpoint_activations")
 _RAY_RETRIES = 3
 
 _Job = TypeVar("_Job")

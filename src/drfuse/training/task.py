@@ -1,19 +1,23 @@
 """The Lightning module that trains any model under the contract."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
 from drfuse.models.base import FusionModel
+
+_STEPS_UNSEEN = 50
+"""Of training, at most, before a loss that is not finite is noticed."""
 
 
 class MacroPrauc(Metric):
@@ -47,6 +51,29 @@ class MacroPrauc(Metric):
         return torch.tensor(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))
 
 
+class MeanLosses(Metric):
+    """Mean of each named loss over stays; a step adds one tensor, and nothing waits for the device."""
+
+    sums: Tensor
+    n_stays: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.add_state("sums", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("n_stays", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, losses: dict[str, Tensor], n_stays: int) -> None:
+        """Add the losses of a batch, scalars of the same names each time."""
+        self.names = list(losses)
+        self.sums = self.sums + n_stays * torch.stack([loss.detach().float() for loss in losses.values()])
+        self.n_stays += n_stays
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means, scalars."""
+        return dict(zip(self.names, self.sums / self.n_stays, strict=True))
+
+
 class Predicted(NamedTuple):  # Lightning moves what a tuple holds to the CPU
     """What is kept of a batch of B stays, in float32.
 
@@ -70,14 +97,21 @@ class FusionTask(L.LightningModule):
         seed: Seed of everything random within an epoch. Each epoch has its own, so that a run resumed after
             one goes on as it would have.
         cohort: Fingerprint of the cohort, noted in every checkpoint.
+        accumulate: Batches whose gradients make one step of Adam. Each counts by its stays, so that they add
+            up to the gradient of all of these stays together, in the last group of an epoch as well.
     """
 
-    def __init__(self, model: FusionModel, lr: float, seed: int, cohort: str = "") -> None:
+    def __init__(
+        self, model: FusionModel, lr: float, seed: int, cohort: str = "", accumulate: int = 1
+    ) -> None:
         super().__init__()
         self.model = model
         self.lr = lr
         self.seed = seed
         self.cohort = cohort
+        self.accumulate = accumulate
+        self.train_losses = MeanLosses()
+        self.val_losses = MeanLosses()
         self.val_prauc = MacroPrauc()
         self.latest_val_prauc = math.nan
 
@@ -85,29 +119,39 @@ class FusionTask(L.LightningModule):
         """Seed what is random in this epoch: dropout, augmentation, dropped radiographs."""
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the total loss.
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the total loss."""
+        losses = self.model.loss(self.model(batch), batch)
+        self.train_losses.update(losses, len(batch))
+        return losses["total"] * self._weight(batch_idx) if self.accumulate > 1 else losses["total"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Look at the losses from time to time: to look is to wait for the device.
 
         Raises:
-            InputError: If it is not finite.
+            InputError: If one of them was not finite.
         """
-        losses = self.model.loss(self.model(batch), batch)
-        if not losses["total"].isfinite():
-            raise InputError(
-                f"the training loss is {losses['total'].item()} in epoch {self.current_epoch}; "
-                "choose a smaller --lr, or mend the model"
-            )
-        self._log("train", losses, batch)
-        return losses["total"]
+        if (batch_idx + 1) % _STEPS_UNSEEN == 0 or self.trainer.is_last_batch:
+            total = self.train_losses.compute()["total"].item()
+            if not math.isfinite(total):
+                raise InputError(
+                    f"the training loss is {total} in epoch {self.current_epoch}; "
+                    "choose a smaller --lr, or mend the model"
+                )
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean training losses."""
+        self._log("train", self.train_losses)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Collect logits and labels, and log the losses."""
         output = self.model(batch)
-        self._log("val", self.model.loss(output, batch), batch)
+        self.val_losses.update(self.model.loss(output, batch), len(batch))
         self.val_prauc.update(output.logits, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/prauc_macro`, by which the best epoch is chosen."""
+        """Log the mean losses, and `val/prauc_macro`, by which the best epoch is chosen."""
+        self._log("val", self.val_losses)
         prauc = self.val_prauc.compute()
         self.log("val/prauc_macro", prauc, prog_bar=True)
         self.latest_val_prauc = prauc.item()
@@ -117,9 +161,9 @@ class FusionTask(L.LightningModule):
         """Return what `predictions.parquet` keeps of a batch."""
         output = self.model(batch)
         without, weights = output.logits, output.modality_weights
-        if len(batch.cxr):
-            no_image = batch.keep_cxr(batch.cxr_of[:0])
-            without = torch.where(batch.has_cxr[:, None], self.model(no_image).logits, without)
+        if len(batch.cxr):  # no image is encoded twice, and no stay without one
+            blind = self.model(batch.matched_without_cxr())
+            without = without.index_copy(0, batch.cxr_of, blind.logits)
         return Predicted(output.logits.float(), without.float(), None if weights is None else weights.float())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -129,8 +173,15 @@ class FusionTask(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam with its default moments."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr)
+        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
 
-    def _log(self, split: str, losses: dict[str, Tensor], batch: Batch) -> None:
-        named: dict[str, Any] = {f"{split}/{name}": loss.detach() for name, loss in losses.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=split == "val")
+    def _weight(self, batch_idx: int) -> float:
+        """Return a batch's share of the stays of its group, times what Lightning divides by."""
+        sizes = cast(DataLoader[Batch], self.trainer.train_dataloader).sampler.sizes  # type: ignore[attr-defined]
+        first = batch_idx - batch_idx % self.accumulate
+        share: float = sizes[batch_idx] / sum(sizes[first : first + self.accumulate])
+        return share * self.accumulate
+
+    def _log(self, split: str, means: MeanLosses) -> None:
+        self.log_dict({f"{split}/{name}": mean for name, mean in means.compute().items()})
+        means.reset()
