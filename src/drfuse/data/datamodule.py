@@ -57,6 +57,8 @@ class CohortDataModule(L.LightningDataModule):
         num_workers: Processes that make batches; 0 makes them in this one.
         seed: Seed of the order of the training batches.
         task: What is predicted; stays that do not take part in it are in no batch.
+        rank: Number of this process among those that share the batches.
+        n_ranks: How many do; each makes its own part of every batch.
 
     Raises:
         InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
@@ -73,12 +75,19 @@ class CohortDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         task: TaskName = "phenotyping",
+        rank: int = 0,
+        n_ranks: int = 1,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0 or not 0 <= matched_cxr_dropout <= 1:
             raise InputError(
                 "expected batch_size of at least 1, num_workers of at least 0, "
                 "and matched_cxr_dropout from 0 to 1"
+            )
+        if batch_size < n_ranks:
+            raise InputError(
+                f"batch_size is {batch_size}, the stays of all {n_ranks} devices together; choose at least "
+                "one for each"
             )
         if not 1 <= crop_size <= cohort.image_size:
             raise InputError(
@@ -104,11 +113,12 @@ class CohortDataModule(L.LightningDataModule):
         self.augment = augment
         self.num_workers = num_workers
         self.seed = seed
+        self.rank, self.n_ranks = rank, n_ranks
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches with even shares of radiographs, in an order of their own each epoch."""
         has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
-        batches = EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed)
+        batches = EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed, self.rank, self.n_ranks)
         if self.trainer is not None:  # a resumed run fetches its first batch before it sets the epoch
             batches.set_epoch(self.trainer.current_epoch)
         return self._loader(batches)
@@ -125,7 +135,7 @@ class CohortDataModule(L.LightningDataModule):
         """Drop radiographs (training on the matched subset) and transform those that are left."""
         training = self.trainer is not None and self.trainer.training
         if training and self.cxr_dropout:
-            batch = drop_cxr(batch, self.cxr_dropout)
+            batch = drop_cxr(batch, self.cxr_dropout, self.rank)
         self.transform_cxr.train(training and self.augment)
         return batch.with_cxr(self.transform_cxr(batch.cxr))
 
@@ -135,8 +145,22 @@ class CohortDataModule(L.LightningDataModule):
         rows = [int(found[0]) for found in (self.rows[has_cxr], self.rows[~has_cxr]) if len(found)]
         return self.on_after_batch_transfer(self.dataset[rows], 0)
 
+    def is_whole(self, number: int) -> bool:
+        """Return whether every process has the whole of the stage's batch of that number, and not a part."""
+        trainer = self.trainer
+        if trainer is None or trainer.predicting:
+            rows = self.rows
+        else:
+            rows = self.train_rows if trainer.training else self.validation_rows
+        return min(self.batch_size, len(rows) - number * self.batch_size) < self.n_ranks
+
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
-        return [some.tolist() for some in np.split(rows, range(self.batch_size, len(rows), self.batch_size))]
+        """Return batches, or this process's part of each; all parts, one after the other, are the batch."""
+        batches = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+        return [
+            (batch if len(batch) < self.n_ranks else np.array_split(batch, self.n_ranks)[self.rank]).tolist()
+            for batch in batches
+        ]
 
     def _loader(self, batches: EvenBatches | list[list[int]]) -> DataLoader[Batch]:
         return DataLoader(
@@ -150,7 +174,16 @@ class CohortDataModule(L.LightningDataModule):
         )
 
 
-def drop_cxr(batch: Batch, share: float) -> Batch:
-    """Return the batch without a random `share` of its radiographs, rounded to whole ones."""
-    n_kept = len(batch.cxr) - round(share * len(batch.cxr))
-    return batch.keep_cxr(torch.randperm(len(batch.cxr), device=batch.cxr.device)[:n_kept])
+def drop_cxr(batch: Batch, share: float, rank: int = 0) -> Batch:
+    """Return the batch without a random `share` of its radiographs, rounded to whole ones.
+
+    Of a part of a batch, rounded such that all parts, if they are of one size, lose that share together.
+
+    Args:
+        batch: The batch, or a part of it.
+        share: Between 0 and 1.
+        rank: Which part it is.
+    """
+    n = len(batch.cxr)
+    n_kept = n - (round(share * n * (rank + 1)) - round(share * n * rank))
+    return batch.keep_cxr(torch.randperm(n, device=batch.cxr.device)[:n_kept])

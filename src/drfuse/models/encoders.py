@@ -156,7 +156,13 @@ class CxrEncoder(nn.Module):
     Args:
         dim: D, the width of the representation.
         backbone: See `build_backbone`.
+
+    Attributes:
+        runs_on_none: True while another process has radiographs of the same training batch: the backbone then
+            runs on none here, so that its BatchNorms over all processes find this one, too.
     """
+
+    runs_on_none = False
 
     def __init__(self, dim: int = 256, backbone: BackboneSpec = "resnet50") -> None:
         super().__init__()
@@ -165,7 +171,7 @@ class CxrEncoder(nn.Module):
 
     def forward(self, cxr: Tensor) -> Tensor:
         """Return (M, D) from cxr (M, 1, H, W)."""
-        if len(cxr) == 0:
+        if len(cxr) == 0 and not (self.training and self.runs_on_none):
             return self.project.weight.new_zeros(0, self.project.out_features)
         with enough_for_batch_norm(cxr):
             features = self.backbone(cxr).feature_maps[-1]

@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from drfuse.files import appearing
 from drfuse.models import DrFuse, FusionModel, check_contract
 from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
+from drfuse.training.distributed import Ranks, start_ranks
 from drfuse.training.task import FusionTask, Predicted
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -80,6 +81,8 @@ def train(
     task: TaskName = "phenotyping",
     init_ehr: Path | None = None,
     init_cxr: Path | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),
@@ -98,7 +101,7 @@ def train(
         epochs: The most epochs to train.
         patience: Stop after this many epochs without a better macro PRAUC on the validation split.
         lr: Learning rate of Adam.
-        batch_size: Stays a batch.
+        batch_size: Stays a batch, those of all devices together.
         matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch.
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
@@ -110,6 +113,10 @@ def train(
         task: Predict the phenotypes, death in hospital, or the length of the ICU stay in seven classes.
         init_ehr: Run of a model of the EHR alone, whose encoder's weights this one's EHR encoder starts from.
         init_cxr: Run of a model of the radiograph alone, likewise.
+        devices: Train on so many devices of this machine (with `cpu`, processes), each with a part of every
+            batch. By default one or, under torchrun or srun, those that it started a process for.
+        nodes: Train on so many machines, which all see the cohort and `out`; torchrun or srun has started a
+            process for each of their devices, and says by default how many there are.
         overwrite: Replace the run that lies at `out`.
         progress: Whether to show progress bars.
         callbacks: What else Lightning is to call while it trains.
@@ -120,12 +127,28 @@ def train(
     Raises:
         InputError: If the cohort cannot be used, or another run lies at `out`.
     """
+    given = dict(locals())
     check_options(epochs, patience, lr, seed)
     check_choice("train_on", train_on, get_args(Subset))
     check_choice("precision", precision, get_args(Precision))
-    opened = Cohort.open(Path(cohort).resolve(), verify=True)
+    ranks = Ranks.of_environment(devices, nodes)
+    if ranks is None and (devices or 1) > 1:
+        return start_ranks(train, given, devices or 1)
+    ranks = ranks or Ranks()
+    ranks.join()
+    opened = Cohort.open(Path(cohort).resolve(), verify=ranks.is_first)
     data = CohortDataModule(
-        opened, train_on, batch_size, matched_cxr_dropout, crop_size, augment, num_workers, seed, task
+        opened,
+        train_on,
+        batch_size,
+        matched_cxr_dropout,
+        crop_size,
+        augment,
+        num_workers,
+        seed,
+        task,
+        ranks.rank,
+        ranks.size,
     )
     labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
     if not labels[data.validation_rows].any():
@@ -141,7 +164,7 @@ def train(
             _start_from(network, modality, unimodal, opened.fingerprint)
     if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fusion = FusionTask(network, lr, seed, opened.fingerprint)
+    fusion = FusionTask(network, lr, seed, opened.fingerprint, ranks)
 
     run = RunFiles(Path(out).resolve())
     stop = EarlyStopping("val/prauc_macro", mode="max", patience=patience, check_finite=False)
@@ -153,7 +176,7 @@ def train(
         trainer = L.Trainer(
             max_epochs=epochs,
             accelerator=accelerator,
-            devices=1,
+            **ranks.placement(),
             precision=precision,
             deterministic="warn",
             callbacks=[stop, best, last, *callbacks],
@@ -164,7 +187,10 @@ def train(
             enable_progress_bar=progress,
         )
     except (ValueError, MisconfigurationException) as error:
-        raise InputError(f"accelerator {accelerator!r} with precision {precision!r}: {error}") from error
+        devices_too = "" if ranks.is_alone else f" on {ranks.devices} devices"
+        raise InputError(
+            f"accelerator {accelerator!r} with precision {precision!r}{devices_too}: {error}"
+        ) from error
     options: dict[str, Any] = {
         "cohort": str(opened.folder),
         "model": describe_model(network),
@@ -183,24 +209,25 @@ def train(
         "task": task,
         "init_ehr": None if init_ehr is None else str(Path(init_ehr).resolve()),
         "init_cxr": None if init_cxr is None else str(Path(init_cxr).resolve()),
+        "devices": devices,
+        "nodes": nodes,
     }
-    with claim(run, options, opened.fingerprint, overwrite) as checkpoint:
-        if checkpoint is None or not _is_done(checkpoint, epochs, patience):
-            _fit(trainer, fusion, data, None if checkpoint is None else run.last_checkpoint)
-        n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
-        # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
-        names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
-        if not names:
-            raise InputError(f"{out} has lost its best checkpoint; remove the folder, and train it again")
-        kept = max((load_checkpoint(run, name) for name in names), key=_rank)
-        if not math.isfinite(kept["val_prauc"]):
-            raise InputError(
-                f"no epoch of {out} has a validation PRAUC: the model predicts no finite numbers"
-            )
-        fusion.load_state_dict(kept["state_dict"])
-        result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
-        _save_model(run, network, data, result)
-        _predict(trainer, fusion, data).write(run.predictions)
+    with ExitStack() as held:
+        with ranks.telling():
+            checkpoint = None  # the folder is the first process's, which the others follow
+            if ranks.is_first:
+                checkpoint = held.enter_context(claim(run, options, opened.fingerprint, overwrite))
+            is_done = checkpoint is not None and _is_done(checkpoint, epochs, patience)
+        resumes, is_done = ranks.share((checkpoint is not None, is_done))
+        if not is_done:
+            _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
+        with ranks.telling():
+            result = _keep_best(run, fusion, data) if ranks.is_first else None
+        result = ranks.share(result)
+        ranks.share_weights(fusion)
+        predictions = _predict(trainer, fusion, data)
+        if ranks.is_first:
+            predictions.write(run.predictions)
     return result
 
 
@@ -350,6 +377,28 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
             f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
             f"{modality}_encoder of {name}; train it with the same options"
         ) from error
+
+
+def _keep_best(run: RunFiles, fusion: FusionTask, data: CohortDataModule) -> TrainedRun:
+    """Load the weights of a run's best epoch, and save them.
+
+    Raises:
+        InputError: If there are none.
+    """
+    n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
+    # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
+    names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
+    if not names:
+        raise InputError(f"{run.folder} has lost its best checkpoint; remove the folder, and train it again")
+    kept = max((load_checkpoint(run, name) for name in names), key=_rank)
+    if not math.isfinite(kept["val_prauc"]):
+        raise InputError(
+            f"no epoch of {run.folder} has a validation PRAUC: the model predicts no finite numbers"
+        )
+    fusion.load_state_dict(kept["state_dict"])
+    result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
+    _save_model(run, fusion.model, data, result)
+    return result
 
 
 def _save_model(run: RunFiles, network: FusionModel, data: CohortDataModule, result: TrainedRun) -> None:
