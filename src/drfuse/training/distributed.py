@@ -2,8 +2,8 @@
 
 Every process runs the model on its part, collects what the model said of the other parts, and computes the
 loss of the whole batch. So every loss is exact, whatever it averages over. On the way back each part gets the
-sum of the gradients that all processes have for it, and DDP takes the mean over the processes: what is left is
-the gradient of the one loss.
+sum of the gradients that all processes have for it, and DDP takes the mean over the processes: what is left
+is the gradient of the one loss.
 """
 
 import atexit
@@ -33,7 +33,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.distributed.distributed_c10d import TCPStore
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
@@ -111,9 +110,8 @@ class Ranks:
 
     def join(self) -> None:
         """Connect this process with the others, until it ends."""
-        rank_zero_only.rank = (
-            self.rank
-        )  # Lightning's loggers go by it; a process alone under srun writes, too
+        # Lightning's loggers go by it; one that trains alone under srun writes, too
+        cast(Any, rank_zero_only).rank = self.rank
         if self.is_alone or dist.is_initialized():  # by the user's own script, or by an earlier run
             return
         dist.init_process_group(
@@ -336,7 +334,9 @@ def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], 
             f"--devices {size} starts processes, to which the model or a callback cannot be handed over "
             f"({error}); define it in a module, or start your script with torchrun"
         ) from error
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # where the processes meet
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )  # where the processes meet
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns where no parameter is unused
     pids = context.Array("i", size)
