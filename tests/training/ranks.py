@@ -1,6 +1,7 @@
 """What the tests of several processes run in each of them."""
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,12 @@ from tests.builders import make_batch, take_stays, tiny_drfuse
 from tests.training.own_model import FirstHour
 
 
-def everything(trainings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what each of the following functions returns, and the results of trainings."""
+def everything(folder: Path, trainings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what each of the following functions returns, the results of trainings, and who wrote."""
     ranks = Ranks.of_environment(None, None)
     assert ranks is not None
     ranks.join()
+    written = note_writing(folder)
     return {
         "ranks": of_all((ranks.rank, ranks.size, ranks.devices, torch.get_num_threads())),
         "collected": of_all(collected(ranks.rank)),
@@ -34,7 +36,7 @@ def everything(trainings: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "gradients": {case: gradients(ranks.rank, *case) for case in GRADIENT_CASES},
         "trained": [train(**options) for options in trainings],
-        "written": of_all(written_by_this),
+        "written": of_all(written),
     }
 
 
@@ -47,7 +49,20 @@ NORM_CASES = (
 )
 GRADIENT_CASES = (((0, 2), (1, 3)), ((0, 1, 2), (3,)), ((2, 0, 3), (1,)), ((1,), (3,)))
 
-written_by_this: list[str] = []
+
+def note_writing(folder: Path) -> list[str]:
+    """Return a list to which each place in a folder is added where this process writes from now on."""
+    places: list[str] = []
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree") or (
+            event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if writes and str(arguments[0]).startswith(str(folder)):
+            places.append(f"{event} {arguments[0]}")
+
+    sys.addaudithook(note)
+    return places
 
 
 def of_all(value: Any) -> list[Any]:
@@ -129,23 +144,15 @@ class _Loss(nn.Module):
 
 
 class FailsInOne(FirstHour):
-    """A model that cannot be trained in the last process; the first notes in a folder what it had to do."""
+    """A model that cannot be trained in the second process; the first waits for it."""
 
     def forward(self, batch: Batch) -> FusionOutput:
-        if self.training and os.environ.get("RANK") == "1":
+        if self.training and os.environ["RANK"] == "1":
             raise InputError("the second process fails")
         return super().forward(batch)
 
 
-class Sleeps(FirstHour):
-    """A model whose training never ends; each process leaves its number in a folder."""
-
-    def __init__(self, n_features: int, n_labels: int, folder: str) -> None:
-        super().__init__(n_features, n_labels)
-        self.folder = Path(folder)
-
-    def forward(self, batch: Batch) -> FusionOutput:
-        if self.training:
-            (self.folder / str(os.getpid())).touch()
-            time.sleep(600)
-        return super().forward(batch)
+def sleep(folder: Path) -> None:
+    """Leave the number of this process in a folder, and do nothing for long."""
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)

@@ -43,7 +43,7 @@ from drfuse.models.batch_norm import SyncedBatchNorm2d
 from drfuse.models.encoders import CxrEncoder, CxrStages
 
 _TIMEOUT = timedelta(hours=1)  # the first process may check or read a large cohort while the others wait
-_SECONDS_TO_CLEAN_UP = 10.0
+_SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0
 
 _Result = TypeVar("_Result")
 
@@ -83,7 +83,7 @@ class Ranks:
         Raises:
             InputError: If other processes were started than were asked for, or none for several machines.
         """
-        if min(devices or 1, nodes or 1) < 1:
+        if any(asked is not None and asked < 1 for asked in (devices, nodes)):
             raise InputError("expected devices and nodes of at least 1")
         if (devices, nodes) == (1, 1):
             return None
@@ -348,8 +348,10 @@ def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], 
             return _result_of_first(ranks)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and pids[0]:
-                os.kill(pids[0], signal.SIGINT)
-            wait(ranks, _SECONDS_TO_CLEAN_UP, FIRST_EXCEPTION)  # of the run's folder
+                os.kill(pids[0], signal.SIGINT)  # it leaves the run's folder in order
+                wait(ranks, _SECONDS_TO_CLEAN_UP, FIRST_EXCEPTION)
+            else:  # it may have failed, too, or wait for one that failed
+                wait(ranks, _SECONDS_TO_FAIL)
             for pid in filter(None, pids[:]):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
