@@ -238,8 +238,18 @@ def is_running(pid: int) -> bool:
 
 
 def torchrun(monkeypatch: pytest.MonkeyPatch, **variables: int) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        monkeypatch.delenv(name, raising=False)
+    places = (
+        "RANK",
+        "LOCAL_RANK",
+        "GROUP_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    )
+    for name in (*places, "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
 
@@ -258,9 +268,6 @@ def test_a_step_of_slurm_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     torchrun(monkeypatch, SLURM_STEP_NUM_TASKS=4, SLURM_STEP_NUM_NODES=2, SLURM_PROCID=3, SLURM_LOCALID=1)
     for name, value in {"SLURM_NODEID": "1", "SLURM_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "41235"}.items():
         monkeypatch.setenv(name, value)
-    for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "GROUP_RANK"):
-        monkeypatch.setenv(name, "")  # restored afterwards
-        monkeypatch.delenv(name)
     assert Ranks.of_environment(2, 2) == Ranks(rank=3, size=4, devices=2)
     assert (os.environ["MASTER_ADDR"], os.environ["LOCAL_RANK"]) == ("gpu07", "1")
 
