@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
@@ -40,6 +41,7 @@ SECONDS_TO_WAIT = 5.0
 _NO_CONFIGURATION = ("cohort", "out", "model", "devices", "nodes", "overwrite", "progress", "callbacks")
 _NOT_DECIDING = ("accelerator", "num_workers")  # how a run is trained, but not which run it is
 _RAY_RETRIES = 3
+_SECONDS_TO_ANSWER = 10.0
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -320,8 +322,16 @@ def _on_ray(
     except ImportError as error:
         raise InputError("--ray needs Ray; install it with: pip install 'drfuse[ray]'") from error
     try:
-        ray.init(address if isinstance(address, str) else None, ignore_reinit_error=True, log_to_driver=False)
-    except ConnectionError as error:
+        if isinstance(address, str) and ":" in address:  # Ray itself would try for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        ray.init(
+            address if isinstance(address, str) else None,
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (OSError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(f"no Ray cluster answers at {address}: {error}") from error
     n_gpus = 1 if ray.cluster_resources().get("GPU") else 0
     remote = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=_RAY_RETRIES)(function)
