@@ -209,8 +209,8 @@ def train(
         "task": task,
         "init_ehr": None if init_ehr is None else str(Path(init_ehr).resolve()),
         "init_cxr": None if init_cxr is None else str(Path(init_cxr).resolve()),
-        "devices": devices,
-        "nodes": nodes,
+        "devices": None if ranks.is_alone else devices,
+        "nodes": None if ranks.is_alone else nodes,
     }
     with ExitStack() as held:
         with ranks.telling():
