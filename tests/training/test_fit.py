@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from drfuse.errors import BusyError, InputError, MissingInputError
 from drfuse.models import CxrResNet, DrFuse, EhrLstm, FusionModel, FusionOutput, MedFuse, check_contract
 from drfuse.run import Predictions, RunFiles
 from drfuse.training import FusionTask, TrainedRun, load_model, read_facts, train
+from drfuse.training.claim import claim
 from tests.builders import TINY_BACKBONE
 from tests.mimic import write_hospital
 from tests.training.own_model import FirstHour
@@ -648,3 +650,13 @@ def test_bfloat16_trains(fit: Trainer) -> None:
     logits = Predictions.read(RunFiles(result.folder).predictions).logits
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
+
+
+def test_who_only_looks_at_a_run_keeps_nobody_from_it(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / "run")
+    run.folder.mkdir()
+    looking = FileLock(run.folder / ".lock", thread_local=False)
+    looking.acquire()
+    threading.Timer(0.2, looking.release).start()
+    with claim(run, {"cohort": "", "model": "", "train_on": ""}, "", overwrite=False) as checkpoint:
+        assert checkpoint is None
