@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -178,6 +179,8 @@ def _show_cohort(manifest: Any, arguments: dict[str, Any], console: Console) -> 
 
 
 def _show_run(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
+    if os.environ.get("RANK", "0") != "0":  # torchrun or srun runs the command once for every device
+        return
     _say(
         console,
         f"wrote {result.folder}: best epoch {result.best_epoch + 1} of {result.epochs}, "

@@ -394,3 +394,23 @@ def test_the_published_settings_are_the_defaults(tmp_path: Path) -> None:
     assert module.transform_cxr.crop_size == 224
     assert module.cxr_dropout == 0.0
     assert CohortDataModule(cohort, "matched").cxr_dropout == 0.3
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 4, 8, 16])
+def test_parts_lose_the_share_of_the_whole_batch(n_ranks: int) -> None:
+    left = [len(drop_cxr(images(16 // n_ranks), 0.3, rank).cxr) for rank in range(n_ranks)]
+    assert sum(left) == 16 - 5  # 0.3 of 16, rounded
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+def test_processes_predict_every_stay_once_in_order(larger: Cohort, n_ranks: int) -> None:
+    parts = [
+        CohortDataModule(larger, batch_size=7, crop_size=12, rank=rank, n_ranks=n_ranks)
+        for rank in range(n_ranks)
+    ]
+    loaders = [[batch.stay_id.tolist() for batch in part.predict_dataloader()] for part in parts]
+    told: list[int] = []
+    for number, of_ranks in enumerate(zip(*loaders, strict=True)):
+        whole = of_ranks[:1] if parts[0].is_whole(number) else of_ranks
+        told += [stay for part in whole for stay in part]
+    assert told == larger.stays["stay_id"].to_list()

@@ -96,3 +96,25 @@ def test_the_partner_of_a_stay_changes() -> None:
         batches.set_epoch(epoch)
         partners.update(*(batch for batch in batches if 500 in batch))
     assert len(partners) > 15
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize(("n", "n_cxr", "batch_size"), [size for size in SIZES if size[2] > 3])
+def test_processes_share_each_batch_evenly(n: int, n_cxr: int, batch_size: int, n_ranks: int) -> None:
+    whole = sampler(n, n_cxr, batch_size)
+    with_cxr = set(whole.groups[0].tolist())
+    rows = np.arange(500, 500 + n)
+    has_cxr = np.isin(rows, whole.groups[0])
+    parts = [EvenBatches(rows, has_cxr, batch_size, 0, rank, n_ranks) for rank in range(n_ranks)]
+    for sampled in (whole, *parts):
+        sampled.set_epoch(2)
+    n_batches = 0
+    for batch, *of_ranks in zip(whole, *parts, strict=True):
+        n_batches += 1
+        if len(batch) < n_ranks:
+            assert of_ranks == [batch] * n_ranks
+            continue
+        assert sorted(row for part in of_ranks for row in part) == sorted(batch)
+        for sizes in ([len(part) for part in of_ranks], [len(with_cxr & set(part)) for part in of_ranks]):
+            assert max(sizes) - min(sizes) <= 1
+    assert n_batches == len(whole)

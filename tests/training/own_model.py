@@ -1,6 +1,7 @@
 """Models as a user would write them: classes under the contract, in a module of their own."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -51,4 +52,33 @@ class Endless(FirstHour):
         if self.training:
             (self.folder / str(os.getpid())).touch()
             time.sleep(600)
+        return super().forward(batch)
+
+
+class LosesItsMachine(FirstHour):
+    """A model whose process is killed in its second epoch, once, or waits there for its machine to be lost.
+
+    Args:
+        n_features: F.
+        n_labels: C.
+        folder: Where it notes that it has begun to die; a file `doomed` there has the Ray node that is lost.
+        steps: Of training, before it dies.
+    """
+
+    def __init__(self, n_features: int, n_labels: int, folder: str, steps: int) -> None:
+        super().__init__(n_features, n_labels)
+        self.folder, self.steps, self.taken = Path(folder), steps, 0
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        self.taken += self.training
+        if self.taken == self.steps and not (self.folder / "died").exists():
+            doomed = self.folder / "doomed"
+            if not doomed.exists():
+                (self.folder / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            import ray
+
+            if ray.get_runtime_context().get_node_id() == doomed.read_text():
+                (self.folder / "died").touch()
+                time.sleep(600)
         return super().forward(batch)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from drfuse.models import (
 from drfuse.models.encoders import CxrEncoder
 from drfuse.run import Predictions, RunFiles
 from drfuse.training import FusionTask, TrainedRun, load_model, read_facts, train
+from drfuse.training.claim import claim
 from tests.builders import TINY_BACKBONE
 from tests.mimic import write_hospital
 from tests.training.own_model import FirstHour
@@ -746,3 +748,13 @@ def test_how_an_interrupted_run_is_computed_may_change(
     whole = fit(epochs=3, out=tmp_path / "whole")
     cut(fit, 1, monkeypatch, epochs=3)
     np.testing.assert_array_equal(logits_of(fit(epochs=3, checkpoint_activations=True)), logits_of(whole))
+
+
+def test_who_only_looks_at_a_run_keeps_nobody_from_it(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / "run")
+    run.folder.mkdir()
+    looking = FileLock(run.folder / ".lock", thread_local=False)
+    looking.acquire()
+    threading.Timer(0.2, looking.release).start()
+    with claim(run, {"cohort": "", "model": "", "train_on": ""}, "", overwrite=False) as checkpoint:
+        assert checkpoint is None

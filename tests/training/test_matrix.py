@@ -101,7 +101,7 @@ def name_of(cohort: Cohort, model: dict[str, Any] | None = None, **options: Any)
 
 
 def test_every_option_that_decides_a_training_changes_the_run(cohort: Cohort) -> None:
-    no_option = {"cohort", "out", "model", "overwrite", "progress", "callbacks"}
+    no_option = {"cohort", "out", "model", "devices", "nodes", "overwrite", "progress", "callbacks"}
     options = inspect.signature(train).parameters.keys() - no_option
     assert options == DECIDING.keys() | NOT_DECIDING.keys()
     matched = name_of(cohort, train_on="matched")

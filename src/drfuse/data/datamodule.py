@@ -74,6 +74,8 @@ class CohortDataModule(L.LightningDataModule):
         seed: Seed of the order of the training batches.
         task: What is predicted; stays that do not take part in it are in no batch.
         cxr_share: Share of each training batch's radiographs that is used at all.
+        rank: Number of this process among those that share the batches.
+        n_ranks: How many do; each makes its own part of every batch.
 
     Raises:
         InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
@@ -91,6 +93,8 @@ class CohortDataModule(L.LightningDataModule):
         seed: int = 0,
         task: TaskName = "phenotyping",
         cxr_share: float = 1.0,
+        rank: int = 0,
+        n_ranks: int = 1,
     ) -> None:
         super().__init__()
         shares_are_such = 0 <= matched_cxr_dropout <= 1 and 0 <= cxr_share <= 1
@@ -98,6 +102,11 @@ class CohortDataModule(L.LightningDataModule):
             raise InputError(
                 "expected batch_size of at least 1, num_workers of at least 0, "
                 "and matched_cxr_dropout and cxr_share from 0 to 1"
+            )
+        if batch_size < n_ranks:
+            raise InputError(
+                f"batch_size is {batch_size}, the stays of all {n_ranks} devices together; choose at least "
+                "one for each"
             )
         if not 1 <= crop_size <= cohort.image_size:
             raise InputError(
@@ -124,11 +133,12 @@ class CohortDataModule(L.LightningDataModule):
         self.augment = augment
         self.num_workers = num_workers
         self.seed = seed
+        self.rank, self.n_ranks = rank, n_ranks
 
     def train_dataloader(self) -> BatchLoader:
         """Return batches with even shares of radiographs, in an order of their own each epoch."""
         has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
-        batches = EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed)
+        batches = EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed, self.rank, self.n_ranks)
         if self.trainer is not None:  # a resumed run fetches its first batch before it sets the epoch
             batches.set_epoch(self.trainer.current_epoch)
         return self._loader(batches)
@@ -154,7 +164,7 @@ class CohortDataModule(L.LightningDataModule):
         """Drop radiographs (in training, if asked for) and transform those that are left."""
         training = self.trainer is not None and self.trainer.training
         if training and self.cxr_dropout:
-            batch = drop_cxr(batch, self.cxr_dropout)
+            batch = drop_cxr(batch, self.cxr_dropout, self.rank)
         if self.dataset.cxr_as == "rows":
             return batch
         self.transform_cxr.train(training and self.augment)
@@ -172,8 +182,22 @@ class CohortDataModule(L.LightningDataModule):
         rows = [int(found[0]) for found in (self.rows[has_cxr], self.rows[~has_cxr]) if len(found)]
         return self.on_after_batch_transfer(self.dataset[rows], 0)
 
+    def is_whole(self, number: int) -> bool:
+        """Return whether every process has the whole of the stage's batch of that number, and not a part."""
+        trainer = self.trainer
+        if trainer is None or trainer.predicting:
+            rows = self.rows
+        else:
+            rows = self.train_rows if trainer.training else self.validation_rows
+        return min(self.batch_size, len(rows) - number * self.batch_size) < self.n_ranks
+
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
-        return [some.tolist() for some in np.split(rows, range(self.batch_size, len(rows), self.batch_size))]
+        """Return batches, or this process's part of each; all parts, one after the other, are the batch."""
+        batches = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+        return [
+            (batch if len(batch) < self.n_ranks else np.array_split(batch, self.n_ranks)[self.rank]).tolist()
+            for batch in batches
+        ]
 
     def _loader(self, batches: EvenBatches | list[list[int]]) -> BatchLoader:
         return BatchLoader(
@@ -187,7 +211,16 @@ class CohortDataModule(L.LightningDataModule):
         )
 
 
-def drop_cxr(batch: Batch, share: float) -> Batch:
-    """Return the batch without a random `share` of its radiographs, rounded to whole ones."""
-    n_kept = len(batch.cxr) - round(share * len(batch.cxr))
-    return batch.keep_cxr(torch.randperm(len(batch.cxr), device=batch.cxr.device)[:n_kept])
+def drop_cxr(batch: Batch, share: float, rank: int = 0) -> Batch:
+    """Return the batch without a random `share` of its radiographs, rounded to whole ones.
+
+    Of a part of a batch, rounded such that all parts, if they are of one size, lose that share together.
+
+    Args:
+        batch: The batch, or a part of it.
+        share: Between 0 and 1.
+        rank: Which part it is.
+    """
+    n = len(batch.cxr)
+    n_kept = n - (round(share * n * (rank + 1)) - round(share * n * rank))
+    return batch.keep_cxr(torch.randperm(n, device=batch.cxr.device)[:n_kept])

@@ -17,14 +17,23 @@ class EvenBatches(Sampler[list[int]]):
         has_cxr: Whether each of them has a radiograph (n,).
         batch_size: Rows a batch; the last one may be smaller.
         seed: Seed of the order; each epoch (`set_epoch`) has its own.
+        rank: Number of this process, whose part of each batch (`part_of`) is drawn.
+        n_ranks: How many processes share the batches.
     """
 
     def __init__(
-        self, rows: NDArray[np.int64], has_cxr: NDArray[np.bool_], batch_size: int, seed: int
+        self,
+        rows: NDArray[np.int64],
+        has_cxr: NDArray[np.bool_],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        n_ranks: int = 1,
     ) -> None:
         self.groups = (rows[has_cxr], rows[~has_cxr])
         self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.n_ranks = rank, n_ranks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -47,6 +56,30 @@ class EvenBatches(Sampler[list[int]]):
         place = np.concatenate(
             [(np.arange(len(group)) + generator.random()) / max(1, len(group)) for group in self.groups]
         )
-        order = shuffled[place.argsort(kind="stable")]
+        order = place.argsort(kind="stable")
         for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
+            batch = order[start : start + self.batch_size]
+            part = part_of(batch, batch < len(self.groups[0]), self.rank, self.n_ranks)
+            yield shuffled[part].tolist()
+
+
+def part_of(
+    batch: NDArray[np.int64], has_cxr: NDArray[np.bool_], rank: int, n_ranks: int
+) -> NDArray[np.int64]:
+    """Return the rows of a batch that one of several processes trains on.
+
+    The parts make up the batch; stays, and stays with a radiograph, are as many in each, up to one. A batch
+    of fewer stays than processes is everyone's as a whole.
+
+    Args:
+        batch: The rows (B,).
+        has_cxr: Whether each of them has a radiograph (B,).
+        rank: Number of the process.
+        n_ranks: How many there are.
+
+    >>> part_of(np.arange(5), np.array([False, True, False, True, False]), 0, 2)
+    array([1, 0, 4])
+    """
+    if n_ranks == 1 or len(batch) < n_ranks:
+        return batch
+    return batch[np.argsort(~has_cxr, kind="stable")[rank::n_ranks]]

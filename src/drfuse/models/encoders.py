@@ -180,9 +180,12 @@ class CxrEncoder(nn.Module):
     Attributes:
         kept: None, or what a frozen backbone gives of every radiograph of a cohort, (images, channels). Then
             `forward` takes the rows of radiographs (M,) in place of their pixels, and looks them up.
+        runs_on_none: True while another process has radiographs of the same training batch: the backbone then
+            runs on none here, so that its BatchNorms over all processes find this one, too.
     """
 
     kept: Tensor | None
+    runs_on_none = False
 
     def __init__(self, dim: int = 256, backbone: BackboneSpec = "resnet50") -> None:
         super().__init__()
@@ -192,7 +195,7 @@ class CxrEncoder(nn.Module):
 
     def forward(self, cxr: Tensor) -> Tensor:
         """Return (M, D) from cxr (M, 1, H, W), or from the rows (M,) of what is kept."""
-        if len(cxr) == 0:
+        if len(cxr) == 0 and not (self.training and self.runs_on_none):
             return self.project.weight.new_zeros(0, self.project.out_features)
         projected: Tensor = self.project(self.pool(cxr) if self.kept is None else self.kept[cxr])
         return projected

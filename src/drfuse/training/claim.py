@@ -24,7 +24,10 @@ _MAY_CHANGE = {
     "num_workers",
     "compile",
     "checkpoint_activations",
+    "devices",  # batches are those of all devices together
+    "nodes",
 }
+_SECONDS_OF_A_LOOK = 1.0  # more than `is_claimed` holds a lock
 
 
 @contextmanager
@@ -87,15 +90,15 @@ def is_claimed(run: RunFiles) -> bool:
     if not run.folder.is_dir():
         return False
     try:
-        with _locked(run):
+        with _locked(run, seconds=0):
             return False
     except BusyError:
         return True
 
 
 @contextmanager
-def _locked(run: RunFiles) -> Iterator[None]:
-    lock = FileLock(_lock_file(run), blocking=False)
+def _locked(run: RunFiles, seconds: float = _SECONDS_OF_A_LOOK) -> Iterator[None]:
+    lock = FileLock(_lock_file(run), timeout=seconds)
     try:
         lock.acquire()
     except Timeout:

@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,7 @@ from drfuse.models.encoders import CxrEncoder, CxrStages
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
+from drfuse.training.distributed import Ranks, start_ranks
 from drfuse.training.task import FusionTask, Predicted
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -87,6 +88,8 @@ def train(
     freeze_cxr: bool = False,
     compile: bool = False,  # noqa: A002 - the option's name
     checkpoint_activations: bool = False,
+    devices: int | None = None,
+    nodes: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),
@@ -105,7 +108,7 @@ def train(
         epochs: The most epochs to train.
         patience: Stop after this many epochs without a better macro PRAUC on the validation split.
         lr: Learning rate of Adam.
-        batch_size: Stays a batch.
+        batch_size: Stays a batch, those of all devices together.
         matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch.
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
@@ -127,6 +130,10 @@ def train(
             a CPU, where it gains little.
         checkpoint_activations: Keep less of each forward pass, and compute it again for the gradients: less
             memory, more time, the same results. Does not go with `compile`.
+        devices: Train on so many devices of this machine (with `cpu`, processes), each with a part of every
+            batch. By default one or, under torchrun or srun, those that it started a process for.
+        nodes: Train on so many machines, which all see the cohort and `out`; torchrun or srun has started a
+            process for each of their devices, and says by default how many there are.
         overwrite: Replace the run that lies at `out`.
         progress: Whether to show progress bars.
         callbacks: What else Lightning is to call while it trains.
@@ -137,10 +144,16 @@ def train(
     Raises:
         InputError: If the cohort cannot be used, or another run lies at `out`.
     """
+    given = dict(locals())
     check_options(epochs, patience, lr, seed, accumulate)
     check_choice("train_on", train_on, get_args(Subset))
     check_choice("precision", precision, get_args(Precision))
-    opened = Cohort.open(Path(cohort).resolve(), verify=True)
+    ranks = Ranks.of_environment(devices, nodes)
+    if ranks is None and (devices or 1) > 1:
+        return start_ranks(train, given, devices or 1)
+    ranks = ranks or Ranks()
+    ranks.join()
+    opened = Cohort.open(Path(cohort).resolve(), verify=ranks.is_first)
     data = CohortDataModule(
         opened,
         train_on,
@@ -152,6 +165,8 @@ def train(
         seed,
         task,
         cxr_share,
+        ranks.rank,
+        ranks.size,
     )
     labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
     if not labels[data.validation_rows].any():
@@ -167,29 +182,21 @@ def train(
     for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
         if unimodal is not None:
             _start_from(network, modality, unimodal, opened.fingerprint)
+    if compile and not ranks.is_alone:
+        raise InputError("--compile works on one device; leave it or --devices out")
     _arrange(network, precision, compile, checkpoint_activations)
-    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate)
+    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks)
 
     run = RunFiles(Path(out).resolve())
-    stop = EarlyStopping("val/prauc_macro", mode="max", patience=patience, check_finite=False)
-    best = _BestCheckpoint(
-        run.checkpoints,
-        "best-{epoch}",
-        monitor="val/prauc_macro",
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(run.checkpoints, run.last_checkpoint.stem, enable_version_counter=False)
     try:
         trainer = L.Trainer(
             max_epochs=epochs,
             accelerator=accelerator,
-            devices=1,
+            **ranks.placement(),
             precision=precision,
             accumulate_grad_batches=accumulate,
             deterministic="warn",
-            callbacks=[stop, best, last, *callbacks],
+            callbacks=[*_keeping(run, patience), *callbacks],
             logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
             log_every_n_steps=1,
             num_sanity_val_steps=0,
@@ -197,7 +204,10 @@ def train(
             enable_progress_bar=progress,
         )
     except (ValueError, MisconfigurationException) as error:
-        raise InputError(f"accelerator {accelerator!r} with precision {precision!r}: {error}") from error
+        devices_too = "" if ranks.is_alone else f" on {ranks.devices} devices"
+        raise InputError(
+            f"accelerator {accelerator!r} with precision {precision!r}{devices_too}: {error}"
+        ) from error
     options: dict[str, Any] = {
         "cohort": str(opened.folder),
         "model": describe_model(network),
@@ -221,26 +231,27 @@ def train(
         "freeze_cxr": freeze_cxr,
         "compile": compile,
         "checkpoint_activations": checkpoint_activations,
+        "devices": None if ranks.is_alone else devices,
+        "nodes": None if ranks.is_alone else nodes,
     }
-    with claim(run, options, opened.fingerprint, overwrite) as checkpoint:
+    with ExitStack() as held:
+        with ranks.telling():
+            checkpoint = None  # the folder is the first process's, which the others follow
+            if ranks.is_first:
+                checkpoint = held.enter_context(claim(run, options, opened.fingerprint, overwrite))
+            is_done = checkpoint is not None and _is_done(checkpoint, epochs, patience)
+        resumes, is_done = ranks.share((checkpoint is not None, is_done))
         if freeze_cxr:
             _freeze_cxr(network, data, trainer.strategy.root_device)
-        if checkpoint is None or not _is_done(checkpoint, epochs, patience):
-            _fit(trainer, fusion, data, None if checkpoint is None else run.last_checkpoint)
-        n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
-        # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
-        names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
-        if not names:
-            raise InputError(f"{out} has lost its best checkpoint; remove the folder, and train it again")
-        kept = max((load_checkpoint(run, name) for name in names), key=_rank)
-        if not math.isfinite(kept["val_prauc"]):
-            raise InputError(
-                f"no epoch of {out} has a validation PRAUC: the model predicts no finite numbers"
-            )
-        fusion.load_state_dict(kept["state_dict"])
-        result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
-        _save_model(run, network, data, result)
-        _predict(trainer, fusion, data).write(run.predictions)
+        if not is_done:
+            _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
+        with ranks.telling():
+            result = _keep_best(run, fusion, data) if ranks.is_first else None
+        result = ranks.share(result)
+        ranks.share_weights(fusion)
+        predictions = _predict(trainer, fusion, data)
+        if ranks.is_first:
+            predictions.write(run.predictions)
     return result
 
 
@@ -314,6 +325,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _keeping(run: RunFiles, patience: int) -> list[L.Callback]:
+    """Return what stops a training, keeps the weights of its best epoch, and all of the last one."""
+    best_of: dict[str, Any] = {"monitor": "val/prauc_macro", "mode": "max"}
+    return [
+        EarlyStopping(**best_of, patience=patience, check_finite=False),
+        _BestCheckpoint(
+            run.checkpoints, "best-{epoch}", **best_of, save_weights_only=True, enable_version_counter=False
+        ),
+        ModelCheckpoint(run.checkpoints, run.last_checkpoint.stem, enable_version_counter=False),
+    ]
 
 
 def _rank(checkpoint: dict[str, Any]) -> tuple[float, int]:
@@ -428,6 +451,28 @@ def _freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.devi
     for encoder in encoders:
         encoder.freeze(data.every_cxr())
     data.dataset.cxr_as = "rows"
+
+
+def _keep_best(run: RunFiles, fusion: FusionTask, data: CohortDataModule) -> TrainedRun:
+    """Load the weights of a run's best epoch, and save them.
+
+    Raises:
+        InputError: If there are none.
+    """
+    n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
+    # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
+    names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
+    if not names:
+        raise InputError(f"{run.folder} has lost its best checkpoint; remove the folder, and train it again")
+    kept = max((load_checkpoint(run, name) for name in names), key=_rank)
+    if not math.isfinite(kept["val_prauc"]):
+        raise InputError(
+            f"no epoch of {run.folder} has a validation PRAUC: the model predicts no finite numbers"
+        )
+    fusion.load_state_dict(kept["state_dict"])
+    result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
+    _save_model(run, fusion.model, data, result)
+    return result
 
 
 def _save_model(run: RunFiles, network: FusionModel, data: CohortDataModule, result: TrainedRun) -> None:

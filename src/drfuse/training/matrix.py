@@ -7,7 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
-import threading
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import islice
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,6 +30,7 @@ from drfuse.errors import BusyError, InputError
 from drfuse.logs import log_to
 from drfuse.run import RunFiles
 from drfuse.training.claim import is_claimed
+from drfuse.training.distributed import die_with_parent
 from drfuse.training.fit import train
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,11 @@ logger = logging.getLogger(__name__)
 SECONDS_TO_WAIT = 5.0
 """Before a run that another command is doing is looked at again."""
 
-_NO_CONFIGURATION = ("cohort", "out", "model", "overwrite", "progress", "callbacks")
+_NO_CONFIGURATION = ("cohort", "out", "model", "devices", "nodes", "overwrite", "progress", "callbacks")
 # how a run is trained, but not which run it is
 _NOT_DECIDING = ("accelerator", "num_workers", "compile", "checkpoint_activations")
 _RAY_RETRIES = 3
+_SECONDS_TO_ANSWER = 10.0
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -227,7 +228,16 @@ def train_one(
         if lacking := [one.title for one in spec.after if not one.is_done]:
             raise InputError(f"it starts from {' and '.join(lacking)}, which failed")
         model = partial(class_of(spec.model), **spec.model["init_args"])
-        train(spec.cohort, spec.folder, model, **spec.options, progress=progress, callbacks=callbacks)
+        train(
+            spec.cohort,
+            spec.folder,
+            model,
+            **spec.options,
+            devices=1,  # one of several that torchrun or srun may have started shares the runs, not this one
+            nodes=1,
+            progress=progress,
+            callbacks=callbacks,
+        )
     except passing:
         raise
     except BusyError:
@@ -301,15 +311,7 @@ def _prepare_worker(n_started: Any, n_threads: int, gpus: Sequence[str], level: 
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]  # before CUDA starts in this process
     torch.set_num_threads(n_threads)
     log_to(Console(stderr=True), level)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _die_with(sentinel: int) -> None:
-    """End this process when the one that started it has ended, however that happened."""
-    wait([sentinel])
-    os._exit(1)
+    die_with_parent()
 
 
 def _on_ray(
@@ -321,8 +323,16 @@ def _on_ray(
     except ImportError as error:
         raise InputError("--ray needs Ray; install it with: pip install 'drfuse[ray]'") from error
     try:
-        ray.init(address if isinstance(address, str) else None, ignore_reinit_error=True, log_to_driver=False)
-    except ConnectionError as error:
+        if isinstance(address, str) and ":" in address:  # Ray itself would try for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        ray.init(
+            address if isinstance(address, str) else None,
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (OSError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(f"no Ray cluster answers at {address}: {error}") from error
     n_gpus = 1 if ray.cluster_resources().get("GPU") else 0
     remote = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=_RAY_RETRIES)(function)

@@ -14,7 +14,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
-from drfuse.models.base import FusionModel
+from drfuse.models.base import FusionModel, FusionOutput
+from drfuse.training.distributed import Ranks, SplitModel, collect
 
 _STEPS_UNSEEN = 50
 """Of training, at most, before a loss that is not finite is noticed."""
@@ -31,7 +32,7 @@ class MacroPrauc(Metric):
     labels: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # every process has the logits of all
         self.add_state("logits", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
 
@@ -99,10 +100,17 @@ class FusionTask(L.LightningModule):
         cohort: Fingerprint of the cohort, noted in every checkpoint.
         accumulate: Batches whose gradients make one step of Adam. Each counts by its stays, so that they add
             up to the gradient of all of these stays together, in the last group of an epoch as well.
+        ranks: The processes that train it together, each on its part of every batch.
     """
 
     def __init__(
-        self, model: FusionModel, lr: float, seed: int, cohort: str = "", accumulate: int = 1
+        self,
+        model: FusionModel,
+        lr: float,
+        seed: int,
+        cohort: str = "",
+        accumulate: int = 1,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -112,16 +120,19 @@ class FusionTask(L.LightningModule):
         self.accumulate = accumulate
         self.train_losses = MeanLosses()
         self.val_losses = MeanLosses()
+        self.rank = 0 if ranks is None else ranks.rank
+        self.split = None if ranks is None or ranks.is_alone else SplitModel(model)
         self.val_prauc = MacroPrauc()
         self.latest_val_prauc = math.nan
 
     def on_train_epoch_start(self) -> None:
         """Seed what is random in this epoch: dropout, augmentation, dropped radiographs."""
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + (self.rank << 53))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the total loss."""
-        losses = self.model.loss(self.model(batch), batch)
+        output, batch = self._run(batch, batch_idx)
+        losses = self.model.loss(output, batch)
         self.train_losses.update(losses, len(batch))
         return losses["total"] * self._weight(batch_idx) if self.accumulate > 1 else losses["total"]
 
@@ -143,9 +154,9 @@ class FusionTask(L.LightningModule):
         """Log the mean training losses."""
         self._log("train", self.train_losses)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect logits and labels, and log the losses."""
-        output = self.model(batch)
+        output, batch = self._run(batch, batch_idx)
         self.val_losses.update(self.model.loss(output, batch), len(batch))
         self.val_prauc.update(output.logits, batch.labels)
 
@@ -153,18 +164,21 @@ class FusionTask(L.LightningModule):
         """Log the mean losses, and `val/prauc_macro`, by which the best epoch is chosen."""
         self._log("val", self.val_losses)
         prauc = self.val_prauc.compute()
-        self.log("val/prauc_macro", prauc, prog_bar=True)
+        self.log("val/prauc_macro", prauc, prog_bar=True, sync_dist=True)
         self.latest_val_prauc = prauc.item()
         self.val_prauc.reset()
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:  # noqa: ARG002
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
         """Return what `predictions.parquet` keeps of a batch."""
         output = self.model(batch)
         without, weights = output.logits, output.modality_weights
         if len(batch.cxr):  # no image is encoded twice, and no stay without one
             blind = self.model(batch.matched_without_cxr())
             without = without.index_copy(0, batch.cxr_of, blind.logits)
-        return Predicted(output.logits.float(), without.float(), None if weights is None else weights.float())
+        told = [output.logits.float(), without.float(), *([] if weights is None else [weights.float()])]
+        if self._is_part(batch_idx):
+            told = collect(told)
+        return Predicted(told[0], told[1], told[2] if len(told) > 2 else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which cohort the weights come from, and how good they are."""
@@ -174,6 +188,15 @@ class FusionTask(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam with its default moments."""
         return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+
+    def _run(self, batch: Batch, batch_idx: int) -> tuple[FusionOutput, Batch]:
+        """Return what the model says of a batch, and the batch; of a part, those of the whole."""
+        if self.split is None:
+            return self.model(batch), batch
+        return self.split(batch, self._is_part(batch_idx))
+
+    def _is_part(self, batch_idx: int) -> bool:
+        return self.split is not None and not cast(Any, self.trainer).datamodule.is_whole(batch_idx)
 
     def _weight(self, batch_idx: int) -> float:
         """Return a batch's share of the stays of its group, times what Lightning divides by."""

@@ -1,0 +1,420 @@
+"""Several processes train one run: each has a part of every batch, and all act on the whole of it.
+
+Every process runs the model on its part, collects what the model said of the other parts, and computes the
+loss of the whole batch. So every loss is exact, whatever it averages over. On the way back each part gets the
+sum of the gradients that all processes have for it, and DDP takes the mean over the processes: what is left
+is the gradient of the one loss.
+"""
+
+import atexit
+import logging
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from multiprocessing.connection import wait as wait_for_process
+from typing import Any, Self, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from drfuse.data.batch import Batch
+from drfuse.errors import InputError
+from drfuse.logs import log_to
+from drfuse.models.base import FusionModel, FusionOutput
+from drfuse.models.batch_norm import SyncedBatchNorm2d
+from drfuse.models.encoders import CxrEncoder, CxrStages
+
+_TIMEOUT = timedelta(hours=1)  # the first process may check or read a large cohort while the others wait
+_SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train a run together, one a device, and which of them this one is.
+
+    Attributes:
+        rank: This process, from 0.
+        size: How many there are.
+        devices: How many there are on each machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    devices: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.size == 1
+
+    @classmethod
+    def of_environment(cls, devices: int | None, nodes: int | None) -> Self | None:
+        """Return the place that torchrun, srun or `start_ranks` gave this process, or None if none did.
+
+        Args:
+            devices: On each machine, as asked for.
+            nodes: Machines, as asked for. One device of one machine is a process alone, wherever it runs.
+
+        Raises:
+            InputError: If other processes were started than were asked for, or none for several machines.
+        """
+        if any(asked is not None and asked < 1 for asked in (devices, nodes)):
+            raise InputError("expected devices and nodes of at least 1")
+        if (devices, nodes) == (1, 1):
+            return None
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "RANK" not in os.environ:
+            _name_as_torchrun_does()
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            if (nodes or 1) > 1:
+                n_devices = devices or 1
+                raise InputError(
+                    f"--nodes {nodes} needs a process for every device, started on each machine: with "
+                    f"`torchrun --nnodes {nodes} --nproc-per-node {n_devices} --rdzv-backend c10d "
+                    "--rdzv-endpoint HOST:29500 -m drfuse train ...`, or, under SLURM, "
+                    f"`srun --nodes {nodes} --ntasks-per-node {n_devices} drfuse train ...`"
+                )
+            return None
+        size, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        n_machines = size // local
+        if (devices or local, nodes or n_machines, size) != (local, n_machines, local * n_machines):
+            raise InputError(
+                f"{size} processes were started, {local} of them on this machine, but --devices and --nodes "
+                "ask for others; leave these options out, or start a process for every device"
+            )
+        return cls(int(os.environ["RANK"]), size, local)
+
+    def join(self) -> None:
+        """Connect this process with the others, until it ends."""
+        # Lightning's loggers go by it; one that trains alone under srun writes, too
+        cast(Any, rank_zero_only).rank = self.rank
+        if self.is_alone or dist.is_initialized():  # by the user's own script, or by an earlier run
+            return
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT
+        )
+        atexit.register(dist.destroy_process_group)
+
+    def placement(self) -> dict[str, Any]:
+        """Return the options of a Lightning trainer that say where it runs."""
+        if self.is_alone:
+            return {"devices": 1, "plugins": [LightningEnvironment()]}  # whatever torchrun or srun started
+        return {
+            "devices": self.devices,
+            "num_nodes": self.size // self.devices,
+            "plugins": [TorchElasticEnvironment()],
+            # a part without radiographs, or a loss without a term, leaves parameters out
+            "strategy": DDPStrategy(find_unused_parameters=True),
+            "use_distributed_sampler": False,
+        }
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """In the first process, tell the others that wait in `share` if something goes wrong within."""
+        try:
+            yield
+        except BaseException:
+            if self.is_first and not self.is_alone:
+                dist.broadcast_object_list([None], src=0)
+            raise
+
+    def share(self, value: _Result | None = None) -> _Result:
+        """Return the first process's value in every process.
+
+        Raises:
+            SystemExit: In the others, if the first one failed, which says why.
+        """
+        held = [None if value is None else (value,)]
+        if not self.is_alone:
+            dist.broadcast_object_list(held, src=0)
+        if held[0] is None:
+            raise SystemExit(2)
+        return held[0][0]
+
+    def share_weights(self, module: nn.Module) -> None:
+        """Give a module of every process, on the CPU, the state that it has in the first one."""
+        for tensor in module.state_dict().values():
+            if not self.is_alone:
+                dist.broadcast(tensor, src=0)
+
+
+def _name_as_torchrun_does() -> None:
+    """Set the variables that torchrun sets, from those of a step of SLURM's."""
+    slurm = SLURMEnvironment()
+    size, nodes = int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ["SLURM_STEP_NUM_NODES"])
+    os.environ |= {
+        "MASTER_ADDR": slurm.main_address,
+        "MASTER_PORT": str(slurm.main_port),
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "GROUP_RANK": os.environ["SLURM_NODEID"],
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size // nodes),
+    }
+
+
+class SplitModel:
+    """A model that several processes run, each on its part of a batch.
+
+    Its radiographs' encoders get a BatchNorm over all parts. A BatchNorm elsewhere, in a model of one's own,
+    keeps to its own part.
+
+    Args:
+        model: The model, changed in place; the names in its state stay.
+    """
+
+    def __init__(self, model: FusionModel) -> None:
+        self.model = model
+        encoders = [one for one in model.modules() if isinstance(one, CxrEncoder | CxrStages)]
+        for parent in [module for encoder in encoders for module in encoder.modules()]:
+            for name, child in parent.named_children():
+                if type(child) is nn.BatchNorm2d:
+                    setattr(parent, name, SyncedBatchNorm2d.of(child))
+        self.encoders = [encoder for encoder in encoders if isinstance(encoder, CxrEncoder)]
+        self.norms = [one for one in model.modules() if isinstance(one, SyncedBatchNorm2d)]
+
+    def __call__(self, batch: Batch, is_part: bool) -> tuple[FusionOutput, Batch]:
+        """Return what the model says of the whole batch, and the whole batch.
+
+        Args:
+            batch: This process's part, or the whole batch in every process.
+            is_part: Which of the two.
+        """
+        for norm in self.norms:
+            norm.synced = is_part
+        any_cxr = is_part and _sum(len(batch.cxr)) > 0
+        for encoder in self.encoders:
+            encoder.runs_on_none = any_cxr
+        output = self.model(batch)
+        return (collect_output(output), collect_batch(batch)) if is_part else (output, batch)
+
+
+def _sum(number: int) -> int:
+    total = torch.tensor(number)
+    dist.all_reduce(total)
+    return int(total)
+
+
+def collect_output(output: FusionOutput) -> FusionOutput:
+    """Return what a model says of the parts of all processes, one after the other; gradients flow back."""
+    optional = [] if output.modality_weights is None else [output.modality_weights]
+    names = list(output.representations)
+    logits, *others = collect(
+        [output.logits, *optional, *(output.representations[name] for name in names)],
+        differentiable=torch.is_grad_enabled(),
+    )
+    return FusionOutput(logits, others.pop(0) if optional else None, dict(zip(names, others, strict=True)))
+
+
+def collect_batch(batch: Batch) -> Batch:
+    """Return the parts of a batch of all processes, one after the other."""
+    first_row = _before(len(batch))
+    numbered = replace(batch, cxr_of=batch.cxr_of + first_row)
+    names = [field.name for field in fields(Batch)]
+    return Batch(**dict(zip(names, collect([getattr(numbered, name) for name in names]), strict=True)))
+
+
+def _before(length: int) -> int:
+    """Return the sum of a length over the processes before this one."""
+    lengths = _exchange([length])[:, 0]
+    return int(lengths[: dist.get_rank()].sum())
+
+
+def _exchange(numbers: Sequence[int]) -> Tensor:
+    """Return numbers (K,), as many in every process, of all processes (R, K)."""
+    parts = [torch.empty(len(numbers), dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, torch.tensor(numbers, dtype=torch.int64))
+    return torch.stack(parts)
+
+
+def collect(tensors: Sequence[Tensor], differentiable: bool = False) -> list[Tensor]:
+    """Return each tensor of all processes, concatenated along the first axis.
+
+    Lengths may differ. Where other axes do, the shorter parts are padded with zeros.
+
+    Args:
+        tensors: As many in every process, of the same types and numbers of axes.
+        differentiable: Whether gradients flow back to the processes that the parts came from. They do in
+            every process, even in one whose own tensors need none.
+    """
+    sizes = _exchange([size for tensor in tensors for size in tensor.shape])  # (R, axes of all tensors)
+    shapes = torch.split(sizes, [tensor.ndim for tensor in tensors], dim=1)  # of each tensor (R, its axes)
+    trailing = [shape[:, 1:].amax(0).tolist() for shape in shapes]
+    padded = [_pad(tensor, longest) for tensor, longest in zip(tensors, trailing, strict=True)]
+    lengths = torch.stack(
+        [shape[:, 0] * math.prod(longest) for shape, longest in zip(shapes, trailing, strict=True)]
+    )
+    if differentiable:  # in one type
+        flat = torch.cat([tensor.flatten() for tensor in padded])
+        whole: Tensor = _Collect.apply(flat, torch.zeros((), requires_grad=True), lengths.sum(0).tolist())  # type: ignore[no-untyped-call]
+    else:  # in bytes
+        flat = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in padded])
+        lengths = lengths * torch.tensor([[tensor.element_size()] for tensor in padded])
+        whole = _all_gather(flat, lengths.sum(0).tolist())
+    parts = torch.split(whole, lengths.T.flatten().tolist())  # of the first process, then of the second, ...
+    return [
+        torch.cat(
+            [
+                (part.to(like.dtype) if differentiable else part.clone().view(like.dtype)).view(-1, *longest)
+                for part in parts[number :: len(tensors)]
+            ]
+        )
+        for number, (like, longest) in enumerate(zip(padded, trailing, strict=True))
+    ]
+
+
+def _pad(tensor: Tensor, trailing: Sequence[int]) -> Tensor:
+    """Return a tensor whose axes after the first one are as long as asked for, filled up with zeros."""
+    lacking = [(0, longest - size) for size, longest in zip(tensor.shape[1:], trailing, strict=True)]
+    return F.pad(tensor, [n for pair in reversed(lacking) for n in pair]) if any(sum(lacking, ())) else tensor
+
+
+def _all_gather(flat: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return the vectors of all processes, of the given lengths, one after the other."""
+    parts = [flat.new_empty(max(lengths)) for _ in lengths]
+    dist.all_gather(parts, F.pad(flat, (0, max(lengths) - len(flat))))
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+class _Collect(Function):
+    """The vectors of all processes; each gets back the sum of what all make of its own one."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, anchor: Tensor, lengths: Sequence[int]) -> Tensor:  # noqa: ARG004
+        """Return them; `anchor` makes the way back the same in all processes."""
+        start = sum(lengths[: dist.get_rank()])
+        ctx.own = slice(start, start + len(flat))
+        return _all_gather(flat, lengths)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of this process's vector."""
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.own], None, None
+
+
+def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], size: int) -> _Result:
+    """Return what a function returns in the first of several new processes, which know their places.
+
+    They end with this process, however it ends.
+
+    Raises:
+        InputError: If the arguments cannot be handed over, or a process died.
+        Exception: What the function raised in the first process that failed.
+    """
+    try:
+        pickle.dumps((function, dict(arguments)))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"--devices {size} starts processes, to which the model or a callback cannot be handed over "
+            f"({error}); define it in a module, or start your script with torchrun"
+        ) from error
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )  # where the processes meet
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns where no parameter is unused
+    pids = context.Array("i", size)
+    n_threads = max(1, torch.get_num_threads() // size)
+    settings = (pids, store.port, n_threads, logging.getLogger("drfuse").getEffectiveLevel())
+    with ProcessPoolExecutor(size, context, _begin_rank, settings) as pool:
+        ranks = [pool.submit(_run, function, dict(arguments)) for _ in range(size)]
+        try:
+            return _result_of_first(ranks)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and pids[0]:
+                os.kill(pids[0], signal.SIGINT)  # it leaves the run's folder in order
+                wait(ranks, _SECONDS_TO_CLEAN_UP, FIRST_EXCEPTION)
+            else:  # it may have failed, too, or wait for one that failed
+                wait(ranks, _SECONDS_TO_FAIL)
+            for pid in filter(None, pids[:]):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            raise
+
+
+def _begin_rank(pids: Any, port: int, n_threads: int, level: int) -> None:
+    """Take the next place among the processes."""
+    with pids.get_lock():
+        rank = pids[:].index(0)
+        pids[rank] = os.getpid()
+    os.setpgrp()  # a signal from the terminal is for the process that started this one
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(len(pids)),
+        "LOCAL_WORLD_SIZE": str(len(pids)),
+    }
+    torch.set_num_threads(n_threads)
+    log_to(Console(stderr=True), level if rank == 0 else logging.ERROR)
+    die_with_parent()
+
+
+def _run(function: Callable[..., _Result], arguments: dict[str, Any]) -> tuple[int, _Result]:
+    return int(os.environ["RANK"]), function(**arguments)
+
+
+def _result_of_first(ranks: Sequence[Future[tuple[int, _Result]]]) -> _Result:
+    """Return what the process of rank 0 returned, when all have ended.
+
+    Raises:
+        InputError: If a process died.
+        Exception: What was raised first.
+    """
+    results: dict[int, _Result] = {}
+    running = set(ranks)
+    while running:
+        # a signal may reach another thread, and is seen by this one when it wakes
+        done, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+        for rank in done:
+            with suppress(SystemExit):  # the first process says why
+                try:
+                    number, result = rank.result()
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        "a process that trained the run died, perhaps for want of memory; start the command "
+                        "again, and the run goes on"
+                    ) from error
+                results[number] = result
+    return results[0]
+
+
+def die_with_parent() -> None:
+    """End this process when the one that started it has ended, however that happened."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    wait_for_process([sentinel])
+    os._exit(1)
