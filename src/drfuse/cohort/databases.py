@@ -215,7 +215,7 @@ def _open_postgresql(url: str, _: DuckDB) -> Database:
             "%2F and %25, or leave the password to PGPASSWORD or ~/.pgpass"
         )
     try:
-        options = {"connect_timeout": _CONNECT_SECONDS} | options
+        options.setdefault("connect_timeout", _CONNECT_SECONDS)
         client = psycopg.connect(psycopg.conninfo.make_conninfo(**options), autocommit=True)
         client.execute("SET default_transaction_read_only = on")
         client.execute("SET extra_float_digits = 3")  # every digit of a float, on old servers too
