@@ -216,7 +216,7 @@ def _open_postgresql(url: str, _: DuckDB) -> Database:
         )
     try:
         options.setdefault("connect_timeout", _CONNECT_SECONDS)
-        client = psycopg.connect(psycopg.conninfo.make_conninfo(**options), autocommit=True)
+        client = psycopg.connect(psycopg.conninfo.make_conninfo("", **options), autocommit=True)
         client.execute("SET default_transaction_read_only = on")
         client.execute("SET extra_float_digits = 3")  # every digit of a float, on old servers too
         client.execute("SET cursor_tuple_fraction = 1")  # we fetch all that we ask for
