@@ -219,8 +219,8 @@ def _open_postgresql(url: str, _: DuckDB) -> Database:
             "%2F and %25, or leave the password to PGPASSWORD or ~/.pgpass"
         )
     try:
-        conninfo = psycopg.conninfo.make_conninfo(url, **{"connect_timeout": _CONNECT_SECONDS, **options})
-        client = psycopg.connect(conninfo, autocommit=True)
+        options.setdefault("connect_timeout", _CONNECT_SECONDS)
+        client = psycopg.connect(psycopg.conninfo.make_conninfo("", **options), autocommit=True)
         client.execute("SET default_transaction_read_only = on")
         client.execute("SET extra_float_digits = 3")  # every digit of a float, on old servers too
         client.execute("SET cursor_tuple_fraction = 1")  # we fetch all that we ask for
