@@ -52,12 +52,12 @@ def write_ehr(
     at_a_time = items_a_block(shape, np.float32)
     with array_in_order(path, shape, np.float32) as append:
         for block in _blocks(stays, at_a_time, store, "row, stay_id"):
-            ids = block["stay_id"].to_numpy()
+            ids = np.from_dlpack(block["stay_id"].combine_chunks())  # `to_numpy` would load pandas
             values = np.full((len(ids), *shape), np.nan, np.float32)
             # the rows of these stays lie together, and no others are read
             observed = store.con.table(hourly.get_name()).filter(f"stay_id BETWEEN {ids[0]} AND {ids[-1]}")
             for cells in observed.select("stay_id, hour, variable, value").to_arrow_reader(_CELLS_AT_A_TIME):
-                stay, hour, variable, value = (column.to_numpy() for column in cells.columns)
+                stay, hour, variable, value = map(np.from_dlpack, cells.columns)
                 values[np.searchsorted(ids, stay), hour, variable] = value
             append(values)
             yield len(ids)

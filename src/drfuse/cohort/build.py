@@ -385,8 +385,10 @@ def _labels(
 ) -> ir.Table:
     """Return `hadm_id` and `label_0`, `label_1`, ... of admissions, or those of an earlier cohort."""
     if earlier is None:
-        diagnoses = select_diagnoses(mimic.diagnoses.semi_join(candidates, "hadm_id"), codes)
-        return label_admissions(_bring(diagnoses, "diagnoses", mimic, store), codes)
+        diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
+        if mimic.engine is not store:
+            diagnoses = _bring(select_diagnoses(diagnoses, codes), "diagnoses", mimic, store)
+        return label_admissions(diagnoses, codes)
     names = earlier.manifest.phenotypes
     labels = earlier.stays("hadm_id", *names)
     return ibis.memtable(labels.rename_columns(["hadm_id", *(f"label_{c}" for c in range(len(names)))]))

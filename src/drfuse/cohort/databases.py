@@ -96,7 +96,7 @@ def stream(expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
     engine, schema = expr.get_backend(), arrow_schema(expr)
     with _asking(engine):
         for batch in _READERS[engine.name](engine, expr, rows):
-            yield _cast(batch, schema)
+            yield batch if batch.schema == schema else _cast(batch, schema)
 
 
 def arrow_schema(expr: ir.Table) -> pa.Schema:

@@ -45,7 +45,7 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset) -> ir.Table:
     # The published extraction has no storing time: at one time, its largest value wins.
     stored = ibis.coalesce(events.storetime, events.charttime) if preset == "extended" else events.charttime
     events = events.mutate(hour=hour, storetime=stored)
-    return clean_values(events, preset).select(_MEASUREMENT)
+    return clean_values(events, preset, mimic.engine.name != "duckdb").select(_MEASUREMENT)
 
 
 def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:

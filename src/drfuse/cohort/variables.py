@@ -1,16 +1,18 @@
 """The 17 clinical variables: which items feed them, and how a charted value becomes a number in its unit."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
+import polars as pl
 from ibis import _
 
 Preset = Literal["extended", "benchmark"]
+_Columns = Mapping[str, Sequence[float]]
 
 _DEFINITIONS = files("drfuse.cohort") / "definitions"
 _PLAIN_NUMBER = "[0-9]+[.]?[0-9]*|[.][0-9]+"
@@ -68,7 +70,7 @@ def item_ids(preset: Preset, table: Literal["chartevents", "labevents"]) -> list
     return [int(row["itemid"]) for row in rows if row["table"] == table and row[preset] == "1"]
 
 
-def clean_values(events: ir.Table, preset: Preset) -> ir.Table:
+def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> ir.Table:
     """Return `events` with `variable` (its place in `load_variables()`) and `measured` (in its unit).
 
     Rows whose value is no number, or lies outside the outlier range (preset `extended`), are left out.
@@ -78,9 +80,11 @@ def clean_values(events: ir.Table, preset: Preset) -> ir.Table:
     Args:
         events: Event rows with `itemid`, `value` and `valuenum`.
         preset: Which items and which rules.
+        spelt_out: Whether items and ranges stand in the query as literals. DuckDB reads them from memory, and
+            compiles faster; another engine would have to write a table first.
     """
     places = _places()
-    events = events.join(_items(preset), "itemid")
+    events = events.join(_items(preset, spelt_out), "itemid")
     number = _number(events.value)
     if preset == "benchmark":
         laboratory = events.variable.isin([places[name] for name in ("glucose", "ph", "oxygen_saturation")])
@@ -90,7 +94,7 @@ def clean_values(events: ir.Table, preset: Preset) -> ir.Table:
         number = ibis.coalesce(events.valuenum, number, _score(events))
     events = events.mutate(measured=number)
     # The ranges are joined last: a filter by constants would be moved below all this, and repeat it.
-    events = events.mutate(measured=_convert(events, preset)).join(_ranges(preset), "variable")
+    events = events.mutate(measured=_convert(events, preset)).join(_ranges(preset, spelt_out), "variable")
     events = events.filter(events.measured.between(events.outlier_low, events.outlier_high))
     if preset == "benchmark":
         return events
@@ -108,7 +112,7 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
         Rows of the same columns; of two scores of one part at one time, the last stored one counts.
     """
     places = _places()
-    scores = _literals({"variable": _place(places[part])} for part in _GCS_PARTS)
+    scores = _literals({"variable": [places[part] for part in _GCS_PARTS]}, {"variable": "int8"})
     parts = measurements.semi_join(scores, "variable")  # a filter would be merged into `measurements` again
     stored_last = ibis.row_number().over(
         ibis.window(
@@ -140,35 +144,46 @@ def _nothing() -> ir.FloatingScalar:
     return ibis.null("float64")
 
 
-def _items(preset: Preset) -> ir.Table:
+def _items(preset: Preset, spelt_out: bool) -> ir.Table:
     """Return the `itemid` and `variable` (its place) of each item that a preset reads."""
     places = _places()
-    return _literals(
-        {"itemid": ibis.literal(int(row["itemid"]), "int64"), "variable": _place(places[row["variable"]])}
-        for row in _rows("variables.csv")
-        if row[preset] == "1" and row["itemid"] != "derived"
-    )
+    rows = [row for row in _rows("variables.csv") if row[preset] == "1" and row["itemid"] != "derived"]
+    items: _Columns = {
+        "itemid": [int(row["itemid"]) for row in rows],
+        "variable": [places[row["variable"]] for row in rows],
+    }
+    return _table(items, {"itemid": "int64", "variable": "int8"}, spelt_out)
 
 
-def _ranges(preset: Preset) -> ir.Table:
+def _ranges(preset: Preset, spelt_out: bool) -> ir.Table:
     """Return the range of each `variable` (its place) and the range beyond which its values are outliers."""
-    places, bounds = _places(), ("outlier_low", "valid_low", "valid_high", "outlier_high")
-    anything = dict.fromkeys(bounds[:2], f"-{_LARGEST}") | dict.fromkeys(bounds[2:], f"{_LARGEST}")
-    return _literals(
-        {"variable": _place(places[row["variable"]])}
-        | {
-            bound: ibis.literal((row if preset == "extended" else anything)[bound]).cast("float64")
-            for bound in bounds
-        }
-        for row in _rows("variable_ranges.csv")
-    )
+    places, rows = _places(), _rows("variable_ranges.csv")
+    bounds = ("outlier_low", "valid_low", "valid_high", "outlier_high")
+    anything = dict.fromkeys(bounds[:2], -_LARGEST) | dict.fromkeys(bounds[2:], _LARGEST)
+    ranges: _Columns = {
+        bound: [float(row[bound]) if preset == "extended" else anything[bound] for row in rows]
+        for bound in bounds
+    }
+    numbers = {"variable": [places[row["variable"]] for row in rows], **ranges}
+    return _table(numbers, {"variable": "int8", **dict.fromkeys(bounds, "float64")}, spelt_out)
 
 
-def _literals(rows: Iterable[Mapping[str, ir.Scalar]]) -> ir.Table:
-    """Return rows as literals of the query; a table in memory would be written to a database first."""
+def _table(columns: _Columns, types: Mapping[str, str], spelt_out: bool) -> ir.Table:
+    """Return rows that a query joins: as a table in memory or, if `spelt_out`, as a part of the query."""
+    if spelt_out:
+        return _literals(columns, types)
+    return ibis.memtable(pl.DataFrame(dict(columns)), schema=dict(types))
+
+
+def _literals(columns: _Columns, types: Mapping[str, str]) -> ir.Table:
+    """Return rows as literals of the query."""
     tables = []
-    for row in rows:
-        (name, first), *others = row.items()
+    for row in zip(*columns.values(), strict=True):
+        # a float as a text, or PostgreSQL and Spark would take 0.1 for a decimal
+        (name, first), *others = (
+            (name, ibis.literal(str(value) if types[name] == "float64" else value).cast(types[name]))
+            for name, value in zip(columns, row, strict=True)
+        )
         tables.append(first.name(name).as_table().mutate(**dict(others)))
     return ibis.union(*tables)
 
