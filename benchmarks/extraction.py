@@ -79,6 +79,7 @@ def extraction(
         Target(
             f"the same over {PUBLISHED_ROWS_A_SECOND:,}, measured elsewhere with the published code",
             ours / PUBLISHED_ROWS_A_SECOND,
+            at_least=AT_LEAST_OVER_WALK,
         ),
     ]
     how = _HOW.format(copies=copies, rows=rows, repeats=repeats, walked=walked)

@@ -14,13 +14,13 @@ import torch
 from jsonargparse import auto_cli
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.results import Target
 from benchmarks.training import (
     PRECISIONS,
     Precision,
     Step,
     floor_step,
     in_turns,
-    judged,
     make_batch,
     make_task,
     n_images_of,
@@ -109,8 +109,8 @@ def steps(
                     f"{1000 * ours:.1f}",
                     f"{batch_size / ours:.0f}",
                     f"{n_images / ours:.0f}",
-                    judged(seconds["dense"] / ours, target),
-                    judged(seconds[f"{precision} floor"] / ours, 0.9),
+                    Target("", seconds["dense"] / ours, at_least=target).judged,
+                    Target("", seconds[f"{precision} floor"] / ours, at_least=0.9).judged,
                     f"{operations(variants[precision]) / ours / rate:.1%}",
                 ]
             )
@@ -120,7 +120,7 @@ def steps(
         f"A training step of DrFuse; bf16 matrices: {rate / 1e12:.0f} TFLOP/s",
         (*columns, *ratios, "share of the bf16 matrix rate"),
         rows,
-    )
+    ).markdown()
 
 
 def ways(
@@ -166,7 +166,7 @@ def ways(
     seconds = in_turns(variants, repeats, wait)
     rows = [[name, f"{1000 * s:.1f}", f"{seconds['fp32'] / s:.2f}"] for name, s in seconds.items()]
     title = f"Ways to do a step of {batch_size} stays, {len(batch.cxr)} radiographs"
-    return table(title, ("how", "ms a step", "times as fast as fp32"), rows)
+    return table(title, ("how", "ms a step", "times as fast as fp32"), rows).markdown()
 
 
 def copies(
@@ -183,7 +183,7 @@ def copies(
     returned = in_turns({"pageable": copy(batch), "pinned": copy(pinned)}, repeats)  # when the call is over
     rows = [[name, f"{1000 * s:.2f}", f"{1000 * returned[name]:.2f}"] for name, s in seconds.items()]
     columns = ("memory", "ms until it is there", "ms until the processor goes on")
-    return table(f"Copying a batch of {batch_size} stays to the device", columns, rows)
+    return table(f"Copying a batch of {batch_size} stays to the device", columns, rows).markdown()
 
 
 if __name__ == "__main__":

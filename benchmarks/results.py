@@ -40,6 +40,18 @@ class Target:
         return low <= self.value <= high
 
     @property
+    def judged(self) -> str:
+        """The measurement, and whether it meets its target.
+
+        >>> Target("share of the floor", 0.93, at_least=0.9).judged
+        '0.930 (at least 0.900: yes)'
+        """
+        if self.met is None:
+            return number(self.value)
+        wanted = self.wanted.replace(f" {self.unit}", "")
+        return f"{number(self.value)} ({wanted}: {'yes' if self.met else '**no**'})"
+
+    @property
     def wanted(self) -> str:
         """The target in words; a dash where there is none."""
         bounds = {"at least": self.at_least, "at most": self.at_most}

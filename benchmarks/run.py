@@ -98,7 +98,7 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
         Benchmark("growth", "Growth", [*data, f"--figure={figure}"], 2),
         Benchmark("assembly", "Assembly"),
         Benchmark("radiographs", "Radiographs"),
-        Benchmark("training", "Training", minutes=5, reports=False),
+        Benchmark("training", "Training", minutes=5),
     ]
     benchmarks = [one for one in benchmarks if Path(__file__).with_name(f"{one.name}.py").exists()]
     said = Console(stderr=True, highlight=False)

@@ -9,8 +9,6 @@ what takes long: all images and peak memory at the larger batch, and torch.compi
 import copy
 import logging
 import multiprocessing
-import os
-import platform
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from torch.optim import adam
 
+from benchmarks.results import Report, Table, Target
 from drfuse.cohort import prepare
 from drfuse.data import Batch, CohortDataModule
 from drfuse.data.augmentation import CxrTransform
@@ -45,6 +44,12 @@ Step = Callable[[], object]
 
 N_FEATURES, N_LABELS, HOURS = 59, 25, 48
 IMAGES = {16: 3, 64: 12}  # of a batch: 18 % of its stays
+_HOW = """\
+Random stays of 48 hours, 59 features and 25 labels, radiographs of {size} pixels, DrFuse with two ResNets,
+{threads} threads. A step is that of `drfuse train` without its loop: forward, loss, backward, Adam. *Bare
+networks*: the two backbones and the Transformers on the same tensors, forward, backward, Adam, and nothing
+else. What is compared takes turns {repeats} times after a first one that does not count; medians count."""
+
 PRECISIONS: dict[Precision, str] = {"32-true": "fp32", "bf16-mixed": "bf16, channels_last"}
 
 
@@ -57,8 +62,9 @@ def training(
     repeats: int = 3,
     stays: int = 200,
     seed: int = 0,
-) -> str:
-    """Measure training and prediction, and return Markdown tables.
+    save: Path | None = None,
+) -> Report:
+    """Measure training and prediction.
 
     Args:
         sections: Which tables.
@@ -69,21 +75,25 @@ def training(
         repeats: Turns of each comparison; medians count.
         stays: Of the simulated cohort whose epochs are measured.
         seed: Seed of weights and data.
+        save: JSON file to write the report to.
     """
     model = partial(DrFuse, cxr_backbone=backbone)
     first = batch_sizes[:1]
-    tables: dict[Section, Callable[[], str]] = {
-        "steps": lambda: _steps(model, batch_sizes, crop_size, repeats, quick, seed),
+    targets: list[Target] = []
+    tables: dict[Section, Callable[[], Table]] = {
+        "steps": lambda: _steps(model, batch_sizes, crop_size, repeats, quick, seed, targets),
         "options": lambda: _options(model, batch_sizes[0], crop_size, repeats, seed),
         "compile": lambda: _compile(model, batch_sizes[0], crop_size, repeats, quick, seed),
         "memory": lambda: _memory(model, first if quick else batch_sizes, crop_size, seed),
-        "epoch": lambda: _epoch(model, stays, batch_sizes[0], crop_size, repeats, seed),
+        "epoch": lambda: _epoch(model, stays, batch_sizes[0], crop_size, repeats, seed, targets),
         "prediction": lambda: _prediction(model, batch_sizes[-1], crop_size, repeats, seed),
     }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-    return "\n\n".join(
-        [f"{machine}{torch.get_num_threads()} threads", *(tables[name]() for name in sections)]
-    )
+    measured = [tables[name]() for name in sections]
+    how = _HOW.format(size=crop_size, threads=torch.get_num_threads(), repeats=repeats)
+    report = Report("Training", how, targets, measured)
+    if save is not None:
+        report.write(save)
+    return report
 
 
 def make_batch(
@@ -179,16 +189,9 @@ def in_turns(
     return {name: median(some) for name, some in times.items()}
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table under its title."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join([f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-def judged(value: float, target: float, at_least: bool = True) -> str:
-    """Return a figure, and whether it meets its target."""
-    met = value >= target if at_least else value <= target
-    return f"{value:.2f} (target {'>=' if at_least else '<='} {target:g}: {'met' if met else 'missed'})"
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of these columns."""
+    return Table(title, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
 def _steps(
@@ -198,7 +201,8 @@ def _steps(
     repeats: int,
     quick: bool,
     seed: int,
-) -> str:
+    targets: list[Target],
+) -> Table:
     rows = []
     tasks = {precision: make_task(model, precision, seed) for precision in PRECISIONS}
     for batch_size in batch_sizes:
@@ -214,19 +218,31 @@ def _steps(
             variants["dense"] = training_step(tasks["32-true"], [dense])
         seconds = in_turns(variants, repeats)
         for (precision, name), target in zip(PRECISIONS.items(), (4, 8), strict=True):
-            against = judged(seconds["dense"] / seconds[precision], target) if with_dense else "not quick"
             ours, floor = seconds[precision], seconds[f"{precision} floor"]
             of = f"{n_images} of {batch_size}"
-            rows.append(
-                [of, name, f"{ours:.2f}", f"{batch_size / ours:.1f}", against, judged(floor / ours, 0.9)]
+            bare = Target(
+                f"share of the bare networks' throughput, {name}, radiographs {of}",
+                floor / ours,
+                at_least=0.9,
             )
+            targets.append(bare)
+            against = "not quick"
+            if with_dense:
+                faster = Target(
+                    f"throughput over the fp32 step with all images, {name}, radiographs {of}",
+                    seconds["dense"] / ours,
+                    at_least=target,
+                )
+                targets.append(faster)
+                against = faster.judged
+            rows.append([of, name, f"{ours:.2f}", f"{batch_size / ours:.1f}", against, bare.judged])
     columns = ("radiographs", "numbers", "s a step", "stays a second", "times the fp32 step with all images")
     return table("A training step of DrFuse", (*columns, "share of the bare networks' throughput"), rows)
 
 
 def _options(
     model: Callable[[int, int], DrFuse], batch_size: int, crop_size: int, repeats: int, seed: int
-) -> str:
+) -> Table:
     n_images = n_images_of(batch_size)
     batch = make_batch(batch_size, n_images, crop_size, seed)
     plain = make_task(model, seed=seed)
@@ -270,10 +286,10 @@ def _compile(
     repeats: int,
     quick: bool,
     seed: int,
-) -> str:
+) -> Table:
     title = f"--compile: a step of {batch_size} stays"
     if quick:
-        return f"**{title}**: not quick"
+        return Table(title, [], "Not quick: `--quick false` measures it.")
     batch = make_batch(batch_size, n_images_of(batch_size), crop_size, seed)
     rows = []
     for precision, name in PRECISIONS.items():
@@ -292,7 +308,7 @@ def _compile(
 
 def _memory(
     model: Callable[[int, int], DrFuse], batch_sizes: Sequence[int], crop_size: int, seed: int
-) -> str:
+) -> Table:
     rows = []
     for batch_size in batch_sizes:
         n_images = n_images_of(batch_size)
@@ -428,7 +444,8 @@ def _epoch(
     crop_size: int,
     repeats: int,
     seed: int,
-) -> str:
+    targets: list[Target],
+) -> Table:
     seconds: defaultdict[str, float] = defaultdict(float)
     replay = _Replay(model, seconds, seed)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as clocks:
@@ -456,6 +473,8 @@ def _epoch(
             callbacks=[replay],
         )
     ratio = median(epoch / bare for epoch, bare in zip(replay.epochs, replay.bare, strict=True))
+    over = Target("time of an epoch of `train` over its bare steps, fp32", ratio, at_most=1.15)
+    targets.append(over)
     epoch = fmean(replay.epochs)
     parts = {name: fmean(some) for name, some in replay.parts.items()}
     parts["the rest: Lightning's loop, logs, the metric"] = epoch - sum(parts.values())
@@ -463,7 +482,7 @@ def _epoch(
         ["an epoch of `train`", f"{epoch:.2f}", "1"],
         *([name, f"{s:.3f}", f"{s / epoch:.3f}"] for name, s in parts.items()),
         ["its bare steps: forward, loss, backward, Adam", f"{fmean(replay.bare):.2f}", ""],
-        ["epoch / bare steps", judged(ratio, 1.15, at_least=False), ""],
+        ["epoch / bare steps", over.judged, ""],
     ]
     title = (
         f"An epoch: {len(replay.trained)} steps and {len(replay.validated)} of validation, batches of "
@@ -474,7 +493,7 @@ def _epoch(
 
 def _prediction(
     model: Callable[[int, int], DrFuse], batch_size: int, crop_size: int, repeats: int, seed: int
-) -> str:
+) -> Table:
     n_images = n_images_of(batch_size)
     batch = make_batch(batch_size, n_images, crop_size, seed)
     rows = []
@@ -502,4 +521,4 @@ def _prediction(
 
 if __name__ == "__main__":
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    print(auto_cli(training, as_positional=False))  # noqa: T201
+    print(auto_cli(training, as_positional=False).markdown())  # noqa: T201

@@ -98,7 +98,7 @@ def tricks(
             row += [against, f"{effect.difference:+.3f} ({effect.low:+.3f} to {effect.high:+.3f})"]
         rows.append(row + [""] * (6 - len(row)))
     columns = ("training", "s each", "macro PRAUC (95 %)", f"of seeds {list(seeds)}", "less that of", "")
-    return table(f"Options that change results, on {cohort.name}", columns, rows)
+    return table(f"Options that change results, on {cohort.name}", columns, rows).markdown()
 
 
 def _pretrain(cohort: Path, folder: Path, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> Path:

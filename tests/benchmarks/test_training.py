@@ -12,7 +12,6 @@ from benchmarks.training import (
     _peak_mib,
     floor_step,
     in_turns,
-    judged,
     make_batch,
     make_task,
     n_images_of,
@@ -64,16 +63,13 @@ def test_steps_take_turns_and_the_first_does_not_count() -> None:
     assert seconds.keys() == {"a", "b"}
 
 
-def test_a_target_is_met_or_missed() -> None:
-    assert judged(4.0, 4) == "4.00 (target >= 4: met)"
-    assert judged(1.2, 1.15, at_least=False) == "1.20 (target <= 1.15: missed)"
-
-
 def test_the_tables_say_what_was_measured(monkeypatch: pytest.MonkeyPatch, small_cohort: Path) -> None:
     monkeypatch.setattr("benchmarks.training.make_cohort", lambda *_: small_cohort)
     monkeypatch.setattr("benchmarks.training.DrFuse", partial(DrFuse, dim=8, heads=2, feedforward=16))
     sections: list[Section] = ["steps", "options", "compile", "epoch", "prediction"]
-    tables = training(sections, batch_sizes=(16,), crop_size=28, backbone=TINY_BACKBONE, repeats=1)
+    report = training(sections, batch_sizes=(16,), crop_size=28, backbone=TINY_BACKBONE, repeats=1)
+    tables = report.markdown()
+    assert [target.at_least or target.at_most for target in report.targets] == [0.9, 4, 0.9, 8, 1.15]
     for title in ("A training step", "Options:", "--compile:", "An epoch: 4 steps and", "Prediction,"):
         assert f"**{title}" in tables
     for name in ("| fp32 |", "| bf16, channels_last |"):
