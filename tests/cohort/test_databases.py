@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import sqlglot
 
+from drfuse.cohort import prepare
 from drfuse.cohort.databases import Database, stream
 from drfuse.cohort.phenotypes import read_phenotypes, select_diagnoses
 from drfuse.cohort.stays import describe_stays, select_stays
@@ -245,6 +246,44 @@ def test_postgresql_reads_each_event_once(preset: Preset, postgres_url: str) -> 
 def test_spark_gives_the_same(files: Path, spark: None) -> None:
     mimic = open_mimic_iv(f"spark://local[2]{files}", ibis.duckdb.connect())
     check_same(mimic, files)
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "postgresql", pytest.param("spark", marks=pytest.mark.extras)])
+@pytest.mark.parametrize("preset", get_args(Preset))
+def test_every_engine_makes_the_same_cohort(
+    engine: str, preset: Preset, frames: Frames, files: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    addresses: dict[str, Callable[[], str]] = {
+        "duckdb": lambda: load_duckdb(tmp_path / "mimic.duckdb", frames),
+        "postgresql": lambda: request.getfixturevalue("postgres_url"),
+        "spark": lambda: f"spark://local[2]{files}",
+    }
+    if engine == "spark":
+        request.getfixturevalue("spark")
+    expected = prepare(files, tmp_path / "files", preset=preset)
+    url = addresses[engine]()
+    found = prepare(url, tmp_path / "database", preset=preset)
+    assert found.flow == expected.flow
+    assert found.flow[-1].stays >= 3
+    assert found.files == expected.files  # byte for byte
+    assert found.sources["mimic_iv"]["files"] == {}
+    for path in (tmp_path / "database").iterdir():
+        assert PASSWORD.encode() not in path.read_bytes()
+        assert PASSWORD_IN_URL.encode() not in path.read_bytes()
+    again = prepare(url, tmp_path / "database", preset=preset, overwrite=True)  # read anew: it may have grown
+    assert again == found
+
+
+def test_a_cohort_of_a_database_is_never_taken_for_that_of_another(
+    frames: Frames, files: Path, tmp_path: Path
+) -> None:
+    url = load_duckdb(tmp_path / "mimic.duckdb", frames)
+    prepare(files, tmp_path / "cohort")
+    with pytest.raises(InputError, match="--overwrite"):
+        prepare(url, tmp_path / "cohort")
+    prepare(url, tmp_path / "cohort", overwrite=True)
+    with pytest.raises(InputError, match="--overwrite"):
+        prepare(url, tmp_path / "cohort")
 
 
 def test_bigquery_gets_queries_in_its_dialect() -> None:
