@@ -58,6 +58,9 @@ def write_ehr(
             observed = store.con.table(hourly.get_name()).filter(f"stay_id BETWEEN {ids[0]} AND {ids[-1]}")
             for cells in observed.select("stay_id, hour, variable, value").to_arrow_reader(_CELLS_AT_A_TIME):
                 stay, hour, variable, value = map(np.from_dlpack, cells.columns)
+                with np.errstate(over="ignore"):
+                    value = value.astype(np.float32)
+                value[~np.isfinite(value)] = np.nan  # a slip of the pen that float32 cannot hold
                 values[np.searchsorted(ids, stay), hour, variable] = value
             append(values)
             yield len(ids)

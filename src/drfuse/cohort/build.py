@@ -140,8 +140,7 @@ def prepare(
     codes = _read_codes(phenotypes)
     split = None if split_file is None else read_split_file(split_file)
     settle(Path(out))
-    with _database(threads, memory_limit) as store:
-        mimic = open_mimic_iv(mimic_iv, store)
+    with _database(threads, memory_limit) as store, _records(mimic_iv, store) as mimic:
         cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), store)
         tables = _stamps(mimic, cxr, {"phenotypes": phenotypes, "split": split_file})
         order = _Order(mimic, cxr, codes, split, options, tables, strict, threads)
@@ -300,6 +299,17 @@ def _database(threads: int | None, memory_limit: str) -> Iterator[Backend]:
         yield store
     finally:
         store.disconnect()
+
+
+@contextmanager
+def _records(mimic_iv: str | Path, store: Backend) -> Iterator[MimicIV]:
+    """Yield the records, and end the connection to their database; a Spark session may be others' too."""
+    mimic = open_mimic_iv(mimic_iv, store)
+    try:
+        yield mimic
+    finally:
+        if mimic.engine is not store and mimic.engine.name != "pyspark":
+            mimic.engine.disconnect()
 
 
 @contextmanager
