@@ -3,10 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 MIMIC_IV ?= ../shared/mimic-iv-demo
 
-.PHONY: test demo bench lint clean
+.PHONY: test test-extras demo bench lint clean
 
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not extras"
+
+test-extras: $(VENV)/installed-extras
+	$(BIN)/pytest -m extras
 
 demo: $(VENV)/installed
 	$(BIN)/drfuse demo
@@ -21,6 +24,10 @@ lint: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/installed-extras: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,spark,ray]'
+	touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
