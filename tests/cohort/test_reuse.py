@@ -1,5 +1,6 @@
 """What a cohort was made of decides what is made again; files that are not to be read are spoilt here."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.cohort import Manifest, prepare, reuse
+from drfuse.cohort import Manifest, prepare, radiographs, reuse
 from drfuse.errors import InputError
 from tests.mimic import HEART_RATE, Hospital, write_hospital
 
@@ -222,3 +223,87 @@ def test_inputs_list_every_file_with_size_and_time(hospital: Path) -> None:
         root = "mimic-cxr" if row["kind"] in ("image", "metadata") else "mimic-iv"
         found = (hospital / root / row["file"]).stat()
         assert (row["bytes"], row["modified_ns"]) == (found.st_size, found.st_mtime_ns)
+
+
+def edit_inputs(folder: Path, change: str) -> None:
+    path = folder / "inputs.parquet"
+    rows = pl.read_parquet(path)
+    is_image = pl.col("kind") == "image"
+    turned = pl.col("cxr_row").reverse().over("kind")
+    changed = {
+        "permuted": rows.with_columns(cxr_row=pl.when(is_image).then(turned)),
+        "repeated": pl.concat([rows, rows.filter(is_image)]),
+        "out of range": rows.with_columns(pl.col("cxr_row") + 1000),
+        "negative": rows.with_columns(-1 - pl.col("cxr_row")),
+        "text": rows.with_columns(pl.format("{}?", "bytes").alias("bytes")),
+        "lacking a column": rows.drop("kind"),
+    }
+    changed[change].write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    "change", ["permuted", "repeated", "out of range", "negative", "text", "lacking a column"]
+)
+def test_edited_inputs_never_lead_to_another_patients_radiograph(change: str, hospital: Path) -> None:
+    expected = make(hospital, "fresh", seed=3)
+    edit_inputs(hospital / "cohort", change)
+    assert make(hospital, seed=3, overwrite=True) == expected
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"warnings": {}},
+        {"files": {}},
+        {"files": []},
+        {"options": None},
+        {"phenotypes": []},
+        {"warnings": {"rejected_rows": None}},
+    ],
+    ids=str,
+)
+def test_an_edited_manifest_is_not_believed(edit: dict[str, object], hospital: Path) -> None:
+    expected = Manifest.read(hospital / "cohort")
+    path = hospital / "cohort/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    with pytest.raises(InputError, match="--overwrite"):
+        make(hospital)
+    assert make(hospital, overwrite=True) == expected
+
+
+def test_two_stays_may_share_their_last_image(tmp_path: Path) -> None:
+    hospital = Hospital()
+    first = hospital.add_stay(hours=60)
+    second = hospital.add_stay(same_subject=first, hours=60)
+    for stay in (first, second):
+        hospital.chart(stay, HEART_RATE, 70)
+    image = hospital.radiograph(first, at=5)
+    hospital.write(tmp_path / "mimic-iv")
+    hospital.write_radiographs(tmp_path / "mimic-cxr")
+    manifest = make(tmp_path)
+    assert pl.read_parquet(tmp_path / "cohort/stays.parquet")["dicom_id"].to_list() == [image, image]
+    assert make(tmp_path) == manifest
+    assert make(tmp_path, seed=1, overwrite=True).files["cxr.npy"] == manifest.files["cxr.npy"]
+
+
+def test_an_image_that_has_become_readable_is_read(hospital: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a chmod, or when a disk answers again: neither size nor time has changed."""
+    whole = make(hospital, "whole")
+
+    def fail(path: Path, size: int) -> None:
+        raise OSError
+
+    with monkeypatch.context() as broken:
+        first = sorted(pl.read_parquet(hospital / "cohort/inputs.parquet").filter(kind="image")["file"])[0]
+        decode = radiographs.decode
+        broken.setattr(
+            radiographs,
+            "decode",
+            lambda path, size: fail(path, size) if path.match(first) else decode(path, size),
+        )
+        lacking = make(hospital, "lacking")
+        assert len(lacking.warnings["unreadable_images"]) == 1
+        assert make(hospital, "lacking") == lacking
+    with pytest.raises(InputError, match="--overwrite"):
+        make(hospital, "lacking")
+    assert make(hospital, "lacking", overwrite=True) == whole

@@ -382,11 +382,16 @@ def _bring(
     """Return the answer of the records' engine as a table of the local database, in order if one is named."""
     if mimic.engine is store:
         return store.create_table(name, expr if order_by is None else expr.order_by(order_by))
-    answer = pa.RecordBatchReader.from_batches(arrow_schema(expr), stream(expr, _ROWS_AT_A_TIME))
-    store.con.register("answer", answer)
-    order = "" if order_by is None else f"ORDER BY {order_by}"
-    store.raw_sql(f"CREATE TABLE {name} AS FROM answer {order}")
+    store.con.register("answer", arrow_schema(expr).empty_table())
+    store.raw_sql(f"CREATE TABLE {name} AS FROM answer")
+    for batch in stream(expr, _ROWS_AT_A_TIME):  # waited for here, where an interruption is noticed
+        store.con.register("answer", pa.Table.from_batches([batch]))
+        store.raw_sql(f"INSERT INTO {name} FROM answer")
     store.con.unregister("answer")
+    if order_by is not None:
+        store.raw_sql(f"CREATE TABLE {name}_in_order AS FROM {name} ORDER BY {order_by}")
+        store.raw_sql(f"DROP TABLE {name}")
+        return store.table(f"{name}_in_order")
     return store.table(name)
 
 

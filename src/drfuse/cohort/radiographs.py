@@ -117,6 +117,11 @@ class Stored(NamedTuple):
     row: int
 
 
+def is_readable(path: Path) -> bool:
+    """Return whether there is an image that can be decoded."""
+    return _read(path, 32) is not None
+
+
 def store_radiographs(
     images: Iterable[Path | Stored], size: int, out: Path, threads: int | None = None
 ) -> Iterator[bool]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import polars as pl
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from drfuse import __version__
 from drfuse.cohort.manifest import Manifest, sha256
+from drfuse.cohort.radiographs import is_readable
 from drfuse.errors import InputError
 
 INPUTS = "inputs.parquet"
@@ -40,8 +41,10 @@ _OPTIONS: dict[Part, tuple[str, ...]] = {
 _FILES: dict[Part, tuple[str, ...]] = {
     "series": ("ehr.npy", "stays.parquet"),
     "labels": ("stays.parquet",),
-    "images": ("cxr.npy",),
+    "images": ("cxr.npy", "stays.parquet"),
 }
+_SMALL_FILES = {"normalization.json"}
+_WARNINGS = {"rejected_rows", "unreadable_images", "undated_images", "phenotypes_without_positive"}
 
 
 class Stamp(NamedTuple):
@@ -97,14 +100,29 @@ class Earlier:
         """Return the cohort in `folder`, or None if there is none that this version made."""
         try:
             manifest = Manifest.read(folder)
-            rows = pl.read_parquet(folder / INPUTS, glob=False).select(*_SCHEMA)
-        except (InputError, OSError, pl.exceptions.PolarsError):
-            return None
-        if manifest.drfuse != __version__:
+            rows = pl.read_parquet(folder / INPUTS, glob=False).select(*_SCHEMA).cast(pl.Schema(_SCHEMA))
+            columns = pq.read_schema(folder / "stays.parquet").names
+        except (InputError, OSError, pl.exceptions.PolarsError, pa.ArrowException):
             return None
         is_image = pl.col("kind") == _IMAGE
         tables = {kind: Stamp(*of_file) for kind, *of_file, _ in rows.filter(~is_image).iter_rows()}
-        return cls(folder, manifest, tables, rows.filter(is_image).drop("kind"))
+        earlier = cls(folder, manifest, tables, rows.filter(is_image).drop("kind"))
+        return earlier if earlier._is_sound(columns) else None
+
+    def _is_sound(self, columns: Sequence[str]) -> bool:
+        """Return whether this version wrote the manifest, and nobody has changed it since."""
+        manifest = self.manifest
+        return (
+            manifest.drfuse == __version__
+            and isinstance(manifest.options, dict)
+            and isinstance(manifest.files, dict)
+            and manifest.files.keys() == {name for names in _FILES.values() for name in names} | _SMALL_FILES
+            and isinstance(manifest.warnings, dict)
+            and manifest.warnings.keys() == _WARNINGS
+            and isinstance(manifest.warnings["rejected_rows"], dict)
+            and list(columns[len(columns) - len(manifest.phenotypes) :]) == manifest.phenotypes
+            and len(manifest.phenotypes) > 0
+        )
 
     def is_made_of(self, tables: Mapping[str, Stamp], options: Mapping[str, Any]) -> bool:
         """Return whether these are its tables, known by their stamps, and its options."""
@@ -118,7 +136,16 @@ class Earlier:
         known = part == "images" or "chartevents" in tables
         same_tables = all(self.tables.get(kind) == tables.get(kind) for kind in _TABLES[part])
         same_options = all(self.manifest.options.get(name) == options[name] for name in _OPTIONS[part])
-        return known and same_tables and same_options and self.is_whole(*_FILES[part])
+        made = known and same_tables and same_options and self.is_whole(*_FILES[part])
+        return made and (part != "images" or self._knows_its_images())
+
+    def _knows_its_images(self) -> bool:
+        """Return whether the rows of images are those that the stays have."""
+        files = self.images.drop_nulls("cxr_row").select(
+            "cxr_row", dicom_id=pl.col("file").map_elements(lambda file: Path(file).stem, pl.String)
+        )
+        of_stays = cast(pl.DataFrame, pl.from_arrow(self.stays("cxr_row", "dicom_id"))).drop_nulls("cxr_row")
+        return files.sort("cxr_row").equals(of_stays.sort("cxr_row"))
 
     def is_whole(self, *files: str) -> bool:
         """Return whether files of it, by default all, still are as they were written."""
@@ -126,13 +153,17 @@ class Earlier:
         return all(_has_sum(self.folder / name, sums.get(name)) for name in files or sums)
 
     def has_the_same_images(self, root: Path, threads: int | None) -> bool:
-        """Return whether no image that it was made of has changed."""
+        """Return whether no image that it was made of has changed, nor can be read that could not be."""
         now = stamp_all([root / file for file in self.images["file"]], root, threads)
-        return now.equals(self.images.select(*STAMP_SCHEMA))
+        unread = self.images.filter(pl.col("cxr_row").is_null())["file"]
+        return now.equals(self.images.select(*STAMP_SCHEMA)) and not any(
+            is_readable(root / f) for f in unread
+        )
 
     def rows_of(self, stamps: pl.DataFrame) -> pl.Series:
         """Return where in its `cxr.npy` images with these stamps are, null where they are not."""
-        joined = stamps.join(self.images, on=list(STAMP_SCHEMA), how="left", maintain_order="left")
+        known = self.images.unique(list(STAMP_SCHEMA), keep="first")  # two stays may share an image
+        joined = stamps.join(known, on=list(STAMP_SCHEMA), how="left", maintain_order="left")
         return joined["cxr_row"]
 
     def stays(self, *columns: str) -> pa.Table:
@@ -153,4 +184,7 @@ def write_inputs(path: Path, tables: Mapping[str, Stamp], images: pl.DataFrame) 
 
 
 def _has_sum(path: Path, expected: str | None) -> bool:
-    return path.is_file() and sha256(path) == expected
+    try:
+        return sha256(path) == expected
+    except OSError:
+        return False

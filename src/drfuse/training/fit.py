@@ -182,8 +182,7 @@ def train(
     for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
         if unimodal is not None:
             _start_from(network, modality, unimodal, opened.fingerprint)
-    if compile and not ranks.is_alone:
-        raise InputError("--compile works on one device; leave it or --devices out")
+    _check_alone(ranks, compile=compile, freeze_cxr=freeze_cxr)
     _arrange(network, precision, compile, checkpoint_activations)
     fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks)
 
@@ -325,6 +324,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _check_alone(ranks: Ranks, **options: bool) -> None:
+    """Refuse options that work on one device.
+
+    Raises:
+        InputError: If there are several, and one of these options is on.
+    """
+    on = [name.replace("_", "-") for name, is_on in options.items() if is_on]
+    if on and not ranks.is_alone:
+        raise InputError(f"--{on[0]} works on one device; leave it or --devices out")
 
 
 def _keeping(run: RunFiles, patience: int) -> list[L.Callback]:
