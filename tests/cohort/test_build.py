@@ -663,6 +663,8 @@ def test_what_does_not_fit_in_memory_goes_to_the_temporary_folder(
     ("options", "said"),
     [
         ({"memory_limit": "much"}, r"memory_limit is 'much'; expected an amount such as 2GiB"),
+        ({"memory_limit": "0GB"}, r"memory_limit is '0GB'; expected an amount such as 2GiB"),
+        ({"memory_limit": "-1"}, r"memory_limit is '-1'; expected an amount such as 2GiB"),
         ({"threads": 0}, r"threads is 0; expected 1 to 1024"),
         ({"threads": -1}, r"threads is -1; expected 1 to 1024"),
         ({"temp_dir": "/dev/null"}, r"cannot write to /dev/null: .*; name another --temp-dir"),

@@ -274,6 +274,21 @@ def test_every_engine_makes_the_same_cohort(
     assert again == found
 
 
+def test_what_a_database_refuses_is_said_in_its_words(server: Server, frames: Frames, tmp_path: Path) -> None:
+    import psycopg
+
+    url = load_postgres(server, "refusing", frames)
+    with psycopg.connect(server.url("refusing", "owner")) as client:
+        client.execute("REVOKE SELECT ON mimiciv_icu.chartevents FROM reader")
+    with pytest.raises(InputError) as refused:
+        prepare(url, tmp_path / "cohort")
+    assert str(refused.value) == (
+        "the database cannot answer: permission denied for table chartevents; check its tables and your "
+        "rights there"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cohort_of_a_database_is_never_taken_for_that_of_another(
     frames: Frames, files: Path, tmp_path: Path
 ) -> None:

@@ -307,3 +307,25 @@ def test_an_image_that_has_become_readable_is_read(hospital: Path, monkeypatch: 
     with pytest.raises(InputError, match="--overwrite"):
         make(hospital, "lacking")
     assert make(hospital, "lacking", overwrite=True) == whole
+
+
+def test_a_missing_image_is_looked_for_in_every_folder(tmp_path: Path) -> None:
+    hospital = with_stays(3)
+    hospital.write(tmp_path / "mimic-iv")
+    image = sorted(hospital.write_radiographs(tmp_path / "mimic-cxr", flat="resized").rglob("*.jpg"))[1]
+    kept = image.rename(tmp_path / image.name)
+    assert len(make(tmp_path).warnings["unreadable_images"]) == 1
+    assert len(make(tmp_path).warnings["unreadable_images"]) == 1
+    kept.rename(image)  # in the folder of the others, not where it was missed
+    assert make(tmp_path, overwrite=True).warnings["unreadable_images"] == []
+
+
+def test_a_disk_where_a_file_has_one_name_only_will_do(
+    hospital: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    expected = make(hospital, "fresh", seed=3)
+    monkeypatch.setattr(os, "link", refuse)
+    assert make(hospital, seed=3, overwrite=True) == expected

@@ -680,9 +680,7 @@ def test_batches_add_up_to_the_step_of_a_larger_one(fit: Trainer, tmp_path: Path
 
 
 class SeesImages(EhrTransformer):
-    """The same, but images are read for it."""
-
-    reads_cxr = True
+    """The same, but images are read for it: it does not say that it needs none."""
 
 
 def test_a_model_of_the_ehr_alone_has_no_radiograph_read(
@@ -727,6 +725,18 @@ def test_frozen_backbones_read_each_radiograph_once(
     moved = {name for name in fresh if not trained.state_dict()[name].equal(fresh[name])}
     assert moved >= {"cxr_shared_encoder.project.weight", "ehr_encoder.project.weight"}
     assert not [name for name in moved if ".backbone." in name]
+    data = CohortDataModule(Cohort.open(small_cohort), crop_size=32)
+    with torch.no_grad():  # from the pixels
+        logits = trained(data.on_after_batch_transfer(data.dataset[list(range(80))], 0)).logits
+    np.testing.assert_allclose(logits.numpy(), logits_of(result), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resumed_run_freezes_the_backbones_of_its_checkpoint(
+    fit: Trainer, unimodal: dict[str, Path], monkeypatch: pytest.MonkeyPatch, small_cohort: Path
+) -> None:
+    cut(fit, 1, monkeypatch, model=MEDFUSE, freeze_cxr=True, epochs=2, init_cxr=unimodal["cxr"])
+    result = fit(model=MEDFUSE, freeze_cxr=True, epochs=2)  # the checkpoint has what came of init_cxr
+    trained = load_model(result.folder)
     data = CohortDataModule(Cohort.open(small_cohort), crop_size=32)
     with torch.no_grad():  # from the pixels
         logits = trained(data.on_after_batch_transfer(data.dataset[list(range(80))], 0)).logits

@@ -61,7 +61,8 @@ def test_mean_losses_weigh_each_batch_by_its_stays() -> None:
     assert {name: mean.item() for name, mean in losses.compute().items()} == {"total": 3.0, "part": 0.75}
     losses.reset()
     losses.update({"other": torch.tensor(5.0)}, 2)
-    assert {name: mean.item() for name, mean in losses.compute().items()} == {"other": 5.0}
+    losses.update({"total": torch.tensor(1.0), "other": torch.tensor(2.0)}, 4)  # in another order, and more
+    assert {name: mean.item() for name, mean in losses.compute().items()} == {"other": 3.0, "total": 1.0}
 
 
 def calls_of(model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:

@@ -30,8 +30,9 @@ def write_stays(path: Path, stays: ir.Table, names: Sequence[str], store: Backen
     schema = stays.drop("row").schema().to_pyarrow()
     schema = pa.schema([field.with_name(name) for name, field in zip(names, schema, strict=True)])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for block in _blocks(store.create_table("rows", stays), _STAYS_A_ROW_GROUP, store):
-            writer.write_table(block.drop_columns("row").rename_columns(list(names)).cast(schema))
+        for block in _blocks(store.create_table("rows", stays.order_by("row")), _STAYS_A_ROW_GROUP, store):
+            named = block.drop_columns("row").rename_columns(list(names))
+            writer.write_table(named if named.schema == schema else named.cast(schema))
 
 
 def write_ehr(
@@ -61,7 +62,9 @@ def write_ehr(
                 with np.errstate(over="ignore"):
                     value = value.astype(np.float32)
                 value[~np.isfinite(value)] = np.nan  # a slip of the pen that float32 cannot hold
-                values[np.searchsorted(ids, stay), hour, variable] = value
+                row = np.searchsorted(ids, stay)
+                known = ids[row] == stay  # a database may have got new stays between two queries
+                values[row[known], hour[known], variable[known]] = value[known]
             append(values)
             yield len(ids)
 

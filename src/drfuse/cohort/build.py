@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import (
     MimicCxr,
     MimicIV,
+    SourceFile,
     checking_gzip,
     count_rejected_rows,
     open_mimic_cxr,
@@ -152,6 +154,7 @@ def prepare(
         with (
             folder_that_appears(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
             _spilling(store, Path(out), temp_dir),
+            reading(order.files),
         ):
             return _write_cohort(folder, order, earlier, store)
 
@@ -181,6 +184,11 @@ class _Order:
     threads: int | None
 
     @property
+    def files(self) -> list[SourceFile]:
+        """The files of the tables."""
+        return [*self.mimic.files, *(() if self.cxr is None else self.cxr.files)]
+
+    @property
     def phenotypes(self) -> list[str]:
         """The names of the labels, in order."""
         names: list[str] = self.codes["phenotype"].unique(maintain_order=True).to_list()
@@ -196,9 +204,9 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
     )
     unread = {"chartevents", "labevents"} if series else set()
     unread |= {"diagnoses_icd"} if labelled else set()
-    files = [file for file in (*mimic.files, *(cxr.files if cxr else ())) if file.table not in unread]
+    files = [file for file in order.files if file.table not in unread]
     ehr, variables = folder / "ehr.npy", load_variables()
-    with checking_gzip(files), reading(files), Progress(transient=True) as progress:
+    with checking_gzip(files), Progress(transient=True) as progress:
         bar = progress.add_task("reading stays", total=None)
         flow, candidates, there = _candidates(mimic, options["window_hours"], store)
         if series is None:
@@ -224,7 +232,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
             for n in write_ehr(ehr, stays, hourly, (options["window_hours"], len(variables)), store):
                 progress.advance(bar, n)
         else:
-            os.link(series.folder / ehr.name, ehr)
+            _take(series.folder / ehr.name, ehr)
         progress.update(bar, description="reading radiographs", total=None)
         images, undated = _find_radiographs(stays, cxr, options["view"], store)
         images = _store_radiographs(images, order, imaged, folder / "cxr.npy", progress)
@@ -293,6 +301,8 @@ def _database(threads: int | None, memory_limit: str) -> Iterator[Backend]:
         if threads is not None:
             store.raw_sql(f"SET threads = {threads}")
         try:
+            if not re.match(r"\d*\.?\d*[1-9]", memory_limit):  # none, or less
+                raise duckdb.InvalidInputException(memory_limit)
             store.con.execute("SET memory_limit = $1", [memory_limit])
         except duckdb.Error as error:
             raise InputError(f"memory_limit is {memory_limit!r}; expected an amount such as 2GiB") from error
@@ -374,6 +384,14 @@ def _candidates(
     candidates = store.create_table("candidates", steps[-1].stays)
     there = candidates if mimic.engine is store else select_stays(described)[-1].stays
     return flow, candidates, there
+
+
+def _take(path: Path, to: Path) -> None:
+    """Give a file another name, or copy it where a file can have one name only."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
 
 
 def _bring(

@@ -316,7 +316,8 @@ def _open_spark(url: str, _: DuckDB) -> Database:
                 raise InputError(f"Spark cannot read {folder}/{place}: {_first_line(error)}") from error
         return None
 
-    return Database(f"spark://{host}/{path}", engine, find)
+    inner = re.sub(r"//[^/]*@", "//", path)  # keys of an object store
+    return Database(f"spark://{host}/{inner}", engine, find)
 
 
 def _schemas(modules: Sequence[str]) -> list[str]:

@@ -81,6 +81,13 @@ class ImageFolder:
         images = [path for folder in folders for path in folder.iterdir() if _is_image(path)]
         return cls(root, {path.stem: path for path in reversed(images)})  # the first of two with one name
 
+    def may_hold(self, missing: str) -> bool:
+        """Return whether an image that was missing at a path below the release may lie elsewhere now."""
+        if self.flat is None:
+            return not missing.startswith("files/")
+        found = self.flat.get(Path(missing).stem)
+        return found is not None and found != self.root / missing
+
     def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:
         """Return where an image should lie."""
         if self.flat is not None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from drfuse import __version__
 from drfuse.cohort.manifest import Manifest, sha256
-from drfuse.cohort.radiographs import is_readable
+from drfuse.cohort.radiographs import ImageFolder, is_readable
 from drfuse.errors import InputError
 
 INPUTS = "inputs.parquet"
@@ -156,8 +156,9 @@ class Earlier:
         """Return whether no image that it was made of has changed, nor can be read that could not be."""
         now = stamp_all([root / file for file in self.images["file"]], root, threads)
         unread = self.images.filter(pl.col("cxr_row").is_null())["file"]
+        folder = ImageFolder.open(root)
         return now.equals(self.images.select(*STAMP_SCHEMA)) and not any(
-            is_readable(root / f) for f in unread
+            folder.may_hold(file) or is_readable(root / file) for file in unread
         )
 
     def rows_of(self, stamps: pl.DataFrame) -> pl.Series:

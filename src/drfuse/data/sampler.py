@@ -1,6 +1,7 @@
 """Batches that hold equal shares of stays with a radiograph."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class EvenBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """The number of rows of each batch."""
         whole, rest = divmod(sum(map(len, self.groups)), self.batch_size)

@@ -39,12 +39,18 @@ class FusionModel(nn.Module, ABC):
     the other stays of its batch.
 
     Attributes:
-        reads_cxr: Whether the class looks at radiographs; where it does not, none is read for it.
+        reads_cxr: Whether the class looks at radiographs; where it says that it does not, none is read for
+            it. A subclass says it for itself.
         init_args: The arguments of the constructor, defaults included, from which it can be made again.
     """
 
     reads_cxr: ClassVar[bool] = True
     init_args: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have a subclass read radiographs unless it says otherwise, whatever it is made of."""
+        super().__init_subclass__(**kwargs)
+        cls.reads_cxr = cls.__dict__.get("reads_cxr", True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments."""

@@ -5,7 +5,6 @@ in its first stage.
 """
 
 import math
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +17,6 @@ from drfuse.models.losses import at_least_float32
 
 class _EhrAlone(FusionModel):
     """An encoder of the EHR that gives one representation (B, D), and a linear head."""
-
-    reads_cxr: ClassVar[bool] = False
 
     def __init__(self, encoder: EhrEncoder | EhrLstmEncoder, dim: int, n_labels: int) -> None:
         super().__init__()
@@ -54,6 +51,8 @@ class EhrTransformer(_EhrAlone):
         max_hours: The longest time series.
     """
 
+    reads_cxr = False
+
     def __init__(
         self,
         n_features: int,
@@ -80,6 +79,8 @@ class EhrLstm(_EhrAlone):
         lstm_layers: LSTM layers.
         dropout: Dropout of the representation.
     """
+
+    reads_cxr = False
 
     def __init__(
         self, n_features: int, n_labels: int, dim: int = 256, lstm_layers: int = 2, dropout: float = 0.3

@@ -22,7 +22,6 @@ _MAY_CHANGE = {
     "init_cxr",
     "accelerator",
     "num_workers",
-    "compile",
     "checkpoint_activations",
     "devices",  # batches are those of all devices together
     "nodes",

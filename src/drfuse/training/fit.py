@@ -125,9 +125,10 @@ def train(
         cxr_share: Share of each training batch's radiographs that is used at all. Less than 1 is faster; the
             other stays of the batch count as stays without a radiograph.
         freeze_cxr: Train everything but the radiographs' backbones, which should then be pretrained. What
-            they give of each radiograph, unaugmented, is computed once and used in every epoch.
+            they give of each radiograph, unaugmented, is computed once, held in the device's memory, and used
+            in every epoch.
         compile: Compile the encoders with torch.compile. It takes minutes at the start, and a C++ compiler on
-            a CPU, where it gains little.
+            a CPU, where it gains little. Dropout then draws other numbers.
         checkpoint_activations: Keep less of each forward pass, and compute it again for the gradients: less
             memory, more time, the same results. Does not go with `compile`.
         devices: Train on so many devices of this machine (with `cpu`, processes), each with a part of every
@@ -241,7 +242,7 @@ def train(
             is_done = checkpoint is not None and _is_done(checkpoint, epochs, patience)
         resumes, is_done = ranks.share((checkpoint is not None, is_done))
         if freeze_cxr:
-            _freeze_cxr(network, data, trainer.strategy.root_device)
+            _freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
         if not is_done:
             _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
         with ranks.telling():
@@ -442,12 +443,17 @@ def _arrange(network: FusionModel, precision: Precision, compiled: bool, recompu
         compile_encoders(network)
 
 
-def _freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.device) -> None:
+def _freeze_cxr(
+    fusion: FusionTask, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
+) -> None:
     """Keep what each radiograph encoder's backbone gives of every radiograph; batches hold their rows.
+
+    The backbones are those of an interrupted run's checkpoint, whatever the options say now.
 
     Raises:
         InputError: If the model reads radiographs in another way, or the cohort has none.
     """
+    network = fusion.model
     encoders = [module for module in network.modules() if isinstance(module, CxrEncoder)]
     others = [module for module in network.modules() if isinstance(module, CxrStages)]
     if not encoders or others:
@@ -457,6 +463,8 @@ def _freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.devi
         )
     if not len(data.dataset.cohort.cxr):
         raise InputError("--freeze-cxr: the cohort has no radiograph; leave the option out")
+    if interrupted is not None:
+        fusion.load_state_dict(load_checkpoint(interrupted, interrupted.last_checkpoint.name)["state_dict"])
     network.to(device)
     for encoder in encoders:
         encoder.freeze(data.every_cxr())

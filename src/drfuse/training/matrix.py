@@ -40,7 +40,7 @@ SECONDS_TO_WAIT = 5.0
 
 _NO_CONFIGURATION = ("cohort", "out", "model", "devices", "nodes", "overwrite", "progress", "callbacks")
 # how a run is trained, but not which run it is
-_NOT_DECIDING = ("accelerator", "num_workers", "compile", "checkpoint_activations")
+_NOT_DECIDING = ("accelerator", "num_workers", "checkpoint_activations")
 _RAY_RETRIES = 3
 _SECONDS_TO_ANSWER = 10.0
 

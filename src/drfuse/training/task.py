@@ -52,27 +52,26 @@ class MacroPrauc(Metric):
         return torch.tensor(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))
 
 
-class MeanLosses(Metric):
-    """Mean of each named loss over stays; a step adds one tensor, and nothing waits for the device."""
-
-    sums: Tensor
-    n_stays: Tensor
+class MeanLosses:
+    """Means of named losses over stays. Every process of a run counts the same batches, whole."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.add_state("sums", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("n_stays", torch.tensor(0), dist_reduce_fx="sum")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all losses."""
+        self.sums: dict[str, Tensor] = {}
+        self.n_stays: dict[str, int] = {}
 
     def update(self, losses: dict[str, Tensor], n_stays: int) -> None:
-        """Add the losses of a batch, scalars of the same names each time."""
-        self.names = list(losses)
-        self.sums = self.sums + n_stays * torch.stack([loss.detach().float() for loss in losses.values()])
-        self.n_stays += n_stays
+        """Add the losses of a batch, scalars."""
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + n_stays * loss.detach().float()
+            self.n_stays[name] = self.n_stays.get(name, 0) + n_stays
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the means, scalars."""
-        return dict(zip(self.names, self.sums / self.n_stays, strict=True))
+        """Return the means, scalars, each over the stays of the batches that had that loss."""
+        return {name: total / self.n_stays[name] for name, total in self.sums.items()}
 
 
 class Predicted(NamedTuple):  # Lightning moves what a tuple holds to the CPU
@@ -161,9 +160,14 @@ class FusionTask(L.LightningModule):
         self.val_prauc.update(output.logits, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean losses, and `val/prauc_macro`, by which the best epoch is chosen."""
-        self._log("val", self.val_losses)
+        """Log the mean losses, and `val/prauc_macro`, by which the best epoch is chosen.
+
+        It is NaN where the loss is: a model that says NaN of some stays must not be judged by the others.
+        """
         prauc = self.val_prauc.compute()
+        if not self.val_losses.compute()["total"].isfinite():
+            prauc = torch.full_like(prauc, math.nan)
+        self._log("val", self.val_losses)
         self.log("val/prauc_macro", prauc, prog_bar=True, sync_dist=True)
         self.latest_val_prauc = prauc.item()
         self.val_prauc.reset()
@@ -206,5 +210,6 @@ class FusionTask(L.LightningModule):
         return share * self.accumulate
 
     def _log(self, split: str, means: MeanLosses) -> None:
-        self.log_dict({f"{split}/{name}": mean for name, mean in means.compute().items()})
+        named = {f"{split}/{name}": mean for name, mean in means.compute().items()}
+        self.log_dict(named, sync_dist=True)  # they are the same everywhere
         means.reset()
