@@ -66,6 +66,7 @@ def predictions_of(spec: RunSpec) -> bytes:
 # --- what a run is known by ---------------------------------------------------------------------------------
 
 DECIDING: dict[str, Any] = {
+    "compile": True,
     "train_on": "full",
     "epochs": 7,
     "patience": 3,
@@ -86,7 +87,6 @@ DECIDING: dict[str, Any] = {
 NOT_DECIDING: dict[str, Any] = {
     "accelerator": "cpu",
     "num_workers": 1,
-    "compile": True,
     "checkpoint_activations": True,
 }
 
