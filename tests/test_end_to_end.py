@@ -29,6 +29,7 @@ def check_run(out: Path, n_stays: int) -> None:
         "ehr.npy",
         "cxr.npy",
         "normalization.json",
+        "inputs.parquet",
     }
     assert {path.name for path in (out / "run").iterdir()} == {
         "config.yaml",

@@ -3,7 +3,9 @@
 Nothing is written to a database: DuckDB and PostgreSQL are opened read-only, and no query makes a table.
 """
 
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -300,6 +302,7 @@ def _open_spark(url: str, _: DuckDB) -> Database:
     builder = builder.config("spark.log.level", "ERROR")
     if local:
         builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.ui.enabled", "false")
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or it takes what it finds on the PATH
     try:
         engine = ibis.pyspark.connect(builder.getOrCreate())
     except (Py4JError, PySparkException) as error:
