@@ -1,7 +1,8 @@
 """Raw hospital tables and images in, a cohort on disk out.
 
-In: MIMIC-IV and MIMIC-CXR-JPG as released. Out: a folder with `manifest.json`, `stays.parquet`, `ehr.npy`,
-`cxr.npy` and `normalization.json` (see `docs/formats.md`). Queries are Ibis expressions, run by DuckDB.
+In: MIMIC-IV as released or in a database, and MIMIC-CXR-JPG as released. Out: a folder with `manifest.json`,
+`stays.parquet`, `ehr.npy`, `cxr.npy`, `normalization.json` and `inputs.parquet` (see `docs/formats.md`).
+Queries are Ibis expressions, run by the database or, on files, by DuckDB.
 """
 
 from drfuse.cohort.build import prepare
