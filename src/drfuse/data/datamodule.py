@@ -173,8 +173,10 @@ class CohortDataModule(L.LightningDataModule):
     def every_cxr(self) -> Iterator[Tensor]:
         """Yield all radiographs of the cohort in order, a batch at a time, as evaluation sees them."""
         self.transform_cxr.eval()
-        for rows in self._in_order(np.arange(len(self.dataset.cohort.cxr))):
-            yield self.transform_cxr(self.dataset.pixels(np.array(rows)))
+        n_images = len(self.dataset.cohort.cxr)
+        for start in range(0, n_images, self.batch_size):  # all of them in every process
+            rows = np.arange(start, min(start + self.batch_size, n_images))
+            yield self.transform_cxr(self.dataset.pixels(rows))
 
     def example(self) -> Batch:
         """Return a batch of a stay with and one without a radiograph, as evaluation sees it."""
