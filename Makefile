@@ -3,10 +3,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 MIMIC_IV ?= ../shared/mimic-iv-demo
 
-.PHONY: test test-extras demo bench lint clean
+# A processor without AVX-512 and bfloat16: what oneDNN and PyTorch then use, and what they lack.
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
+.PHONY: test test-avx2 test-extras demo bench lint clean
 
 test: $(VENV)/installed
 	$(BIN)/pytest -m "not extras"
+
+test-avx2: $(VENV)/installed
+	$(AVX2) $(BIN)/pytest tests/models/test_contract.py tests/models/test_precision.py \
+		tests/models/test_encoders.py tests/models/test_medfuse.py \
+		tests/training/test_fit.py::test_bfloat16_trains \
+		tests/training/test_fit.py::test_medfuse_trains_in_bfloat16_on_any_processor
 
 test-extras: $(VENV)/installed-extras
 	$(BIN)/pytest -m extras

@@ -228,6 +228,44 @@ def test_half_precision_gives_nearly_the_same_in_float32(model: FusionModel, tra
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def assert_full_precision(values: Tensor) -> None:
+    """Check that numbers are float32, and were not computed in half precision and then raised."""
+    assert values.dtype == torch.float32
+    for half in (torch.bfloat16, torch.float16):
+        assert not torch.equal(values, values.to(half).float())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_logits_and_weights_keep_all_their_digits_in_half_precision(
+    model: FusionModel, training: bool, half: torch.dtype
+) -> None:
+    batch = make_batch(SOME)
+    made: dict[str, Tensor] = {}
+    for name, module in model.named_modules():  # heads for the loss alone, too
+        if getattr(module, "out_features", None) == N_LABELS:
+            module.register_forward_hook(lambda _, __, out, name=name: made.update({name: out}))
+    with torch.autocast("cpu", dtype=half):
+        output = model.train(training)(batch)
+        loss = model.loss(output, batch)
+    assert_full_precision(output.logits[told(model, batch)])
+    for logits in made.values():
+        assert_full_precision(logits)
+    if output.modality_weights is not None:
+        assert_full_precision(output.modality_weights)
+        sums = output.modality_weights.sum(-1)
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-6)
+    assert all(part.dtype == torch.float32 for part in loss.values())
+
+
+def test_a_model_says_what_it_reads(model: FusionModel) -> None:
+    batch = make_batch(ALL)
+    for modality in ("ehr", "cxr"):
+        other = replace(batch, **{modality: getattr(batch, modality) + 1})
+        changes = not torch.equal(model.eval()(batch).logits, model(other).logits)
+        assert changes == getattr(model, f"reads_{modality}")
+
+
 def test_it_learns_a_few_stays_by_heart(model: FusionModel) -> None:
     batch = make_batch((0, 1, 4, 6), n_hours=(6, 3, 1, 5, 2, 6, 4, 3))
     rows = told(model, batch)

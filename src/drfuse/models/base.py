@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
+from drfuse.models.losses import at_least_float32
 
 MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
 """What the last axis of `FusionOutput.modality_weights` stands for."""
@@ -17,7 +18,7 @@ MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
 
 @dataclass(frozen=True)
 class FusionOutput:
-    """What a model says of B stays and C phenotypes.
+    """What a model says of B stays and C phenotypes; what is in half precision becomes float32.
 
     Attributes:
         logits: (B, C).
@@ -30,27 +31,41 @@ class FusionOutput:
     modality_weights: Tensor | None = None
     representations: dict[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise half precision to float32, in which losses and metrics are computed."""
+        raised = {name: at_least_float32(tensor) for name, tensor in self.representations.items()}
+        object.__setattr__(self, "logits", at_least_float32(self.logits))
+        object.__setattr__(self, "representations", raised)
+        if self.modality_weights is not None:
+            object.__setattr__(self, "modality_weights", at_least_float32(self.modality_weights))
+
 
 class FusionModel(nn.Module, ABC):
     """A model of EHR time series and the radiographs that exist.
 
     A subclass takes the number of features F and the number of labels C as its first two arguments. It never
     sees what an absent radiograph would have shown, and in evaluation mode a stay's output does not depend on
-    the other stays of its batch.
+    the other stays of its batch. Under autocast its encoders may run in half precision; the layers that make
+    logits are `Head`s, which do not, and its LSTMs are `Lstm`s, which run wherever it is trained (both in
+    `drfuse.models.precision`).
 
     Attributes:
         reads_cxr: Whether the class looks at radiographs; where it says that it does not, none is read for
-            it. A subclass says it for itself.
+            it. Not inherited: each subclass sets its own.
+        reads_ehr: Whether it looks at the EHR. Training takes no radiograph away from a model that does not:
+            nothing would be left. Not inherited.
         init_args: The arguments of the constructor, defaults included, from which it can be made again.
     """
 
     reads_cxr: ClassVar[bool] = True
+    reads_ehr: ClassVar[bool] = True
     init_args: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have a subclass read radiographs unless it says otherwise, whatever it is made of."""
+        """Have a subclass read both modalities unless it says otherwise, whatever it is made of."""
         super().__init_subclass__(**kwargs)
         cls.reads_cxr = cls.__dict__.get("reads_cxr", True)
+        cls.reads_ehr = cls.__dict__.get("reads_ehr", True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the constructor's arguments."""

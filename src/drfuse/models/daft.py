@@ -17,7 +17,7 @@ from drfuse.models.encoders import (
     enough_for_batch_norm,
     mean_over_hours,
 )
-from drfuse.models.losses import at_least_float32
+from drfuse.models.precision import Head
 
 _REDUCTION = 7  # the input of the auxiliary network is that much wider than its bottleneck,
 _LEAST_UNITS = 8  # which in a toy model would be so narrow that all its units could be dead
@@ -101,7 +101,7 @@ class DAFT(FusionModel):
             self.cxr_stages.keep(max(1, min(3, len(self.cxr_stages.stages) - 1)))
             self.affine = AffineParameters(self.cxr_stages.channels[-1] + dim, dim)
             self.project = nn.Identity()
-        self.head = nn.Linear(dim, n_labels)
+        self.head = Head(dim, n_labels)
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C) and the representation `fused` (B, D) that they are predicted from."""
@@ -112,8 +112,8 @@ class DAFT(FusionModel):
                 if self.modulate == "cxr"
                 else self._modulate_ehr(batch, images)
             )
-        fused = at_least_float32(self.project(fused))
-        return FusionOutput(at_least_float32(self.head(fused)), representations={"fused": fused})
+        fused = self.project(fused)
+        return FusionOutput(self.head(fused), representations={"fused": fused})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""

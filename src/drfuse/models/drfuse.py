@@ -12,6 +12,7 @@ from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder
 from drfuse.models.losses import at_least_float32, attention_ranking, jensen_shannon, orthogonality
+from drfuse.models.precision import Head, in_float32
 
 
 def logit_pool(a: Tensor, b: Tensor) -> Tensor:
@@ -48,6 +49,7 @@ class DiseaseWiseAttention(nn.Module):
         for parameter in (self.key, self.head, self.head_bias):
             nn.init.uniform_(parameter, -bound, bound)
 
+    @in_float32
     def forward(self, stacked: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and weights (B, C, 3).
 
@@ -60,9 +62,9 @@ class DiseaseWiseAttention(nn.Module):
         # q K_c^T = q (H W_c^K)^T = (W_c^K q) H^T: (B, C, D) instead of the keys' (B, C, 3, D), Eq. 6
         projected = torch.einsum("bk,cdk->bcd", query, self.key)
         scores = torch.einsum("bcd,brd->bcr", projected, stacked) / math.sqrt(stacked.shape[-1])
-        scores = at_least_float32(scores).masked_fill(~present[:, None], -math.inf)
+        scores = scores.masked_fill(~present[:, None], -math.inf)
         weights = scores.softmax(dim=-1)  # Eq. 7; the constant 1 that its mask adds changes nothing
-        mixed = torch.einsum("bcr,brd->bcd", weights.to(stacked.dtype), self.value(stacked))  # Eq. 8
+        mixed = torch.einsum("bcr,brd->bcd", weights, self.value(stacked))  # Eq. 8
         return torch.einsum("bcd,cd->bc", mixed, self.head) + self.head_bias, weights
 
 
@@ -258,7 +260,7 @@ def _average_pool(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(at_least_float32(logits), labels, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
 
 def _present(weights: Tensor | None) -> Tensor:
@@ -275,5 +277,5 @@ def _common_projection(dim: int) -> nn.Module:
 
 def _auxiliary_head(dim: int, n_labels: int, layers: Literal[1, 2]) -> nn.Module:
     if layers == 1:
-        return nn.Linear(dim, n_labels)
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, n_labels))
+        return Head(dim, n_labels)
+    return nn.Sequential(Head(dim, dim), nn.ReLU(), Head(dim, n_labels))

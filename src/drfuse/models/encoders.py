@@ -15,6 +15,7 @@ from transformers import AutoBackbone, AutoConfig, PreTrainedModel, ResNetBackbo
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 from drfuse.errors import InputError, MissingInputError
+from drfuse.models.precision import Lstm
 
 BackboneSpec = str | Mapping[str, Any]
 """A new ResNet by name or by the fields of a `ResNetConfig`, or a folder or hub name of a pretrained one."""
@@ -151,7 +152,7 @@ class EhrLstmEncoder(nn.Module):
         super().__init__()
         if min(dim, layers) < 1 or not 0 <= dropout < 1:
             raise InputError("expected dim and layers of at least 1, dropout from 0 to below 1")
-        self.lstm = nn.LSTM(n_features, dim, layers, batch_first=True)
+        self.lstm = Lstm(n_features, dim, layers, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("weight_hh"):

@@ -11,6 +11,7 @@ from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder
 from drfuse.models.losses import at_least_float32
+from drfuse.models.precision import Head, Lstm
 
 
 class MedFuse(FusionModel):
@@ -64,8 +65,8 @@ class MedFuse(FusionModel):
         )
         self.cxr_encoder = CxrEncoder(dim, cxr_backbone)
         self.absent_cxr = nn.Parameter(torch.zeros(dim)) if absent_cxr == "learned" else None
-        self.fusion = nn.LSTM(dim, fusion_dim, batch_first=True)
-        self.head = nn.Linear(fusion_dim, n_labels)
+        self.fusion = Lstm(dim, fusion_dim, batch_first=True)
+        self.head = Head(fusion_dim, n_labels)
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C) and the representations `ehr` (B, D) and `cxr` (M, D)."""
@@ -77,8 +78,7 @@ class MedFuse(FusionModel):
         last = hidden[:, 1]
         if self.absent_cxr is None:
             last = torch.where(batch.has_cxr[:, None], last, hidden[:, 0])
-        logits = at_least_float32(self.head(last))
-        return FusionOutput(logits, representations={"ehr": ehr, "cxr": cxr})
+        return FusionOutput(self.head(last), representations={"ehr": ehr, "cxr": cxr})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""

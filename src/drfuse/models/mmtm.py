@@ -17,6 +17,7 @@ from drfuse.models.encoders import (
     mean_over_hours,
 )
 from drfuse.models.losses import at_least_float32
+from drfuse.models.precision import Head
 
 
 class Exchange(nn.Module):
@@ -98,9 +99,9 @@ class MMTM(FusionModel):
         self.first_exchange = 0 if exchange_after == "every" else len(channels) - 1
         self.exchanges = nn.ModuleList(Exchange(c, dim, ratio) for c in channels[self.first_exchange :])
         self.project = nn.Linear(channels[-1], dim)
-        self.ehr_head = nn.Linear(dim, n_labels)
-        self.cxr_head = nn.Linear(dim, n_labels)
-        self.joint_head = nn.Linear(2 * dim, n_labels)
+        self.ehr_head = Head(dim, n_labels)
+        self.cxr_head = Head(dim, n_labels)
+        self.joint_head = Head(2 * dim, n_labels)
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return the joint head's logits (B, C) and the representations `ehr` (B, D) and `cxr` (M, D)."""
@@ -115,7 +116,7 @@ class MMTM(FusionModel):
         (ehr,) = self.ehr_encoder.finish(hidden, padded)
         cxr = self.project(maps.mean(dim=(2, 3)))
         ehr, cxr = at_least_float32(ehr), at_least_float32(cxr)
-        logits = at_least_float32(self.joint_head(torch.cat([ehr, cxr], dim=-1)))
+        logits = self.joint_head(torch.cat([ehr, cxr], dim=-1))
         return FusionOutput(logits, representations={"ehr": ehr, "cxr": cxr[batch.cxr_of]})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
@@ -124,7 +125,7 @@ class MMTM(FusionModel):
         That of `cxr` is over the stays with a radiograph, and 0 if there is none.
         """
         h = output.representations
-        ehr, cxr = at_least_float32(self.ehr_head(h["ehr"])), at_least_float32(self.cxr_head(h["cxr"]))
+        ehr, cxr = self.ehr_head(h["ehr"]), self.cxr_head(h["cxr"])
         cxr_losses = F.binary_cross_entropy_with_logits(cxr, batch.labels[batch.cxr_of], reduction="none")
         parts = {
             "joint": F.binary_cross_entropy_with_logits(output.logits, batch.labels),

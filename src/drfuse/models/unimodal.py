@@ -6,13 +6,13 @@ in its first stage.
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder
-from drfuse.models.losses import at_least_float32
+from drfuse.models.precision import Head
 
 
 class _EhrAlone(FusionModel):
@@ -21,7 +21,7 @@ class _EhrAlone(FusionModel):
     def __init__(self, encoder: EhrEncoder | EhrLstmEncoder, dim: int, n_labels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(dim, n_labels)
+        self.head = Head(dim, n_labels)
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C) and the representation `ehr` (B, D)."""
@@ -30,7 +30,7 @@ class _EhrAlone(FusionModel):
 
     def classify(self, ehr: Tensor) -> FusionOutput:
         """Return the output of representations (B, D)."""
-        return FusionOutput(at_least_float32(self.head(ehr)), representations={"ehr": at_least_float32(ehr)})
+        return FusionOutput(self.head(ehr), representations={"ehr": ehr})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""
@@ -98,6 +98,8 @@ class CxrResNet(FusionModel):
         cxr_backbone: The architecture (see `build_backbone`).
     """
 
+    reads_ehr = False
+
     def __init__(
         self,
         n_features: int,  # noqa: ARG002
@@ -107,7 +109,7 @@ class CxrResNet(FusionModel):
     ) -> None:
         super().__init__()
         self.encoder = CxrEncoder(dim, cxr_backbone)
-        self.head = nn.Linear(dim, n_labels)
+        self.head = Head(dim, n_labels)
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C), NaN for stays without a radiograph, and the representation `cxr` (M, D)."""
@@ -115,10 +117,10 @@ class CxrResNet(FusionModel):
 
     def classify(self, cxr: Tensor, batch: Batch) -> FusionOutput:
         """Return the output of representations (M, D) of the batch's radiographs."""
-        told = at_least_float32(self.head(cxr))
+        told = self.head(cxr)
         unknown = told.new_full((len(batch), told.shape[-1]), math.nan)
         logits = unknown.index_copy(0, batch.cxr_of, told)
-        return FusionOutput(logits, representations={"cxr": at_least_float32(cxr)})
+        return FusionOutput(logits, representations={"cxr": cxr})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the binary cross entropy over the stays with a radiograph as `total`; 0 if there is none."""

@@ -1,0 +1,76 @@
+"""What mixed precision must not touch: layers that run in float32 under autocast, too."""
+
+import logging
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from drfuse.models.losses import at_least_float32
+
+logger = logging.getLogger(__name__)
+
+_Returned = TypeVar("_Returned")
+
+
+def in_float32(forward: Callable[..., _Returned]) -> Callable[..., _Returned]:
+    """Decorate a module's `forward`: autocast is off within, and tensors in half precision arrive as float32.
+
+    bfloat16 has 8 significant bits. A logit of 3 would be known to 1/64, stays would tie in their ranks, and
+    the weights of the modalities would not add up to 1.
+    """
+
+    @wraps(forward)
+    def in_full(module: nn.Module, *tensors: Tensor) -> _Returned:
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return forward(module, *map(at_least_float32, tensors))
+
+    return in_full
+
+
+class Head(nn.Linear):
+    """A linear layer that makes logits, or leads to them: in float32, under autocast, too."""
+
+    @in_float32
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear calls it so
+        """Return (..., out_features) from (..., in_features)."""
+        return super().forward(input)
+
+
+class Lstm(nn.LSTM):
+    """An `nn.LSTM` that runs in float32 where autocast asks for a type that the device has no LSTM for."""
+
+    def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:  # noqa: A002
+        """Return what `nn.LSTM` returns, from a tensor or a `PackedSequence`."""
+        device = (input.data if isinstance(input, PackedSequence) else input).device
+        kind = device.type
+        if torch.is_autocast_enabled(kind) and not has_lstm(torch.get_autocast_dtype(kind), device):
+            with torch.autocast(kind, enabled=False):
+                return super().forward(input.float(), hx)
+        return super().forward(input, hx)
+
+
+@cache
+def has_lstm(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether a device trains and runs an LSTM under autocast to a type, found out with a tiny one.
+
+    Processors without AVX-512, and some GPUs, have no LSTM in bfloat16, and no processor trains one in
+    float16. Of the layers that the models are made of, this is the only one that is missing anywhere: PyTorch
+    emulates the others where it has no kernel for them.
+    """
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        lstm, hours = nn.LSTM(8, 8, batch_first=True).to(device), torch.zeros(2, 3, 8, device=device)
+        try:
+            with torch.autocast(device.type, dtype):
+                hidden, _ = lstm(hours)
+                with torch.no_grad():
+                    lstm(hours)
+            hidden.float().sum().backward()
+        except RuntimeError as error:
+            reason = str(error).split(". ", 1)[0]
+            logger.info("LSTMs run in float32: %s has none in %s (%s)", device, dtype, reason)
+            return False
+    return True
