@@ -214,11 +214,14 @@ def _is_done(settings: Path, options: dict[str, Any]) -> bool:
 
 
 def _precision() -> Precision:
-    """Return bfloat16 where the processor computes with it."""
+    """Return bfloat16 where the GPU or the processor computes with it, and does not emulate it."""
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     processor = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16-mixed" if processor.get("avx512_bf16") or processor.get("amx_bf16") else "32-true"
+    has_it = bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))
+    if has_it and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"):
+        has_it = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # not where ONEDNN_MAX_CPU_ISA forbids it
+    return "bf16-mixed" if has_it else "32-true"
 
 
 def _compare(reader: Reader, run: RunFiles, truth: Truth) -> Contestant:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from drfuse.data import Batch, Cohort, CohortDataModule, EhrFeatures, StayDataset
+from drfuse.data.cohort import Subset
 from drfuse.data.datamodule import drop_cxr
 from drfuse.errors import InputError
 from tests.builders import write_cohort
@@ -214,6 +216,36 @@ def test_training_on_all_stays_drops_no_radiograph(larger: Cohort) -> None:
     recorder = fit(cohort=larger, batch_size=8, crop_size=8)
     assert sum(len(batch.cxr) for _, batch in recorder.trained) == 20
     assert {len(batch.cxr) for _, batch in recorder.trained} == {4}
+
+
+@pytest.mark.parametrize("train_on", ["full", "matched"])
+@pytest.mark.parametrize("validate_on", ["full", "matched", None])
+def test_validation_stays_are_chosen_apart_from_training_stays(
+    larger: Cohort, train_on: Subset, validate_on: Subset | None
+) -> None:
+    module = CohortDataModule(larger, train_on, crop_size=8, validate_on=validate_on)
+    np.testing.assert_array_equal(module.train_rows, larger.rows("train", train_on))
+    np.testing.assert_array_equal(module.validation_rows, larger.rows("validation", validate_on or train_on))
+    validated = [stay for batch in module.val_dataloader() for stay in batch.stay_id.tolist()]
+    assert validated == larger.stays["stay_id"][module.validation_rows].to_list()
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+def test_processes_know_which_training_batches_are_whole(larger: Cohort, n_ranks: int) -> None:
+    rows = larger.rows("train")[:5]  # in batches of 3 and 2 stays
+    modules = [
+        CohortDataModule(larger, batch_size=4, crop_size=8, rank=rank, n_ranks=n_ranks)
+        for rank in range(n_ranks)
+    ]
+    for module in modules:
+        module.train_rows = rows
+        module.trainer = SimpleNamespace(training=True, predicting=False, current_epoch=0)  # type: ignore[assignment]
+    loaders = [[batch.stay_id.tolist() for batch in module.train_dataloader()] for module in modules]
+    for number, parts in enumerate(zip(*loaders, strict=True)):
+        is_whole = [module.is_whole(number) for module in modules]
+        assert is_whole == [(3, 2)[number] < n_ranks] * n_ranks
+        trained = parts[0] if is_whole[0] else [stay for part in parts for stay in part]
+        assert len(set(trained)) == len(trained) == (3, 2)[number]
 
 
 def test_which_radiographs_are_dropped_changes_from_epoch_to_epoch(larger: Cohort) -> None:

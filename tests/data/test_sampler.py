@@ -8,11 +8,11 @@ import pytest
 from drfuse.data.sampler import EvenBatches
 
 
-def sampler(n: int, n_cxr: int, batch_size: int, seed: int = 0) -> EvenBatches:
+def sampler(n: int, n_cxr: int, batch_size: int, seed: int = 0, accumulate: int = 1) -> EvenBatches:
     rows = np.arange(500, 500 + n)
     has_cxr = np.zeros(n, bool)
     has_cxr[np.random.default_rng(1).permutation(n)[:n_cxr]] = True
-    return EvenBatches(rows, has_cxr, batch_size, seed)
+    return EvenBatches(rows, has_cxr, batch_size, seed, accumulate=accumulate)
 
 
 SIZES = [
@@ -31,9 +31,34 @@ SIZES = [
 def test_every_row_comes_once_an_epoch(n: int, n_cxr: int, batch_size: int) -> None:
     batches = list(sampler(n, n_cxr, batch_size))
     assert sorted(row for batch in batches for row in batch) == list(range(500, 500 + n))
-    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
     assert len(batches) == len(sampler(n, n_cxr, batch_size)) == math.ceil(n / batch_size)
-    assert sampler(n, n_cxr, batch_size).sizes == [len(batch) for batch in batches]
+    assert sampler(n, n_cxr, batch_size).sizes == sizes
+
+
+def test_no_stay_is_a_batch_alone() -> None:
+    assert sampler(33, 10, 16).sizes == [11, 11, 11]  # not 16, 16 and 1
+    assert sampler(17, 10, 16).sizes == [9, 8]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+@pytest.mark.parametrize(("n", "batch_size"), [(65, 16), (33, 16), (100, 16), (39, 8), (7, 3), (500, 7)])
+def test_every_step_is_as_long_as_one_of_larger_batches(n: int, batch_size: int, accumulate: int) -> None:
+    parts = sampler(n, n // 3, batch_size, accumulate=accumulate)
+    steps = [sum(parts.sizes[at : at + accumulate]) for at in range(0, len(parts), accumulate)]
+    assert steps == sampler(n, n // 3, batch_size * accumulate).sizes
+    assert max(parts.sizes) <= batch_size
+    assert max(parts.sizes) - min(parts.sizes) <= 1
+    assert [len(batch) for batch in parts] == parts.sizes
+
+
+@pytest.mark.parametrize(("n", "batch_size", "accumulate"), [(3, 16, 4), (9, 1, 4), (2, 2, 3)])
+def test_no_batch_is_empty(n: int, batch_size: int, accumulate: int) -> None:
+    few = sampler(n, 1, batch_size, accumulate=accumulate)
+    assert min(few.sizes) >= 1
+    assert sum(few.sizes) == sum(map(len, few)) == n
 
 
 @pytest.mark.parametrize(
@@ -43,14 +68,12 @@ def test_every_row_comes_once_an_epoch(n: int, n_cxr: int, batch_size: int) -> N
 def test_every_batch_has_the_same_share_of_radiographs_up_to_one_stay(
     n: int, n_cxr: int, batch_size: int
 ) -> None:
-    expected = batch_size * n_cxr / n
     for seed in range(20):
         batches = sampler(n, n_cxr, batch_size, seed)
         with_cxr = set(batches.groups[0].tolist())
         for batch in batches:
-            if len(batch) == batch_size:
-                n_with_cxr = len(with_cxr.intersection(batch))
-                assert math.floor(expected) <= n_with_cxr <= math.ceil(expected)
+            n_with_cxr, expected = len(with_cxr.intersection(batch)), len(batch) * n_cxr / n
+            assert math.floor(expected) <= n_with_cxr <= math.ceil(expected)
 
 
 def test_each_epoch_has_its_own_order_and_batches() -> None:

@@ -255,6 +255,7 @@ def test_options_reach_every_training(
     small_cohort: Path, tmp_path: Path, trained: list[dict[str, Any]]
 ) -> None:
     given: dict[str, Any] = {
+        "validate_on": "full",
         "epochs": 7, "patience": 3, "lr": 0.02, "batch_size": 5, "matched_cxr_dropout": 0.1, "crop_size": 24,
         "augment": False, "precision": "bf16-mixed", "accelerator": "cpu", "num_workers": 2, "task": "los",
     }  # fmt: skip
@@ -264,7 +265,7 @@ def test_options_reach_every_training(
         1 + 2
     )  # two have a first stage of two, and fail with it
     for run in trained:
-        if run["train_on"] == "full":  # where it drops nothing
+        if run["train_on"] == "full" or not run["name"].startswith("medfuse"):  # where it drops nothing
             run["matched_cxr_dropout"] = 0.1
         assert run.items() >= given.items()
 

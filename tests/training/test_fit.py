@@ -507,6 +507,56 @@ def test_matched_trains_and_validates_on_stays_with_a_radiograph(fit: Trainer, s
     assert result.val_prauc == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("train_on", ["matched", "full"])
+def test_validation_may_be_on_other_stays_than_training(
+    fit: Trainer, small_cohort: Path, train_on: str
+) -> None:
+    validate_on = "full" if train_on == "matched" else "matched"
+    result = fit(train_on=train_on, validate_on=validate_on)
+    predictions = Predictions.read(RunFiles(result.folder).predictions)
+    rows = Cohort.open(small_cohort).rows("validation", validate_on)  # type: ignore[arg-type]
+    occurs = predictions.labels[rows].any(axis=0)
+    labels, logits = predictions.labels[rows][:, occurs], predictions.logits[rows][:, occurs]
+    assert result.val_prauc == pytest.approx(average_precision_score(labels, logits), abs=1e-5)
+    config = yaml.safe_load(RunFiles(result.folder).config.read_text())
+    assert (config["train_on"], config["validate_on"]) == (train_on, validate_on)
+
+
+def test_the_validation_stays_belong_to_a_run(fit: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionTask, "on_train_epoch_start", interrupt_second)
+        with pytest.raises(KeyboardInterrupt):
+            fit(train_on="matched")
+    with pytest.raises(InputError, match="is an interrupted run with another validate_on; start it with"):
+        fit(train_on="matched", validate_on="full")
+    assert fit(train_on="matched", validate_on="matched").epochs == 2  # as it was without the option
+
+
+def interrupt_second(task: FusionTask) -> None:
+    if task.current_epoch == 1:
+        raise KeyboardInterrupt
+    torch.manual_seed(task.seed * 1_000_003)
+
+
+@pytest.mark.parametrize(
+    ("model", "dropped"), [(partial(CxrResNet, dim=8, cxr_backbone=TINY_BACKBONE), 0), (TINY, 0.5)]
+)
+def test_a_model_of_radiographs_alone_keeps_them_all(
+    fit: Trainer, small_cohort: Path, monkeypatch: pytest.MonkeyPatch, model: Any, dropped: float
+) -> None:
+    read: list[tuple[int, int]] = []
+    step = FusionTask.training_step
+    monkeypatch.setattr(
+        FusionTask,
+        "training_step",
+        lambda task, batch, at: read.append((len(batch), len(batch.cxr))) or step(task, batch, at),
+    )
+    fit(model=model, train_on="matched", matched_cxr_dropout=0.5, epochs=1)
+    n_stays, n_cxr = map(sum, zip(*read, strict=True))
+    assert n_stays == len(Cohort.open(small_cohort).rows("train", "matched"))
+    assert n_cxr == pytest.approx((1 - dropped) * n_stays, abs=len(read) / 2)
+
+
 def test_a_users_own_model_trains(fit: Trainer) -> None:
     result = fit(model=FirstHour)
     assert Predictions.read(RunFiles(result.folder).predictions).modality_weights is None
@@ -661,6 +711,41 @@ def test_bfloat16_trains(fit: Trainer) -> None:
     logits = Predictions.read(RunFiles(result.folder).predictions).logits
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
+
+
+def test_medfuse_trains_in_bfloat16_on_any_processor(fit: Trainer) -> None:
+    medfuse = partial(MedFuse, dim=8, fusion_dim=12, cxr_backbone=TINY_BACKBONE)
+    logits = logits_of(fit(model=medfuse, epochs=1, precision="bf16-mixed"))
+    assert np.isfinite(logits).all()
+    assert not np.array_equal(logits, torch.tensor(logits).bfloat16().float().numpy())
+
+
+class NoKernel(FirstHour):
+    """A model with a layer that the processor has not in half precision."""
+
+    def forward(self, batch: Batch) -> FusionOutput:
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor. Run workload with ONEDNN_VERBOSE")
+        return super().forward(batch)
+
+
+def test_a_model_without_kernels_in_half_precision_is_refused_in_a_sentence(fit: Trainer) -> None:
+    with pytest.raises(InputError, match=r"NoKernel does not run with --precision bf16-mixed .* choose 32-"):
+        fit(model=NoKernel, precision="bf16-mixed")
+    fit(model=NoKernel, epochs=1)
+
+
+def test_float16_on_a_processor_is_refused_rather_than_replaced(fit: Trainer) -> None:
+    with pytest.raises(InputError, match="--precision 16-mixed needs a GPU"):
+        fit(precision="16-mixed")
+
+
+@pytest.mark.parametrize(("model", "told"), [(FirstHour, True), (TINY, False)])
+def test_logits_in_half_precision_are_told(
+    fit: Trainer, caplog: pytest.LogCaptureFixture, model: Any, told: bool
+) -> None:
+    fit(model=model, epochs=1, precision="bf16-mixed")
+    assert ("the logits of FirstHour have the few digits of half precision" in caplog.text) == told
 
 
 def weights_of(run: TrainedRun) -> dict[str, torch.Tensor]:

@@ -68,6 +68,7 @@ def predictions_of(spec: RunSpec) -> bytes:
 DECIDING: dict[str, Any] = {
     "compile": True,
     "train_on": "full",
+    "validate_on": "full",
     "epochs": 7,
     "patience": 3,
     "lr": 1e-3,
@@ -111,6 +112,13 @@ def test_every_option_that_decides_a_training_changes_the_run(cohort: Cohort) ->
         assert name_of(cohort, **{"train_on": "matched", name: value}) == matched
 
 
+@pytest.mark.parametrize("kind", ["CxrResNet", "EhrTransformer"])
+def test_no_radiograph_is_taken_from_a_model_of_one_modality(cohort: Cohort, kind: str) -> None:
+    alone = {"class_path": f"drfuse.models.{kind}"}
+    names = {name_of(cohort, alone, train_on="matched", matched_cxr_dropout=share) for share in (0.1, 0.3)}
+    assert len(names) == 1
+
+
 def test_a_folder_says_what_lies_in_it(cohort: Cohort) -> None:
     assert name_of(cohort, train_on="matched", seed=3).startswith("drfuse-matched-3-")
     assert name_of(cohort, {"class_path": f"{OWN}.FirstHour"}).startswith("firsthour-full-0-")
@@ -133,6 +141,7 @@ def test_what_changes_no_result_changes_no_run(cohort: Cohort, tmp_path: Path) -
     assert name_of(cohort, seed=2, lr=1e-3) == name
     assert name_of(cohort, seed=2, lr=1e-3, epochs=100) == name  # a default, spelled out
     assert name_of(cohort, lr=1e-3, seed=2, matched_cxr_dropout=0.9) == name  # it trains on all stays
+    assert name_of(cohort, lr=1e-3, seed=2, validate_on="full") == name  # as it does anyway
     assert name_of(cohort, TINY | {"class_path": "drfuse.models.drfuse.DrFuse"}, lr=1e-3, seed=2) == name
     arguments = dict(reversed(TINY["init_args"].items()))
     spelled_out = TINY | {"init_args": arguments | {"alignment_weight": 1}}

@@ -1,6 +1,7 @@
 """A cohort -> batches for training, validation and prediction."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal
 
 import lightning as L
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.batch import Batch
-from drfuse.data.cohort import Cohort, Subset
+from drfuse.data.cohort import Cohort, Split, Subset
 from drfuse.data.features import EhrFeatures
 from drfuse.data.loader import BatchLoader
 from drfuse.data.sampler import EvenBatches
@@ -65,8 +66,8 @@ class CohortDataModule(L.LightningDataModule):
 
     Args:
         cohort: The cohort.
-        train_on: Train and validate on all stays (`full`), or on those with a radiograph (`matched`).
-        batch_size: Stays a batch.
+        train_on: Train on all stays (`full`), or on those with a radiograph (`matched`).
+        batch_size: The most stays a batch.
         matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch.
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Whether training radiographs are augmented.
@@ -76,6 +77,12 @@ class CohortDataModule(L.LightningDataModule):
         cxr_share: Share of each training batch's radiographs that is used at all.
         rank: Number of this process among those that share the batches.
         n_ranks: How many do; each makes its own part of every batch.
+        validate_on: Validate on all stays or those with a radiograph; None is the same as `train_on`.
+        accumulate: Training batches a step of the optimizer.
+
+    Attributes:
+        matched_cxr_dropout: As given with `matched`, else 0. Set it to 0 for a model that reads radiographs
+            alone.
 
     Raises:
         InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
@@ -95,6 +102,8 @@ class CohortDataModule(L.LightningDataModule):
         cxr_share: float = 1.0,
         rank: int = 0,
         n_ranks: int = 1,
+        validate_on: Subset | None = None,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         shares_are_such = 0 <= matched_cxr_dropout <= 1 and 0 <= cxr_share <= 1
@@ -116,29 +125,36 @@ class CohortDataModule(L.LightningDataModule):
         self.dataset = StayDataset(cohort, task)
         eligible = self.dataset.task.eligible
         self.rows = np.flatnonzero(eligible)  # of all splits
-        self.train_rows, self.validation_rows = (
-            rows[eligible[rows]]
-            for rows in (cohort.rows("train", train_on), cohort.rows("validation", train_on))
-        )
-        for split, rows in (("train", self.train_rows), ("validation", self.validation_rows)):
-            if len(rows) == 0:
+        used: list[NDArray[np.int64]] = []
+        subsets: dict[Split, Subset] = {"train": train_on, "validation": validate_on or train_on}
+        for split, subset in subsets.items():
+            rows = cohort.rows(split, subset)
+            used.append(rows[eligible[rows]])
+            if len(used[-1]) == 0:
                 raise InputError(
-                    f"the {split} split of {cohort.folder} has no stay in the {train_on} set; prepare a "
+                    f"the {split} split of {cohort.folder} has no stay in the {subset} set; prepare a "
                     "larger cohort, or one with another --seed or --split-file"
                 )
+        self.train_rows, self.validation_rows = used
         self.transform_cxr = CxrTransform(crop_size)
-        dropout = matched_cxr_dropout if train_on == "matched" else 0.0
-        self.cxr_dropout = 1 - (1 - dropout) * cxr_share if cxr_share < 1 else dropout
+        self.matched_cxr_dropout = matched_cxr_dropout if train_on == "matched" else 0.0
+        self.cxr_share = cxr_share
         self.batch_size = batch_size
         self.augment = augment
         self.num_workers = num_workers
         self.seed = seed
         self.rank, self.n_ranks = rank, n_ranks
+        self.accumulate = accumulate
+
+    @property
+    def cxr_dropout(self) -> float:
+        """The share of each training batch's radiographs that is taken away."""
+        dropout = self.matched_cxr_dropout
+        return 1 - (1 - dropout) * self.cxr_share if self.cxr_share < 1 else dropout
 
     def train_dataloader(self) -> BatchLoader:
         """Return batches with even shares of radiographs, in an order of their own each epoch."""
-        has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
-        batches = EvenBatches(self.train_rows, has_cxr, self.batch_size, self.seed, self.rank, self.n_ranks)
+        batches = self._training_batches()
         if self.trainer is not None:  # a resumed run fetches its first batch before it sets the epoch
             batches.set_epoch(self.trainer.current_epoch)
         return self._loader(batches)
@@ -187,11 +203,20 @@ class CohortDataModule(L.LightningDataModule):
     def is_whole(self, number: int) -> bool:
         """Return whether every process has the whole of the stage's batch of that number, and not a part."""
         trainer = self.trainer
-        if trainer is None or trainer.predicting:
-            rows = self.rows
-        else:
-            rows = self.train_rows if trainer.training else self.validation_rows
+        if trainer is not None and trainer.training:
+            return self._training_sizes[number] < self.n_ranks
+        rows = self.rows if trainer is None or trainer.predicting else self.validation_rows
         return min(self.batch_size, len(rows) - number * self.batch_size) < self.n_ranks
+
+    @cached_property
+    def _training_sizes(self) -> list[int]:
+        return self._training_batches().sizes
+
+    def _training_batches(self) -> EvenBatches:
+        has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
+        return EvenBatches(
+            self.train_rows, has_cxr, self.batch_size, self.seed, self.rank, self.n_ranks, self.accumulate
+        )
 
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
         """Return batches, or this process's part of each; all parts, one after the other, are the batch."""

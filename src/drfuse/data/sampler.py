@@ -1,5 +1,6 @@
-"""Batches that hold equal shares of stays with a radiograph."""
+"""Batches of equal sizes, with equal shares of stays with a radiograph."""
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -11,15 +12,18 @@ from torch.utils.data import Sampler
 class EvenBatches(Sampler[list[int]]):
     """Shuffled batches of rows, each with the same share of stays with a radiograph, up to one stay.
 
-    Every row comes once an epoch. Both groups are shuffled and then laid out evenly over the epoch.
+    Every row comes once an epoch. Both groups are shuffled and then laid out evenly over the epoch. Batches
+    differ by one row at most in size, and so do the steps: an optimizer moves the weights as far in a step of
+    one row as in any other, so that the row would count many times.
 
     Args:
         rows: The rows to draw (n,).
         has_cxr: Whether each of them has a radiograph (n,).
-        batch_size: Rows a batch; the last one may be smaller.
+        batch_size: The most rows a batch.
         seed: Seed of the order; each epoch (`set_epoch`) has its own.
         rank: Number of this process, whose part of each batch (`part_of`) is drawn.
         n_ranks: How many processes share the batches.
+        accumulate: Batches a step.
     """
 
     def __init__(
@@ -30,11 +34,13 @@ class EvenBatches(Sampler[list[int]]):
         seed: int,
         rank: int = 0,
         n_ranks: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.groups = (rows[has_cxr], rows[~has_cxr])
         self.batch_size = batch_size
         self.seed = seed
         self.rank, self.n_ranks = rank, n_ranks
+        self.accumulate = accumulate
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -47,8 +53,11 @@ class EvenBatches(Sampler[list[int]]):
     @cached_property
     def sizes(self) -> list[int]:
         """The number of rows of each batch."""
-        whole, rest = divmod(sum(map(len, self.groups)), self.batch_size)
-        return [self.batch_size] * whole + [rest] * (rest > 0)
+        n = sum(map(len, self.groups))
+        n_steps = math.ceil(n / (self.batch_size * self.accumulate))
+        if n < n_steps * self.accumulate:  # too few for a row in each batch of each step
+            return _spread(n, math.ceil(n / self.batch_size))
+        return [size for step in _spread(n, n_steps) for size in _spread(step, self.accumulate)]
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
@@ -58,10 +67,18 @@ class EvenBatches(Sampler[list[int]]):
             [(np.arange(len(group)) + generator.random()) / max(1, len(group)) for group in self.groups]
         )
         order = place.argsort(kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for batch in np.split(order, np.cumsum(self.sizes)[:-1]):
             part = part_of(batch, batch < len(self.groups[0]), self.rank, self.n_ranks)
             yield shuffled[part].tolist()
+
+
+def _spread(n: int, n_parts: int) -> list[int]:
+    """Return the sizes of parts of n rows, which differ by one at most.
+
+    >>> _spread(33, 3), _spread(8, 3)
+    ([11, 11, 11], [3, 3, 2])
+    """
+    return [n // n_parts + (part < n % n_parts) for part in range(n_parts)]
 
 
 def part_of(

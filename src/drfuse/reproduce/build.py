@@ -10,7 +10,7 @@ import polars as pl
 from filelock import FileLock
 
 from drfuse import __version__
-from drfuse.data import Cohort, CohortDataModule, Task, TaskName
+from drfuse.data import Cohort, CohortDataModule, Subset, Task, TaskName
 from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
 from drfuse.report.figures import write_figure
@@ -48,6 +48,7 @@ def reproduce(
     seeds: Sequence[int] = (0,),
     models: Sequence[str] | None = None,
     model_args: dict[str, Any] | None = None,
+    validate_on: Subset | None = None,
     epochs: int = 100,
     patience: int = 10,
     lr: float | None = None,
@@ -77,11 +78,14 @@ def reproduce(
         seeds: A training of every system for each.
         models: Systems by name, or YAML files of your own; all of the paper by default.
         model_args: Arguments for every model that takes them, such as dim or cxr_backbone.
+        validate_on: Stays of the validation split by which each run's epoch is chosen: `full`, as published
+            code does, or `matched`; by default those that the run is trained on.
         epochs: The most epochs to train.
         patience: Stop a training after this many epochs without a better validation PRAUC.
         lr: Learning rate of all systems; by default, each one's published one.
-        batch_size: Stays a batch.
-        matched_cxr_dropout: With training on matched, the share of radiographs taken away from each batch.
+        batch_size: The most stays a batch.
+        matched_cxr_dropout: With training on matched, the share of radiographs taken away from each batch. A
+            model that reads radiographs alone keeps them all.
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
         precision: Numbers to compute with.
@@ -107,6 +111,7 @@ def reproduce(
     opened, out = Cohort.open(Path(cohort).resolve(), verify=True), Path(out).resolve()
     systems = choose_systems(models)
     options = {
+        "validate_on": validate_on,
         "epochs": epochs,
         "patience": patience,
         "batch_size": batch_size,
@@ -121,7 +126,14 @@ def reproduce(
     cells = plan(what, opened, out / "runs", systems, list(dict.fromkeys(seeds)), model_args or {}, options)
     for train_on in sorted({cell.train_on for cell in cells}):  # what is wrong fails before the training
         data = CohortDataModule(
-            opened, train_on, batch_size, matched_cxr_dropout, crop_size, num_workers=num_workers, task=task
+            opened,
+            train_on,
+            batch_size,
+            matched_cxr_dropout,
+            crop_size,
+            num_workers=num_workers,
+            task=task,
+            validate_on=validate_on,
         )
         if not data.dataset.task.eligible[opened.rows("test", train_on)].any():
             raise InputError(
@@ -156,6 +168,7 @@ def _settings(
         "cohort": results.cohort.folder.name,
         "made from": ", ".join(f"{one.get('folder')} ({one.get('release')})" for one in sources) or "unknown",
         **{name: str(value) for name, value in options.items()},
+        "validate_on": options["validate_on"] or "the same as train_on",
         **{f"model_args: {name}": str(value) for name, value in model_args.items()},
         "drfuse": __version__,
     }

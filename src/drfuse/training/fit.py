@@ -69,6 +69,7 @@ def train(
     out: Path,
     model: Callable[[int, int], FusionModel] = DrFuse,
     train_on: Subset = "full",
+    validate_on: Subset | None = None,
     epochs: int = 100,
     patience: int = 10,
     lr: float = 1e-4,
@@ -104,12 +105,15 @@ def train(
         out: Folder of the run to write.
         model: Class of the model, by its import path. It takes the numbers of features and labels first; its
             other arguments are options of their own (--model.help CLASS).
-        train_on: Train and validate on all stays (`full`), or on those with a radiograph (`matched`).
+        train_on: Train on all stays (`full`), or on those with a radiograph (`matched`).
+        validate_on: Stays of the validation split by which the epoch is chosen: `full` or `matched`, by
+            default the same as `train_on`. Published code validates on `full`, whatever it trains on.
         epochs: The most epochs to train.
         patience: Stop after this many epochs without a better macro PRAUC on the validation split.
         lr: Learning rate of Adam.
-        batch_size: Stays a batch, those of all devices together.
-        matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch.
+        batch_size: The most stays a batch, those of all devices together. Batches differ by one stay at most.
+        matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch. A
+            model that reads radiographs alone keeps them all.
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
         seed: Seed of the weights, the order of the batches, and everything random in training.
@@ -148,6 +152,8 @@ def train(
     given = dict(locals())
     check_options(epochs, patience, lr, seed, accumulate)
     check_choice("train_on", train_on, get_args(Subset))
+    validate_on = validate_on or train_on
+    check_choice("validate_on", validate_on, get_args(Subset))
     check_choice("precision", precision, get_args(Precision))
     ranks = Ranks.of_environment(devices, nodes)
     if ranks is None and (devices or 1) > 1:
@@ -168,6 +174,8 @@ def train(
         cxr_share,
         ranks.rank,
         ranks.size,
+        validate_on,
+        accumulate,
     )
     labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
     if not labels[data.validation_rows].any():
@@ -177,8 +185,7 @@ def train(
         )
     L.seed_everything(seed, workers=True, verbose=False)
     network = model(len(data.dataset.features), len(label_names))
-    if not network.reads_cxr:
-        data.dataset.cxr_as = "nothing"
+    _read_what_is_needed(network, data)
     check_contract(network, data.example(), len(label_names))
     for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
         if unimodal is not None:
@@ -188,30 +195,23 @@ def train(
     fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks)
 
     run = RunFiles(Path(out).resolve())
-    try:
-        trainer = L.Trainer(
-            max_epochs=epochs,
-            accelerator=accelerator,
-            **ranks.placement(),
-            precision=precision,
-            accumulate_grad_batches=accumulate,
-            deterministic="warn",
-            callbacks=[*_keeping(run, patience), *callbacks],
-            logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
-            log_every_n_steps=1,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-        )
-    except (ValueError, MisconfigurationException) as error:
-        devices_too = "" if ranks.is_alone else f" on {ranks.devices} devices"
-        raise InputError(
-            f"accelerator {accelerator!r} with precision {precision!r}{devices_too}: {error}"
-        ) from error
+    trainer = _trainer(
+        ranks,
+        accelerator,
+        precision,
+        max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
+        callbacks=[*_keeping(run, patience), *callbacks],
+        logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
+        enable_progress_bar=progress,
+    )
+    if not compile:
+        _check_kernels(network, data, trainer)
     options: dict[str, Any] = {
         "cohort": str(opened.folder),
         "model": describe_model(network),
         "train_on": train_on,
+        "validate_on": validate_on,
         "epochs": epochs,
         "patience": patience,
         "lr": lr,
@@ -325,6 +325,60 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _read_what_is_needed(network: FusionModel, data: CohortDataModule) -> None:
+    """Read no radiographs for a model that looks at none; take none from one that looks at nothing else."""
+    if not network.reads_cxr:
+        data.dataset.cxr_as = "nothing"
+    if not network.reads_ehr:
+        data.matched_cxr_dropout = 0.0
+
+
+def _trainer(ranks: Ranks, accelerator: str, precision: Precision, **options: Any) -> L.Trainer:
+    """Return a trainer.
+
+    Raises:
+        InputError: If the accelerator is not there, or does not compute in the precision.
+    """
+    try:
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            precision=precision,
+            **ranks.placement(),
+            **options,
+            deterministic="warn",
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        devices_too = "" if ranks.is_alone else f" on {ranks.devices} devices"
+        raise InputError(
+            f"accelerator {accelerator!r} with precision {precision!r}{devices_too}: {error}"
+        ) from error
+    if trainer.precision != precision:  # Lightning warns, and takes another
+        raise InputError(f"--precision {precision} needs a GPU; choose bf16-mixed or 32-true on a CPU")
+    return trainer
+
+
+def _check_kernels(network: FusionModel, data: CohortDataModule, trainer: L.Trainer) -> None:
+    """Run a model once in half precision: not every processor has every layer in it.
+
+    Raises:
+        InputError: If one is missing.
+    """
+    if trainer.precision == "32-true" or trainer.strategy.root_device.type != "cpu":
+        return
+    try:
+        with trainer.precision_plugin.forward_context():
+            check_contract(network, data.example(), len(data.dataset.task.label_names))
+    except RuntimeError as error:
+        reason = str(error).split(". ", 1)[0]
+        raise InputError(
+            f"{type(network).__name__} does not run with --precision {trainer.precision} on this processor "
+            f"({reason}); choose 32-true, or make its LSTMs with drfuse.models.precision.Lstm"
+        ) from error
 
 
 def _check_alone(ranks: Ranks, **options: bool) -> None:

@@ -113,9 +113,11 @@ def specify(
         raise InputError(f"{unknown[0]!r} is no option of a training; expected one of {', '.join(defaults)}")
     first = dict(after or {})
     configuration = {**defaults, **options, **{f"init_{key}": spec.folder for key, spec in first.items()}}
-    if configuration["train_on"] == "full":  # where it changes nothing
-        configuration["matched_cxr_dropout"] = defaults["matched_cxr_dropout"]
+    configuration["validate_on"] = configuration["validate_on"] or configuration["train_on"]
     kind = class_of(model)
+    reads_both = all(getattr(kind, f"reads_{modality}", True) for modality in ("ehr", "cxr"))
+    if configuration["train_on"] == "full" or not reads_both:  # where it changes nothing
+        configuration["matched_cxr_dropout"] = defaults["matched_cxr_dropout"]
     described = {
         "class_path": f"{kind.__module__}.{kind.__qualname__}",
         "init_args": _init_args(model),

@@ -1,5 +1,6 @@
 """The Lightning module that trains any model under the contract."""
 
+import logging
 import math
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +18,9 @@ from drfuse.errors import InputError
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.training.distributed import Ranks, SplitModel, collect
 
+logger = logging.getLogger(__name__)
+
+_HALF = (torch.bfloat16, torch.float16)
 _STEPS_UNSEEN = 50
 """Of training, at most, before a loss that is not finite is noticed."""
 
@@ -40,6 +44,13 @@ class MacroPrauc(Metric):
         """Add logits and labels (B, C) of some stays."""
         self.logits.append(logits.detach().float())
         self.labels.append(labels)
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the logits were computed in half precision: stays tie that a model tells apart."""
+        logits = dim_zero_cat(self.logits)
+        told = logits[logits.isfinite()]
+        return len(told) > 0 and any(torch.equal(told, told.to(half).float()) for half in _HALF)
 
     def compute(self) -> Tensor:
         """Return the mean, a scalar."""
@@ -168,6 +179,12 @@ class FusionTask(L.LightningModule):
         if not self.val_losses.compute()["total"].isfinite():
             prauc = torch.full_like(prauc, math.nan)
         self._log("val", self.val_losses)
+        if self.trainer.is_global_zero and self.current_epoch == 0 and self.val_prauc.is_rounded:
+            logger.warning(
+                "the logits of %s have the few digits of half precision; make the layers that they come from "
+                "with drfuse.models.precision.Head",
+                type(self.model).__name__,
+            )
         self.log("val/prauc_macro", prauc, prog_bar=True, sync_dist=True)
         self.latest_val_prauc = prauc.item()
         self.val_prauc.reset()

@@ -87,6 +87,7 @@ def tune(
     lr: Sequence[float] = (1e-4, 1e-3),
     model_args: dict[str, Any] | None = None,
     train_on: Subset = "full",
+    validate_on: Subset | None = None,
     epochs: int = 100,
     patience: int = 10,
     batch_size: int = 16,
@@ -117,10 +118,12 @@ def tune(
         auxiliary_weight: Values of lambda_3.
         lr: Learning rates.
         model_args: Other arguments of the model.
-        train_on: Train and validate on all stays (`full`), or on those with a radiograph (`matched`).
+        train_on: Train on all stays (`full`), or on those with a radiograph (`matched`).
+        validate_on: Stays of the validation split by which epochs and hyper-parameters are chosen: `full` or
+            `matched`, by default the same as `train_on`.
         epochs: The most epochs to train.
         patience: Stop a training after this many epochs without a better validation PRAUC.
-        batch_size: Stays a batch.
+        batch_size: The most stays a batch.
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
         seed: Seed of the trainings, and of the sampler.
@@ -151,10 +154,17 @@ def tune(
         raise InputError(f"{clash[0]} is searched for; give its values as --{clash[0].replace('_', '-')}")
     opened, out = Cohort.open(Path(cohort).resolve()), Path(out).resolve()
     CohortDataModule(
-        opened, train_on, batch_size, crop_size=crop_size, num_workers=num_workers, task=task
+        opened,
+        train_on,
+        batch_size,
+        crop_size=crop_size,
+        num_workers=num_workers,
+        task=task,
+        validate_on=validate_on,
     )  # a wrong option fails here
     options = {
         "train_on": train_on,
+        "validate_on": validate_on,
         "epochs": epochs,
         "patience": patience,
         "batch_size": batch_size,
