@@ -26,11 +26,25 @@ from sklearn.preprocessing import StandardScaler
 
 from drfuse import __version__
 from drfuse.data import Cohort
-from drfuse.demo import MODELS, NAMES, learn, run_of
+from drfuse.demo import NAMES, learn, run_of
 from drfuse.evaluation import TestSet, compare, evaluate_test_set, resample, seeded_prauc
+from drfuse.models import CxrResNet, DrFuse, EhrTransformer
 from drfuse.reproduce.representations import FOLDS, divergences, probe_origin, represent
 from drfuse.run import Predictions
-from drfuse.simulate import Disease, Truth, expected_advantage, factors_given, oracle
+from drfuse.simulate import Disease, Reader, Truth, expected_advantage, factors_given, oracle
+
+_BACKBONE = {
+    "layer_type": "basic",
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128, 256],
+    "depths": [1, 1, 1, 1],
+}
+MODELS: dict[Reader, Any] = {
+    "ehr": partial(EhrTransformer, dim=128, feedforward=256),
+    "cxr": partial(CxrResNet, dim=128, cxr_backbone=_BACKBONE),
+    "fused": partial(DrFuse, dim=128, feedforward=256, cxr_backbone=_BACKBONE),
+}
+"""Models of either modality, and of both, by what they read; larger than those of the demo."""
 
 VARIANTS: dict[str, Any] = {
     "no alignment": partial(MODELS["fused"], alignment_weight=0.0),
