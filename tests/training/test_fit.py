@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -718,6 +719,21 @@ def test_medfuse_trains_in_bfloat16_on_any_processor(fit: Trainer) -> None:
     logits = logits_of(fit(model=medfuse, epochs=1, precision="bf16-mixed"))
     assert np.isfinite(logits).all()
     assert not np.array_equal(logits, torch.tensor(logits).bfloat16().float().numpy())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_emulated_bfloat16_is_told(
+    fit: Trainer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    has_kernels: bool,
+) -> None:
+    kernels = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: has_kernels)
+    monkeypatch.setattr("drfuse.training.fit.torch.ops.mkldnn", kernels)
+    fit(model=FirstHour, epochs=1, precision=precision)
+    assert ("emulates bfloat16" in caplog.text) == (precision == "bf16-mixed" and not has_kernels)
 
 
 class NoKernel(FirstHour):

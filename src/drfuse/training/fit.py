@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,8 @@ from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
 from drfuse.training.distributed import Ranks, start_ranks
 from drfuse.training.task import FusionTask, Predicted
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -370,6 +373,9 @@ def _check_kernels(network: FusionModel, data: CohortDataModule, trainer: L.Trai
     """
     if trainer.precision == "32-true" or trainer.strategy.root_device.type != "cpu":
         return
+    has_kernels = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if has_kernels is not None and not has_kernels():
+        logger.warning("this processor emulates bfloat16, several times slower than --precision 32-true")
     try:
         with trainer.precision_plugin.forward_context():
             check_contract(network, data.example(), len(data.dataset.task.label_names))
