@@ -1,4 +1,4 @@
-"""How often does an interval that a report shows contain the truth, and how often does a test find what is not?
+"""How often does an interval that a report shows contain the truth, and how often does a test err?
 
 `python -m benchmarks.coverage --out docs/coverage.md` draws test sets from simulated hospitals whose truth is
 known: the model of disease of `drfuse simulate`, read with noise, as a population of many stays. What a
@@ -129,12 +129,11 @@ def coverage(
     sizes = [(300, False, sets), (820, False, sets), (820, True, sets), (2136, True, sets)]
     sizes += [(11914, True, largest_sets)] if largest_sets else []
     rows: list[dict[str, str | float | None]] = []
-    of_labels: list[dict[str, str | float | None]] = []
     for n_stays, clustered, n_sets in sizes:
         people = Population.draw(population, clustered)
         tally = _intervals(people, n_stays, n_sets, resamples)
         title = f"{n_stays:,}{', clustered' if clustered else ''}"
-        (rows if True else of_labels).append({"test stays": title, "sets": n_sets} | _means(tally))
+        rows.append({"test stays": title, "sets": n_sets} | _means(tally))
     names = [name for name in rows[0] if name not in ("test stays", "sets")]
     transposed: list[Mapping[str, str | float | None]] = [
         {"share of intervals that hold the truth": name} | {str(row["test stays"]): row[name] for row in rows}
@@ -257,7 +256,7 @@ def _true_shares(given: Floats, probability: Floats, n_bins: int = 10) -> Floats
 def _tests(n_stays: int, trainings: int, resamples: int, spread: float) -> dict[str, str | float | None]:
     """Return how often trainings of one system differ at p < 0.05, by the seeds of each side.
 
-    A training reads the factors with weights of its own, off by `spread` of their size.
+    A training weighs what it reads of the factors by weights of its own, off by `spread` in log-odds.
     """
     people = Population.draw(100_000, clustered=True, seed=7)
     disease = Disease.load()
@@ -268,8 +267,7 @@ def _tests(n_stays: int, trainings: int, resamples: int, spread: float) -> dict[
         generator = np.random.default_rng((k, 99))
         scores = []
         for _ in range(trainings):
-            weights = disease.weights * (1 + 0.0 * spread)
-            weights = weights + spread * generator.standard_normal(weights.shape)
+            weights = disease.weights + spread * generator.standard_normal(disease.weights.shape)
             scores.append((disease.intercepts + readings[rows] @ weights.T).astype(np.float32))
         y, units = people.labels[rows], people.subjects[rows]
         for n_seeds in found:
