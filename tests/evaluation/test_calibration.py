@@ -1,22 +1,11 @@
-"""Calibration: hand-worked, and against a plain loop on the resampled rows."""
+"""Calibration: hand-worked, and against plain loops."""
 
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss
 
 from drfuse.errors import InputError
-from drfuse.evaluation import Estimate, calibration, resample
-
-
-def naive_ece(labels: np.ndarray, probabilities: np.ndarray, n_bins: int) -> float:
-    total = 0.0
-    for b in range(n_bins):
-        last = b == n_bins - 1
-        here = (probabilities >= b / n_bins) & ((probabilities < (b + 1) / n_bins) | last)
-        if here.any():
-            total += here.mean() * abs(labels[here].mean() - probabilities[here].mean())
-    return total
+from drfuse.evaluation import calibration
 
 
 def example(n: int = 60, n_labels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -31,45 +20,77 @@ def test_hand_worked() -> None:
     # second: all 0.2, none ill: ECE 0.2, Brier 0.04
     labels = np.array([[0, 0], [1, 0], [1, 0], [1, 0]])
     probabilities = np.array([[0.1, 0.2], [0.3, 0.2], [0.5, 0.2], [1.0, 0.2]])
-    found = calibration(labels, probabilities, np.arange(4), n_resamples=5, n_bins=2)
-    assert found.ece.value == pytest.approx((0.275 + 0.2) / 2)
+    found = calibration(labels, probabilities, np.arange(4), n_bins=2)
+    assert found.ece == pytest.approx((0.275 + 0.2) / 2)
     assert found.brier.value == pytest.approx((0.1875 + 0.04) / 2)
     low, high = found.reliability
     assert (low.low, low.high, high.low, high.high) == (0, 0.5, 0.5, 1)
     assert (low.n_predictions, high.n_predictions) == (6, 2)
     assert low.predicted == pytest.approx((0.1 + 0.3 + 4 * 0.2) / 6)
     assert low.observed.value == pytest.approx(1 / 6)
-    assert high.observed == Estimate(1, 1, 1)
+    assert high.observed.value == 1
+    # of two independent stays with all positive, Wilson's interval begins at 2 / (2 + 1.96^2)
+    assert high.observed.low == pytest.approx(2 / (2 + 1.959964**2))
 
 
-def test_each_resample_equals_a_plain_loop() -> None:
+def naive_squared_error(labels: np.ndarray, probabilities: np.ndarray, units: np.ndarray) -> float:
+    """Return the debiased squared error: products of residuals of different units, cell by cell."""
+    total = 0.0
+    for c in range(labels.shape[1]):
+        for b in range(10):
+            here = np.flatnonzero(np.minimum((probabilities[:, c] * 10).astype(int), 9) == b)
+            for i in here:
+                for j in here:
+                    if units[i] != units[j]:
+                        residuals = [probabilities[k, c] - labels[k, c] for k in (i, j)]
+                        total += residuals[0] * residuals[1] / (len(here) - 1)
+    return total / labels.size
+
+
+def test_the_squared_error_is_the_sum_over_pairs_of_different_units() -> None:
     labels, probabilities = example()
     units = np.arange(60) // 2
-    found = calibration(labels, probabilities, units, n_resamples=70, seed=4)
-    eces, briers, shares = [], [], []
-    for counts in np.concatenate(list(resample(units, 70, 4))):
-        drawn = np.repeat(np.arange(60), counts)
-        y, p = labels[drawn], probabilities[drawn]
-        eces.append(np.mean([naive_ece(y[:, c], p[:, c], 10) for c in range(3)]))
-        briers.append(np.mean([brier_score_loss(y[:, c], p[:, c]) for c in range(3)]))
-        shares.append(y[(p >= 0.9)].mean())
-    added = np.mean(eces) - found.ece.value
-    assert (found.ece.low, found.ece.high) == pytest.approx(np.quantile(eces, [0.025, 0.975]) - added)
-    assert (found.brier.low, found.brier.high) == pytest.approx(np.quantile(briers, [0.025, 0.975]))
-    last = found.reliability[-1].observed
-    assert (last.low, last.high) == pytest.approx(np.quantile(shares, [0.025, 0.975]))
+    expected = naive_squared_error(labels, probabilities, units)
+    assert expected > 0
+    assert calibration(labels, probabilities, units).error.value == pytest.approx(np.sqrt(expected))
+
+
+def test_the_error_of_calibrated_predictions_is_0_within_its_interval_and_ece_is_not() -> None:
+    rng = np.random.default_rng(1)
+    probabilities = rng.random((2000, 5))
+    found = calibration(rng.random((2000, 5)) < probabilities, probabilities, np.arange(2000))
+    assert found.error.low == 0
+    assert found.error.value < 0.02
+    assert found.ece > 0.02
+    assert found.ece_if_calibrated == pytest.approx(found.ece, rel=0.2)
+
+
+def test_the_interval_holds_a_known_error() -> None:
+    rng = np.random.default_rng(2)
+    truly = rng.uniform(0.1, 0.8, (3000, 4))
+    found = calibration(rng.random((3000, 4)) < truly, truly + 0.1, np.arange(3000)).error
+    assert found.low < 0.1 < found.high
+    assert found.high - found.low < 0.04
+
+
+def test_the_brier_score_has_the_interval_of_a_mean_over_subjects() -> None:
+    labels, probabilities = example()
+    squares = ((labels - probabilities) ** 2).mean(axis=1).reshape(30, 2).sum(axis=1)
+    reach = 1.959964 * squares.std(ddof=1) / np.sqrt(30) / 2
+    found = calibration(labels, probabilities, np.arange(60) // 2).brier
+    assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
 
 
 def test_the_curve_is_scikit_learn_s() -> None:
     labels, probabilities = example(n=500)
-    found = calibration(labels, probabilities, np.arange(500), n_resamples=1).reliability
+    found = calibration(labels, probabilities, np.arange(500)).reliability
     observed, predicted = calibration_curve(labels.ravel(), probabilities.ravel(), n_bins=10)
     assert [one.observed.value for one in found] == pytest.approx(observed)
     assert [one.predicted for one in found] == pytest.approx(predicted)
 
 
 def test_an_empty_bin_is_undefined() -> None:
-    found = calibration([[1], [0]], [[0.9], [0.9]], [0, 1], n_resamples=3).reliability[0]
+    found = calibration([[1], [0]], [[0.9], [0.9]], [0, 1]).reliability[0]
     assert found.n_predictions == 0
     assert np.isnan([found.predicted, found.observed.value, found.observed.low]).all()
 

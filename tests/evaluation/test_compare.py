@@ -1,7 +1,9 @@
-"""Systems with seeds: against scikit-learn on the resampled rows, and hand-worked p-values."""
+"""Systems with seeds: against scikit-learn on the resampled rows, and hand-worked tests."""
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.metrics import average_precision_score
 
 from drfuse.errors import InputError
@@ -21,14 +23,22 @@ def naive_macro(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(average_precision_score(labels[:, occur], scores[:, occur], average="macro"))
 
 
-def test_seeds_are_averaged_within_each_resample() -> None:
+def test_each_seed_is_measured_on_each_resample() -> None:
     labels, scores, units = example()
     found = seeded_prauc(labels, scores, units, n_resamples=30, seed=2)
     assert found.values == pytest.approx([naive_macro(labels, one) for one in scores])
-    for r, counts in enumerate(next(resample(units, 30, 2))):
-        drawn = np.repeat(np.arange(40), counts)
-        expected = np.mean([naive_macro(labels[drawn], one[drawn]) for one in scores])
-        assert found.resampled[r] == pytest.approx(expected)
+    shares = [naive_macro(labels[:, [0, 1, 2]], one[:, [0, 1, 2]]) for one in scores]
+    for r, counts in enumerate(next(resample(units, 30, 2, "half-sampling"))):
+        drawn = np.flatnonzero(counts)
+        for s, one in enumerate(scores):
+            # a label that the half lacks keeps the value that it has on all stays
+            moved = [
+                average_precision_score(labels[drawn, c], one[drawn, c])
+                - average_precision_score(labels[:, c], one[:, c])
+                for c in range(3)
+                if labels[drawn, c].any()
+            ]
+            assert found.resampled[r, s] == pytest.approx(shares[s] + np.mean(moved))
     assert found.mean.value == pytest.approx(found.values.mean())
 
 
@@ -47,29 +57,54 @@ def test_a_perfect_system_is_better_and_both_directions_agree() -> None:
     chance = seeded_prauc(labels, [np.random.default_rng(1).random(labels.shape)], units, 99)
     better, worse = compare(perfect, chance), compare(chance, perfect)
     assert better.low > 0
-    assert better.p == worse.p == 2 / 100
+    assert better.p == worse.p < 1e-6
     assert worse.difference == -better.difference
     assert (worse.low, worse.high) == pytest.approx((-better.high, -better.low))
 
 
-@pytest.mark.parametrize(
-    ("differences", "p"),
-    [
-        ([1, 1, 1, 1], 2 * 1 / 5),
-        ([1, 1, 1, -1], 2 * 2 / 5),
-        ([1, 1, -1, -1], 1.0),  # 2 * 3 / 5 is above 1
-        ([0, 1, 1, 1], 2 * 2 / 5),  # no difference is on both sides
-        ([1, 1, np.nan, 1], 2 * 1 / 4),
-    ],
-)
-def test_the_p_value(differences: list[float], p: float) -> None:
-    ours, theirs = (
-        SeededPrauc(np.array([value]), of, np.full((1, 1), value), of[:, None])
-        for value, of in ((0.6, np.array(differences, float)), (0.5, np.zeros(4)))
-    )
+def system(values: list[float], resampled: list[list[float]]) -> SeededPrauc:
+    of_seeds, drawn = np.array(values), np.array(resampled)
+    return SeededPrauc(of_seeds, drawn, of_seeds[:, None], drawn[..., None])
+
+
+def test_the_p_value_of_one_seed_each_is_that_of_a_normal_difference() -> None:
+    # differences 0.1 + (-0.05, 0.05): no bias, variance 0.005
+    ours, theirs = system([0.6], [[0.55], [0.65]]), system([0.5], [[0.5], [0.5]])
     found = compare(ours, theirs)
-    assert found.p == pytest.approx(p)
-    assert found.difference == pytest.approx(0.1)
+    assert found.p == pytest.approx(2 * norm.sf(0.1 / np.sqrt(0.005)))
+    assert (found.difference, found.counts_seeds) == (pytest.approx(0.1), False)
+    reach = 1.959964 * np.sqrt(0.005)
+    assert (found.low, found.high) == pytest.approx((0.1 - reach, 0.1 + reach))
+
+
+def test_seeds_count_in_interval_and_p_value() -> None:
+    # on every resample the same: all the variance is between trainings, s^2 = 0.02 of each, two seeds each
+    ours, theirs = system([0.5, 0.7], [[0.5, 0.7]] * 3), system([0.4, 0.6], [[0.4, 0.6]] * 3)
+    found = compare(ours, theirs)
+    error = np.sqrt(0.02 / 2 + 0.02 / 2)
+    assert found.counts_seeds
+    assert found.p == pytest.approx(2 * student.sf(0.1 / error, 2))
+    assert found.high - found.low == pytest.approx(2 * student.ppf(0.975, 2) * error)
+
+
+def test_trainings_of_one_system_seldom_differ() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((300, 3)) < 0.3).astype(np.uint8)
+    units, p_values = np.arange(300), []
+    for _ in range(60):
+        # each training mixes its own noise into what the label tells: better or worse by luck
+        seeds = [labels + rng.uniform(0.8, 2.2) * rng.normal(size=labels.shape) for _ in range(4)]
+        ours, theirs = (seeded_prauc(labels, of, units, 100) for of in (seeds[:2], seeds[2:]))
+        p_values.append(compare(ours, theirs).p)
+    assert np.mean(np.array(p_values) < 0.05) < 0.12
+
+
+def test_a_label_of_few_positives_has_no_interval() -> None:
+    labels, scores, units = example()
+    found = seeded_prauc(labels, scores, units, 50)
+    assert np.isnan(found.of_label(2).mean.low)
+    assert found.of_label(2).mean.value > 0
+    assert not np.isnan(found.mean.low)
 
 
 def test_systems_on_other_resamples_are_refused() -> None:

@@ -212,7 +212,8 @@ def test_calibration_is_of_the_logistic_of_the_logits(run: Path) -> None:
     probabilities = 1 / (1 + np.exp(-given.logits[test].astype(float)))
     brier = np.mean((probabilities - given.labels[test]) ** 2)
     assert measured.calibration.brier.value == pytest.approx(brier)
-    assert measured.calibration.ece.low <= measured.calibration.ece.high
+    assert measured.calibration.error.low <= measured.calibration.error.high
+    assert measured.calibration.ece > 0
     written = json.loads((run / "metrics.json").read_text())["test"]["full"]
     assert written["calibration"]["brier"]["value"] == pytest.approx(brier)
     assert [one["n_predictions"] for one in written["calibration"]["reliability"]] == [
@@ -226,7 +227,7 @@ def test_logits_of_any_size_are_probabilities() -> None:
     given = predictions()
     given.logits[:] = np.where(given.labels, np.inf, -1e30)
     measured = evaluate_test_set(given, "full", n_resamples=2).calibration
-    assert (measured.ece.value, measured.brier.value) == (0, 0)
+    assert (measured.ece, measured.brier.value) == (0, 0)
 
 
 def test_with_the_cohort_groups_are_measured(run: Path, tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_with_the_cohort_groups_are_measured(run: Path, tmp_path: Path) -> None:
     }
     everyone = full.subgroups.groups[-1]
     assert everyone.prauc_macro == full.prauc_macro
-    assert everyone.tpr_gap.value == 0
+    assert np.isnan(everyone.tpr_gap.value)  # there are no others
     assert matched.subgroups is not None
     assert matched.subgroups.groups[-1].n_stays == 30
     written = json.loads((run / "metrics.json").read_text())["test"]["full"]["subgroups"]

@@ -6,7 +6,7 @@ compared over seeds, calibration, groups of patients, and what is lost with the 
 
 from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration
 from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, seeded_prauc
-from drfuse.evaluation.estimate import Estimate, macro_mean
+from drfuse.evaluation.estimate import Estimate, Intervals, macro_mean
 from drfuse.evaluation.evaluate import (
     Evaluation,
     PhenotypeMetrics,
@@ -14,7 +14,7 @@ from drfuse.evaluation.evaluate import (
     evaluate,
     evaluate_test_set,
 )
-from drfuse.evaluation.metrics import bootstrap_prauc, prauc_auroc, resample
+from drfuse.evaluation.metrics import bootstrap_prauc, macro_prauc, prauc_auroc, resample
 from drfuse.evaluation.missing import MissingPoint, missing_curve
 from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 
@@ -24,6 +24,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "GroupMetrics",
+    "Intervals",
     "MissingPoint",
     "PhenotypeMetrics",
     "ReliabilityBin",
@@ -38,6 +39,7 @@ __all__ = [
     "groups_of",
     "holm",
     "macro_mean",
+    "macro_prauc",
     "missing_curve",
     "prauc_auroc",
     "resample",

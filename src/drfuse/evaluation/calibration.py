@@ -1,13 +1,16 @@
 """Are 30 % of those who are given 30 % ill? Reliability curve, calibration error and Brier score."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array, csr_array
 
 from drfuse.errors import InputError
-from drfuse.evaluation.estimate import Estimate, beside_each_other
-from drfuse.evaluation.metrics import resample
+from drfuse.evaluation.estimate import Estimate, stack_seeds
+
+_NORMAL = 1.959964
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,18 @@ class Calibration:
     """How far probabilities can be taken at their word.
 
     Attributes:
-        ece: Expected calibration error: the mean over the phenotypes of each one's own.
+        error: Calibration error without what chance adds to it: the root of the mean squared distance between
+            what was predicted and what happens, of each phenotype and bin. 0 if predictions are calibrated.
+        ece: Expected calibration error as published: the mean over the phenotypes of each one's own. Chance
+            makes it larger than 0.
+        ece_if_calibrated: What it would be on average if the labels were drawn from the predictions.
         brier: Brier score: the mean squared error of the probabilities, over stays and phenotypes.
         reliability: The curve, a point a bin.
     """
 
-    ece: Estimate
+    error: Estimate
+    ece: float
+    ece_if_calibrated: float
     brier: Estimate
     reliability: list[ReliabilityBin]
 
@@ -48,76 +57,174 @@ def calibration(
     labels: ArrayLike,
     probabilities: ArrayLike,
     units: ArrayLike,
-    n_resamples: int = 1000,
+    n_draws: int = 100,
     seed: int = 0,
     n_bins: int = 10,
 ) -> Calibration:
-    """Return the calibration of probabilities, with bootstrap intervals.
+    """Return the calibration of probabilities, with 95 % intervals in closed form.
 
     A phenotype's expected calibration error is the mean distance between what was predicted and what was
-    observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5). Chance
-    alone makes it larger than zero, and resampling adds to it once more; so its interval is moved by the mean
-    of what resampling adds.
+    observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5). The
+    squared error is debiased (Kumar et al., NeurIPS 2019): only products of the residuals of different units
+    are summed, so that its mean is 0 if the predictions are calibrated. Its variance is that of a U-statistic
+    of degree 2, and its interval holds in both cases, calibrated or not.
 
     Args:
         labels: (n, C), 0 or 1; phenotypes without a positive count too.
         probabilities: (n, C), 0 to 1; or those of S seeds (S, n, C), whose means are measured.
-        units: The unit of each row (n,) that is drawn as a whole: the subject.
-        n_resamples: How many resamples.
-        seed: Seed of the draws.
+        units: The unit of each row (n,) that is independent of the others: the subject.
+        n_draws: How often labels are drawn from the predictions for `ece_if_calibrated`.
+        seed: Seed of these draws.
         n_bins: Bins of equal width between 0 and 1.
 
     Raises:
         InputError: If a probability is not between 0 and 1.
     """
-    from scipy.sparse import coo_array, vstack
-
-    present, given = beside_each_other(labels, probabilities)
+    present, given, n_seeds = stack_seeds(labels, probabilities)
     if not ((given >= 0) & (given <= 1)).all():
         raise InputError("expected probabilities from 0 to 1; give calibration no logits and no NaN")
     n, n_columns = present.shape
     bins = np.minimum((given * n_bins).astype(np.intp), n_bins - 1)
-    rows = np.broadcast_to(np.arange(n)[:, None], bins.shape).ravel()
+    cells = bins + n_bins * np.arange(n_columns)  # a bin of a column is a cell
+    n_cells = n_columns * n_bins
+    _, unit_of_row = np.unique(np.asarray(units), return_inverse=True)
 
-    def summed(values: NDArray[np.float64], by: NDArray[np.intp], n_sums: int) -> coo_array:
-        """Return a matrix (n_sums, n) that, times the counts of the rows, sums the values (n, C) by group."""
-        return coo_array((values.ravel(), (by.ravel(), rows)), shape=(n_sums, n))
+    def by_unit(values: NDArray[np.float64], of: NDArray[np.intp], n_sums: int) -> csr_array:
+        """Return the sums of values (n, S C) by unit and group, (units, n_sums)."""
+        rows = np.broadcast_to(unit_of_row[:, None], of.shape).ravel()
+        shape = (int(unit_of_row.max(initial=-1)) + 1, n_sums)
+        return coo_array((values.ravel(), (rows, of.ravel())), shape=shape).tocsr()
 
-    every = np.zeros_like(bins)
-    excess = summed(given - present, bins + n_bins * np.arange(n_columns), n_columns * n_bins)
-    squares = summed((given - present) ** 2, every, 1)
-    predictions, positives = (summed(values, bins, n_bins) for values in (np.ones_like(given), present))
-    sums = vstack([excess, squares, predictions, positives]).tocsr()
-
-    def measure(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-        """Return ECE (r,), Brier score (r,) and the observed shares (n_bins, r) for counts (n, r)."""
-        parts = np.split(sums @ counts, np.cumsum([n_columns * n_bins, 1, n_bins]))
-        n_predictions = n_columns * counts.sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            return (
-                np.abs(parts[0]).sum(axis=0) / n_predictions,
-                parts[1][0] / n_predictions,
-                parts[3] / parts[2],
-            )
-
-    once = np.ones((n, 1))
-    ece, brier, observed = measure(once)
-    blocks = [measure(block.T.astype(np.float64)) for block in resample(units, n_resamples, seed)]
-    eces, briers, shares = (np.concatenate(part, axis=-1) for part in zip(*blocks, strict=True))
-    n_predictions = np.bincount(bins.ravel(), minlength=n_bins)
-    totals = np.bincount(bins.ravel(), given.ravel(), n_bins)
-    predicted = np.divide(totals, n_predictions, out=np.full(n_bins, np.nan), where=n_predictions > 0)
+    excess = np.abs(_sums(given - present, cells, n_cells)).sum() / (n * n_columns)
+    generator = np.random.default_rng(seed)
+    drawn = [
+        np.abs(_sums(given - _draw(given, n_seeds, generator), cells, n_cells)).sum() / (n * n_columns)
+        for _ in range(n_draws)
+    ]
+    counts = np.bincount(cells.ravel(), minlength=n_cells)
+    residuals = by_unit(given - present, cells, n_cells)
+    squares = _per_unit((given - present) ** 2, unit_of_row, n_seeds)
+    seeds = np.arange(n_columns) // (n_columns // n_seeds)
+    ones, of_bins = np.ones_like(given), by_unit(present, bins, n_bins)
+    in_bins = by_unit(ones, bins, n_bins)
     return Calibration(
-        ece=Estimate.of(ece[0], np.maximum(eces - eces.mean() + ece[0], 0)),
-        brier=Estimate.of(brier[0], briers),
+        error=_root(_squared_error(residuals, counts, n * n_columns, np.repeat(seeds, n_bins))),
+        ece=float(excess),
+        ece_if_calibrated=float(np.mean(drawn)),
+        brier=_mean_of_units(squares, np.bincount(unit_of_row)),
         reliability=[
             ReliabilityBin(
                 low=b / n_bins,
                 high=(b + 1) / n_bins,
-                n_predictions=int(n_predictions[b]),
-                predicted=float(predicted[b]),
-                observed=Estimate.of(observed[b, 0], shares[b]),
+                n_predictions=int((bins == b).sum()),
+                predicted=float(given[bins == b].mean()) if (bins == b).any() else math.nan,
+                observed=_share(of_bins[:, [b]].toarray()[:, 0], in_bins[:, [b]].toarray()[:, 0]),
             )
             for b in range(n_bins)
         ],
     )
+
+
+def _sums(values: NDArray[np.float64], cells: NDArray[np.intp], n_cells: int) -> NDArray[np.float64]:
+    return np.bincount(cells.ravel(), values.ravel(), n_cells).astype(np.float64)
+
+
+def _draw(given: NDArray[np.float64], n_seeds: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Return labels drawn from predictions; seeds share the draw of a stay, as they share its label."""
+    luck = generator.random((len(given), given.shape[1] // n_seeds))
+    drawn: NDArray[np.float64] = (np.tile(luck, n_seeds) < given).astype(np.float64)
+    return drawn
+
+
+def _per_unit(
+    values: NDArray[np.float64], unit_of_row: NDArray[np.intp], n_seeds: int
+) -> NDArray[np.float64]:
+    """Return the sum over a unit's stays of the mean over the labels, of each seed (units, S)."""
+    of_seeds = values.reshape(len(values), n_seeds, -1).mean(axis=2)
+    return np.stack([np.bincount(unit_of_row, of_seed) for of_seed in of_seeds.T], axis=1)
+
+
+def _squared_error(
+    residuals: csr_array, counts: NDArray[np.int64], n_predictions: int, seeds: NDArray[np.intp]
+) -> Estimate:
+    """Return the mean squared calibration error without what chance adds, with a normal interval.
+
+    Args:
+        residuals: The sum of predicted less observed of each unit and cell (u, K).
+        counts: Predictions in each cell (K,).
+        n_predictions: All predictions.
+        seeds: The seed of each cell (K,).
+    """
+    used = counts > 1
+    weights = np.where(used, 1 / np.maximum(counts - 1, 1), 0.0) / n_predictions
+    scaled = (residuals @ _diagonal(np.sqrt(weights))).tocsr()  # so that products of rows are the kernel h
+    total = np.asarray(scaled.sum(axis=0)).ravel()
+    own = np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel()
+    n = scaled.shape[0]
+    value = float(total @ total - own.sum())
+    if n < 3:
+        return Estimate(value, math.nan, math.nan)
+    rows = np.asarray(scaled @ total).ravel() - own  # the sum of h(i, j) over all j other than i
+    gram = (scaled.T @ scaled).toarray()
+    pairs = float((gram**2).sum() - (own**2).sum())  # the sum of h(i, j)^2 over ordered pairs
+    # Var(sum of h) = 4 * (covariance of pairs that share one unit) + 2 * (variance of a pair)
+    mean = value / (n * (n - 1))
+    shared = float((rows**2).sum()) - pairs - n * (n - 1) * (n - 2) * mean**2
+    variance = 4 * max(shared, 0.0) + 2 * max(pairs - n * (n - 1) * mean**2, 0.0)
+    n_seeds = int(seeds.max(initial=0)) + 1
+    if n_seeds > 1:
+        of_cells = total**2 - np.asarray(scaled.multiply(scaled).sum(axis=0)).ravel()
+        of_seeds = n_seeds * np.bincount(seeds, of_cells)
+        variance += float(of_seeds.var(ddof=1)) / n_seeds
+    reach = _NORMAL * math.sqrt(variance)
+    return Estimate(value, value - reach, value + reach)
+
+
+def _diagonal(values: NDArray[np.float64]) -> csr_array:
+    places = np.arange(len(values))
+    return coo_array((values, (places, places))).tocsr()
+
+
+def _root(squared: Estimate) -> Estimate:
+    """Return the root of a squared error; one below 0, as chance makes of none, is 0."""
+    value, low, high = (
+        end if math.isnan(end) else math.sqrt(max(end, 0.0))
+        for end in (squared.value, squared.low, squared.high)
+    )
+    return Estimate(value, low, high)
+
+
+def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estimate:
+    """Return the mean over stays, with an interval over units, of what is summed by unit and seed (u, S)."""
+    of_seeds = sums.sum(axis=0) / sizes.sum()
+    value = float(of_seeds.mean())
+    n = len(sizes)
+    if n < 2:
+        return Estimate(value, math.nan, math.nan)
+    off = sums.mean(axis=1) - value * sizes
+    variance = n / (n - 1) * float(off @ off) / float(sizes.sum()) ** 2
+    if len(of_seeds) > 1:
+        variance += float(of_seeds.var(ddof=1)) / len(of_seeds)
+    reach = _NORMAL * math.sqrt(variance)
+    return Estimate(value, max(value - reach, 0.0), min(value + reach, 1.0))
+
+
+def _share(positive: NDArray[np.float64], size: NDArray[np.float64]) -> Estimate:
+    """Return a share of predictions, with Wilson's interval at the number that clustering leaves of them.
+
+    Args:
+        positive: Positives of each unit (u,).
+        size: Predictions of each unit (u,).
+    """
+    n = float(size.sum())
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    share = float(positive.sum()) / n
+    off = positive - share * size
+    n_units = int((size > 0).sum())
+    variance = float(off @ off) / n**2 * n_units / max(n_units - 1, 1)
+    effective = share * (1 - share) / variance if variance > 0 else float(n_units)
+    scale = 1 + _NORMAL**2 / effective
+    centre = (share + _NORMAL**2 / (2 * effective)) / scale
+    reach = _NORMAL / scale * math.sqrt(share * (1 - share) / effective + (_NORMAL / (2 * effective)) ** 2)
+    return Estimate(share, max(centre - reach, 0.0), min(centre + reach, 1.0))

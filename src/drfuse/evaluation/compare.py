@@ -1,6 +1,5 @@
 """Is one system better than another? Macro PRAUC over several seeds, compared on the same resamples."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
-from drfuse.evaluation.estimate import Estimate, macro_mean
-from drfuse.evaluation.metrics import prauc_auroc, resample
+from drfuse.evaluation.estimate import Estimate, Intervals, difference_spread, macro_of_seeds
+from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, without_interval
 
 
 @dataclass(frozen=True)
@@ -18,20 +17,26 @@ class SeededPrauc:
 
     Attributes:
         values: Each seed's macro PRAUC on the stays as they are (S,).
-        resampled: The mean over the seeds in each of R resamples of the stays; NaN where one has no positive.
+        resampled: The same in each of R resamples of the stays (R, S); NaN where one has no positive.
         label_values: Each seed's PRAUC of each label (S, C); NaN of one without a positive.
-        label_resampled: The mean over the seeds in each resample (R, C).
+        label_resampled: The same in each resample (R, S, C).
+        intervals: How the resamples were drawn.
+        few: Whether a label has too few positives or negatives for an interval (C,).
     """
 
     values: NDArray[np.float64]
     resampled: NDArray[np.float64]
     label_values: NDArray[np.float64]
     label_resampled: NDArray[np.float64]
+    intervals: Intervals = "half-sampling"
+    few: NDArray[np.bool_] | None = None
 
     @property
     def mean(self) -> Estimate:
         """The mean over the seeds, with its interval."""
-        return Estimate.of(float(self.values.mean()), self.resampled)
+        found = Estimate.of(self.values, self.resampled, self.intervals)
+        is_single = self.few is not None and len(self.few) == 1
+        return without_interval(found) if is_single and self.few is not None and self.few[0] else found
 
     @property
     def spread(self) -> float | None:
@@ -40,8 +45,9 @@ class SeededPrauc:
 
     def of_label(self, c: int) -> "SeededPrauc":
         """Return the PRAUC of one label alone."""
-        values, resampled = self.label_values[:, c], self.label_resampled[:, c]
-        return SeededPrauc(values, resampled, values[:, None], resampled[:, None])
+        values, resampled = self.label_values[:, c], self.label_resampled[:, :, c]
+        few = None if self.few is None else self.few[c : c + 1]
+        return SeededPrauc(values, resampled, values[:, None], resampled[..., None], self.intervals, few)
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,16 @@ class Comparison:
         difference: Our mean macro PRAUC over the seeds, less theirs.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        p: Two-sided bootstrap p-value of no difference; NaN where nothing is defined.
+        p: Two-sided p-value of no difference; NaN where nothing is defined.
+        counts_seeds: Whether the variance between trainings is in interval and p-value: each system has two
+            seeds or more. Otherwise two trained models are compared, not two systems.
     """
 
     difference: float
     low: float
     high: float
     p: float
+    counts_seeds: bool = False
 
 
 def seeded_prauc(
@@ -67,8 +76,9 @@ def seeded_prauc(
     units: ArrayLike,
     n_resamples: int = 1000,
     seed: int = 0,
+    intervals: Intervals = "half-sampling",
 ) -> SeededPrauc:
-    """Return the macro PRAUC of each seed of a system, and their mean in each resample of the stays.
+    """Return the macro PRAUC of each seed of a system, on the stays and in each resample of them.
 
     Systems that are measured on the same stays with equal `units`, `n_resamples` and `seed` see the same
     resamples, so that `compare` pairs them. Labels without a positive are left out of the mean they would be
@@ -80,6 +90,7 @@ def seeded_prauc(
         units: The unit of each stay (n,) that is drawn as a whole: the subject.
         n_resamples: How many resamples.
         seed: Seed of the draws.
+        intervals: How they are drawn.
 
     Raises:
         InputError: If there are no scores, or they are not of the shape of the labels.
@@ -92,23 +103,24 @@ def seeded_prauc(
             f"got {[of_seed.shape for of_seed in of_seeds]}"
         )
     praucs = np.concatenate([prauc_auroc(labels, of_seed)[0] for of_seed in of_seeds])  # (S, C)
-    resampled = [
-        prauc_auroc(labels, of_seed, resample(units, n_resamples, seed))[0] for of_seed in of_seeds
-    ]  # (R, C) each
+    resampled = np.stack(
+        [
+            prauc_auroc(labels, of_seed, resample(units, n_resamples, seed, intervals))[0]
+            for of_seed in of_seeds
+        ],
+        axis=1,
+    )  # (R, S, C)
     return SeededPrauc(
-        values=macro_mean(praucs),
-        resampled=np.mean([macro_mean(of_seed) for of_seed in resampled], axis=0),
-        label_values=praucs,
-        label_resampled=np.mean(resampled, axis=0),
+        *macro_of_seeds(praucs, resampled), praucs, resampled, intervals, too_few(labels, units)
     )
 
 
 def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
     """Return by how much our mean over the seeds is better, with interval and p-value.
 
-    The p-value is twice the smaller share of resamples on one side of no difference, where one resample more
-    is counted on either side, so that it is never 0. The resamples vary the stays only: how much another seed
-    would change a system is seen in its `values`.
+    Both are those of a normal difference, or of Student's t with the degrees of freedom that few seeds leave
+    (docs/statistics.md). They count the variance over stays and, where both systems have several seeds, that
+    between trainings.
 
     Args:
         ours: One system.
@@ -116,23 +128,16 @@ def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
 
     Raises:
         InputError: If they were not measured on equally many resamples.
-
-    >>> ours, theirs = np.array([0.5, 0.6, 0.7, 0.8]), np.array([0.4, 0.5, 0.8, 0.6])
-    >>> one, other = (SeededPrauc(x[:1], x, x[:1, None], x[:, None]) for x in (ours, theirs))
-    >>> compare(one, other).p
-    0.8
     """
-    if ours.resampled.shape != theirs.resampled.shape:
+    if len(ours.resampled) != len(theirs.resampled):
         raise InputError(
             f"one system was measured on {len(ours.resampled)} resamples, the other on "
             f"{len(theirs.resampled)}; measure both on the same"
         )
-    differences = ours.resampled - theirs.resampled
-    defined = differences[np.isfinite(differences)]
-    smaller_side = min(int((defined <= 0).sum()), int((defined >= 0).sum())) + 1
-    found = Estimate.of(float(ours.values.mean() - theirs.values.mean()), defined)
-    p = min(1.0, 2 * smaller_side / (len(defined) + 1)) if len(defined) else math.nan
-    return Comparison(found.value, found.low, found.high, p)
+    spread = difference_spread((ours.values, ours.resampled), (theirs.values, theirs.resampled))
+    found = spread.estimate(bounded=False)
+    counts_seeds = min(len(ours.values), len(theirs.values)) > 1
+    return Comparison(found.value, found.low, found.high, spread.p, counts_seeds)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -1,40 +1,218 @@
-"""A number with its bootstrap interval, and the mean over phenotypes that every macro average takes."""
+"""A number with its 95 % interval, and the mean over labels that every macro average takes.
+
+Why intervals are made this way, and how often they contain the truth, stands in docs/statistics.md.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
+from scipy.stats import t as student
+
+Intervals = Literal["half-sampling", "bootstrap"]
+"""Bias-corrected intervals from halves of the subjects, or the published percentiles of a bootstrap."""
+
+FEWEST = 5
+"""Positives, and negatives, from which on the interval of a single label can be trusted."""
+_CLOSEST = 1e-6  # to 0 and 1, where the log-odds would be infinite
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval; NaN where it is not defined."""
+    """A number with its 95 % interval; NaN where it is not defined.
+
+    Attributes:
+        value: What was measured; over several seeds, their mean.
+        low: Lower end of the interval, which lies around `corrected`.
+        high: Upper end.
+        bias: By how much `value` is expected to exceed the truth.
+    """
 
     value: float
     low: float
     high: float
+    bias: float = 0.0
+
+    @property
+    def corrected(self) -> float:
+        """The value without its bias."""
+        return self.value - self.bias
 
     @classmethod
-    def of(cls, value: float, resampled: NDArray[np.float64]) -> "Estimate":
-        """Return a number with the percentile interval of its resampled values (R,); NaN are left out."""
-        defined = resampled[np.isfinite(resampled)]
-        low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (math.nan, math.nan)
-        return cls(float(value), float(low), float(high))
+    def of(
+        cls,
+        values: ArrayLike,
+        resampled: ArrayLike,
+        intervals: Intervals = "half-sampling",
+        bounded: bool = True,
+    ) -> "Estimate":
+        """Return the mean over S seeds with its interval.
+
+        Args:
+            values: What each seed measures on all stays (S,); or one number.
+            resampled: The same in each of R resamples (R, S), or (R,) of one number; NaN are left out.
+            intervals: How the resamples were drawn. `half-sampling` corrects for bias and counts the variance
+                between seeds; `bootstrap` takes the percentiles of the mean, as published code does.
+            bounded: Whether the number lies between 0 and 1, as does its interval then.
+        """
+        found = Spread.of(values, resampled)
+        if intervals == "bootstrap":
+            bias = found.bias if np.isfinite(found.bias) else 0.0
+            return cls(found.value, *found.percentiles, bias)
+        return found.estimate(bounded)
 
 
-def beside_each_other(
-    labels: ArrayLike, scores: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-    """Return labels and scores (n, C), or (n, S C) of both if the scores are those of S seeds (S, n, C).
+@dataclass(frozen=True)
+class Spread:
+    """How far the mean of S seeds may lie from the truth.
 
-    A mean over the columns then is the mean over the seeds of the mean over the labels.
+    Attributes:
+        value: The mean.
+        bias: Mean of the resamples less the value; 0 without a resample.
+        of_stays: Variance of the mean over test sets.
+        of_seeds: Variance of the mean over trainings, beside that; 0 with one seed.
+        freedom: Degrees of freedom of the two together.
+        percentiles: The 2.5th and 97.5th of the resampled means.
     """
+
+    value: float
+    bias: float
+    of_stays: float
+    of_seeds: float
+    freedom: float
+    percentiles: tuple[float, float]
+
+    @classmethod
+    def of(cls, values: ArrayLike, resampled: ArrayLike) -> "Spread":
+        """Return the spread of values (S,) that were resampled (R, S)."""
+        measured, drawn = _columns(values, resampled)
+        variance, share = seed_variance(measured, drawn)
+        means = drawn.mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (math.nan, math.nan)
+        value = float(measured.mean())
+        of_stays = float(means.var(ddof=1)) if len(means) > 1 else math.nan
+        total = of_stays + variance
+        return cls(
+            value=value,
+            bias=float(means.mean() - value) if len(means) else 0.0,
+            of_stays=of_stays,
+            of_seeds=variance,
+            freedom=_freedom(total, share),
+            percentiles=(float(low), float(high)),
+        )
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        return math.sqrt(self.of_stays + self.of_seeds)
+
+    @property
+    def quantile(self) -> float:
+        """So many standard errors is an end of the 95 % interval away."""
+        return float(student.ppf(0.975, self.freedom))
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of a truth of 0."""
+        distance = abs(self.value - self.bias)
+        if not self.error > 0:
+            return math.nan if math.isnan(self.error) else float(distance == 0)
+        return float(2 * student.sf(distance / self.error, self.freedom))
+
+    def estimate(self, bounded: bool) -> Estimate:
+        """Return the value with its bias-corrected interval; one between 0 and 1 has it on the log-odds."""
+        centre = self.value - self.bias
+        reach = self.quantile * self.error
+        if not bounded or math.isnan(reach):
+            return Estimate(self.value, centre - reach, centre + reach, self.bias)
+        inside = float(np.clip(centre, _CLOSEST, 1 - _CLOSEST))
+        reach /= inside * (1 - inside)
+        low, high = (float(expit(logit(inside) + side * reach)) for side in (-1, 1))
+        return Estimate(self.value, low, high, self.bias)
+
+
+def seed_variance(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """Return what trainings add to the variance of a mean over seeds, and what tells its degrees of freedom.
+
+    Seeds that are measured on the same stays differ in how good they are, and in how each happens to do on
+    these stays. The second part is in the variance over stays already, so it is taken off.
+
+    Args:
+        values: What each seed measures (S,).
+        resampled: The same in each resample (R, S).
+
+    Returns:
+        The variance, 0 with one seed, and the squared sampling variance of it by Satterthwaite (Biometrics
+        Bulletin 1946): (s^2 / S)^2 / (S - 1).
+    """
+    n_seeds = len(values)
+    if n_seeds < 2 or len(resampled) < 2:
+        return 0.0, 0.0
+    between = float(values.var(ddof=1))
+    around = resampled - resampled.mean(axis=1, keepdims=True)
+    by_chance = float(around.var(axis=0, ddof=1).sum() / (n_seeds - 1))
+    return max(0.0, between - by_chance) / n_seeds, (between / n_seeds) ** 2 / (n_seeds - 1)
+
+
+def difference_spread(ours: tuple[ArrayLike, ArrayLike], theirs: tuple[ArrayLike, ArrayLike]) -> Spread:
+    """Return the spread of the difference of two means over seeds, on the same resamples.
+
+    Args:
+        ours: What each seed measures (S,), and in each resample (R, S).
+        theirs: The same of another system, of any number of seeds.
+    """
+    (mine, mine_drawn), (other, other_drawn) = (
+        (np.atleast_1d(np.asarray(values, np.float64)), _two_dimensional(drawn))
+        for values, drawn in (ours, theirs)
+    )
+    means = mine_drawn.mean(axis=1) - other_drawn.mean(axis=1)
+    defined = np.isfinite(means)
+    stays = Spread.of(mine.mean() - other.mean(), means)
+    parts = [seed_variance(mine, mine_drawn[defined]), seed_variance(other, other_drawn[defined])]
+    of_seeds, share = (sum(part) for part in zip(*parts, strict=True))
+    total = stays.of_stays + of_seeds
+    return Spread(
+        stays.value,
+        stays.bias,
+        stays.of_stays,
+        of_seeds,
+        _freedom(total, share),
+        stays.percentiles,
+    )
+
+
+def _freedom(variance: float, share: float) -> float:
+    """Return the degrees of freedom of a variance; infinite where no seeds vary, and 1 at least."""
+    return max(variance**2 / share, 1.0) if share > 0 else math.inf
+
+
+def macro_of_seeds(
+    values: NDArray[np.float64], resampled: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the macro mean of S seeds (S,) and of their resamples (R, S).
+
+    A label that a resample lacks does not move the resample's mean: what is averaged are the labels'
+    differences from their values on all stays.
+
+    Args:
+        values: Of each seed and label (S, C); NaN of a label that is not defined.
+        resampled: The same in each resample (R, S, C).
+    """
+    n_seeds, n_labels = values.shape
+    means = macro_mean(values)
+    moved = macro_mean((resampled - values).reshape(-1, n_labels)).reshape(-1, n_seeds)
+    return means, means + moved
+
+
+def stack_seeds(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any], int]:
+    """Return labels and scores beside each other, (n, S C) of S seeds (S, n, C) or (n, C) of one, and S."""
     of_seeds = np.asarray(scores)
     if of_seeds.ndim == 2:
         of_seeds = of_seeds[None]
-    return np.tile(np.asarray(labels, np.float64), len(of_seeds)), np.hstack(list(of_seeds))
+    return np.tile(np.asarray(labels, np.float64), len(of_seeds)), np.hstack(list(of_seeds)), len(of_seeds)
 
 
 def macro_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -47,3 +225,14 @@ def macro_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     count = defined.sum(axis=1)
     total = np.where(defined, values, 0.0).sum(axis=1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _columns(values: ArrayLike, resampled: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return values (S,) and their resamples (R, S) without those that are not defined."""
+    drawn = _two_dimensional(resampled)
+    return np.atleast_1d(np.asarray(values, np.float64)), drawn[np.isfinite(drawn).all(axis=1)]
+
+
+def _two_dimensional(resampled: ArrayLike) -> NDArray[np.float64]:
+    drawn = np.asarray(resampled, np.float64)
+    return drawn[:, None] if drawn.ndim == 1 else drawn

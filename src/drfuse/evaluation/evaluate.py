@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
+from scipy.special import expit
 
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.evaluation.calibration import Calibration, calibration
-from drfuse.evaluation.estimate import Estimate, macro_mean
-from drfuse.evaluation.metrics import Counts, prauc_auroc, resample
+from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
+from drfuse.evaluation.metrics import Counts, prauc_auroc, resample, too_few, without_interval
 from drfuse.evaluation.subgroups import Subgroups, groups_of, subgroups
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
@@ -48,6 +49,7 @@ class Evaluation:
         n_subjects: Their subjects.
         n_without_prediction: Stays left out because the model says nothing of them.
         bootstrap_unit: What was resampled.
+        intervals: How: halves without replacement, or a bootstrap.
         n_resamples: How often.
         seed: Seed of the resampling.
         prauc_macro: Mean PRAUC over the phenotypes that have a positive.
@@ -64,6 +66,7 @@ class Evaluation:
     n_subjects: int
     n_without_prediction: int
     bootstrap_unit: str
+    intervals: Intervals
     n_resamples: int
     seed: int
     prauc_macro: Estimate
@@ -81,12 +84,13 @@ def evaluate(
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
     cohort: Path | None = None,
+    intervals: Intervals = "half-sampling",
 ) -> list[Evaluation]:
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
     Writes `metrics.json` and `metrics.csv` into the run and, with a cohort, `subgroups.csv`; a test set
-    measured before stays in them. In a resample without a positive of some phenotype, that phenotype is left
-    out of the resample's mean.
+    measured before stays in them. What each interval is, and how often it contains the truth, stands in
+    docs/statistics.md.
 
     Args:
         run: Folder that `drfuse train` wrote.
@@ -98,6 +102,9 @@ def evaluate(
         seed: Seed of the resampling.
         cohort: Folder of the cohort that the run was trained on; with it, groups of patients by age, sex,
             race and admission type are measured too.
+        intervals: `half-sampling` corrects the bias of PRAUC: halves of the subjects are drawn without
+            replacement. `bootstrap` gives the percentile intervals of published code, which miss the truth
+            below.
 
     Returns:
         The metrics of each test set.
@@ -115,7 +122,9 @@ def evaluate(
     metrics = []
     for test_set in test_sets:
         try:
-            measured = evaluate_test_set(predictions, test_set, n_resamples, bootstrap_unit, seed, attributes)
+            measured = evaluate_test_set(
+                predictions, test_set, n_resamples, bootstrap_unit, seed, attributes, intervals
+            )
         except InputError as error:
             if test_on is not None or test_set == "full":
                 raise
@@ -145,6 +154,7 @@ def evaluate_test_set(
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
     attributes: pl.DataFrame | None = None,
+    intervals: Intervals = "half-sampling",
 ) -> Evaluation:
     """Return the metrics of one test set.
 
@@ -155,12 +165,14 @@ def evaluate_test_set(
         bootstrap_unit: What is resampled.
         seed: Seed of the resampling.
         attributes: The groups of each stay of `predictions`, as `groups_of` returns them.
+        intervals: How the resamples are drawn.
 
     Raises:
         InputError: If it has no stay that was predicted, or no positive of any phenotype.
     """
     check_choice("test_on", test_on, get_args(TestSet))
     check_choice("bootstrap_unit", bootstrap_unit, ("subject", "stay"))
+    check_choice("intervals", intervals, get_args(Intervals))
     stays = predictions.stays
     chosen = predictions.rows("test", test_on)
     predicted = chosen & ~np.isnan(predictions.logits).any(axis=1)
@@ -178,9 +190,18 @@ def evaluate_test_set(
     prauc, auroc = prauc_auroc(labels, logits)
     with Progress(transient=True) as progress:
         task = progress.add_task(f"resampling the {test_on} test set", total=n_resamples)
-        blocks = _advancing(resample(units, n_resamples, seed), progress, task)
+        blocks = _advancing(resample(units, n_resamples, seed, intervals), progress, task)
         praucs, aurocs = prauc_auroc(labels, logits, blocks)
     evaluated = stays.filter(predicted)
+    few = too_few(labels, units)
+
+    def macro(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Estimate:
+        return Estimate.of(*macro_of_seeds(values, resampled[:, None]), intervals)
+
+    def of_label(c: int, values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Estimate:
+        estimate = Estimate.of(values[0, c], resampled[:, c], intervals)
+        return without_interval(estimate) if few[c] else estimate
+
     return Evaluation(
         test_on=test_on,
         n_stays=evaluated.height,
@@ -188,30 +209,34 @@ def evaluate_test_set(
         n_subjects=evaluated["subject_id"].n_unique(),
         n_without_prediction=int((chosen & ~predicted).sum()),
         bootstrap_unit=bootstrap_unit,
+        intervals=intervals,
         n_resamples=n_resamples,
         seed=seed,
-        prauc_macro=Estimate.of(macro_mean(prauc[:, occurs])[0], macro_mean(praucs[:, occurs])),
-        auroc_macro=Estimate.of(macro_mean(auroc[:, occurs])[0], macro_mean(aurocs[:, occurs])),
+        prauc_macro=macro(prauc, praucs),
+        auroc_macro=macro(auroc, aurocs),
         left_out=[name for name, found in zip(predictions.phenotypes, occurs, strict=True) if not found],
         phenotypes=[
             PhenotypeMetrics(
                 phenotype=name,
                 n_positive=int(n_positive[c]),
-                prauc=Estimate.of(prauc[0, c], praucs[:, c]),
-                auroc=Estimate.of(auroc[0, c], aurocs[:, c]),
+                prauc=of_label(c, prauc, praucs),
+                auroc=of_label(c, auroc, aurocs),
             )
             for c, name in enumerate(predictions.phenotypes)
         ],
-        calibration=calibration(labels, _probabilities(logits), units, n_resamples, seed),
+        calibration=calibration(labels, _probabilities(logits), units, seed=seed),
         subgroups=None
         if attributes is None
-        else subgroups(labels, logits, attributes.filter(predicted), units, n_resamples, seed),
+        else subgroups(
+            labels, logits, attributes.filter(predicted), units, n_resamples, seed, intervals=intervals
+        ),
     )
 
 
 def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the logistic function; no logit is too large for it."""
-    return 0.5 + 0.5 * np.tanh(logits.astype(np.float64) / 2)
+    """Return the logistic function in float64."""
+    probabilities: NDArray[np.float64] = expit(logits.astype(np.float64))
+    return probabilities
 
 
 def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
@@ -281,7 +306,7 @@ def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
     by_group = [
         {"test_on": test_on}
         | {name: one[name] for name in ("attribute", "group", "n_stays", "n_positive", "few")}
-        | _columns(one, ("prauc_macro", "auroc_macro", "tpr_macro", "tpr_gap"))
+        | _columns(one, ("auroc_macro", "auroc_gap", "prauc_macro", "tpr_macro", "tpr_gap"))
         for test_on, measured in sets.items()
         if measured.get("subgroups")
         for one in measured["subgroups"]["groups"]
@@ -293,11 +318,11 @@ def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
 
 
 def _columns(measured: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
-    """Return estimates as columns: `prauc`, `prauc_low`, `prauc_high`."""
+    """Return estimates as columns: `prauc`, `prauc_low`, `prauc_high`, `prauc_bias`."""
     return {
-        name if end == "value" else f"{name}_{end}": measured[name][end]
+        name if end == "value" else f"{name}_{end}": measured[name].get(end)
         for name in names
-        for end in ("value", "low", "high")
+        for end in ("value", "low", "high", "bias")
     }
 
 

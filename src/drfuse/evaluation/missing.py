@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from drfuse.errors import InputError
-from drfuse.evaluation.estimate import Estimate, beside_each_other, macro_mean
+from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
 from drfuse.evaluation.metrics import prauc_auroc, resample
 
 
@@ -39,6 +39,7 @@ def missing_curve(
     n_draws: int = 5,
     n_resamples: int = 1000,
     seed: int = 0,
+    intervals: Intervals = "half-sampling",
 ) -> list[MissingPoint]:
     """Return the macro PRAUC of n stays with a radiograph by the share of radiographs that is taken away.
 
@@ -60,13 +61,14 @@ def missing_curve(
         n_draws: How many random orders.
         n_resamples: How many resamples.
         seed: Seed of the orders and the resamples.
+        intervals: How the resamples are drawn.
 
     Raises:
         InputError: If a stay is not predicted with its radiograph, a share is not from 0 to 1, or there is no
             draw.
     """
-    present, seen = beside_each_other(labels, logits_with)
-    _, unseen = beside_each_other(labels, logits_without)
+    present, seen, n_seeds = stack_seeds(labels, logits_with)
+    _, unseen, _ = stack_seeds(labels, logits_without)
     n, n_columns = present.shape
     if np.isnan(seen).any():
         raise InputError("a stay has no prediction with its radiograph; pass stays with a radiograph only")
@@ -74,7 +76,7 @@ def missing_curve(
         raise InputError(f"expected at least 1 draw and shares from 0 to 1; got {n_draws} and {list(shares)}")
     prior = np.asarray(labels).mean(axis=0) if prevalence is None else np.asarray(prevalence, np.float64)
     with np.errstate(divide="ignore"):
-        guess = np.tile(np.log(prior) - np.log1p(-prior), n_columns // np.shape(labels)[1])
+        guess = np.tile(np.log(prior) - np.log1p(-prior), n_seeds)
     guessed = np.isnan(unseen).any(axis=1)
     fallback = np.where(guessed[:, None], guess, unseen)
     generator = np.random.default_rng(seed)
@@ -86,13 +88,19 @@ def missing_curve(
         taken = places[:n_orders] < n_taken  # (draws, n)
         scores = np.concatenate([np.where(lost[:, None], fallback, seen) for lost in taken], axis=1)
         repeated = np.tile(present, len(taken))
-        value, resampled = (
-            macro_mean(prauc.reshape(-1, n_columns)).reshape(-1, len(taken)).mean(axis=1)
+        values, resampled = (
+            prauc.reshape(-1, len(taken) * n_seeds, n_columns // n_seeds)
             for prauc in (
                 prauc_auroc(repeated, scores)[0],
-                prauc_auroc(repeated, scores, resample(units, n_resamples, seed))[0],
+                prauc_auroc(repeated, scores, resample(units, n_resamples, seed, intervals))[0],
             )
         )
+        of_seeds = (
+            macro.reshape(-1, len(taken), n_seeds).mean(axis=1)
+            for macro in macro_of_seeds(values[0], resampled)
+        )
+        value, drawn = of_seeds
+        estimate = Estimate.of(value[0], drawn, intervals)
         n_guessed = float((taken & guessed).sum(axis=1).mean())
-        points.append(MissingPoint(float(share), n_taken, n_guessed, Estimate.of(value[0], resampled)))
+        points.append(MissingPoint(float(share), n_taken, n_guessed, estimate))
     return points

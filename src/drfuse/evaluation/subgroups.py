@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
-from drfuse.evaluation.estimate import Estimate, beside_each_other, macro_mean
+from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
 from drfuse.evaluation.metrics import Counts, prauc_auroc, resample
 
 UNKNOWN = "unknown"
@@ -29,12 +29,13 @@ class GroupMetrics:
         n_stays: Its stays.
         n_positive: Their positive labels, of all phenotypes together.
         few: Whether the median phenotype has so few of those (under 50) that the numbers say little.
-        prauc_macro: Mean PRAUC over the phenotypes that the group has. It rises with their prevalence: groups
-            with other prevalences are not to be ranked by it.
         auroc_macro: Mean AUROC over the phenotypes that the group has a positive and a negative of.
+        auroc_gap: Its mean difference from that of all other stays, over the phenotypes that both have.
+        prauc_macro: Mean PRAUC over the phenotypes that the group has. It rises with their prevalence: groups
+            with other prevalences are not to be ranked by it. In small groups it is too high by its `bias`.
         tpr_macro: Mean true positive rate over the phenotypes that the group has.
-        tpr_gap: Its mean difference from that of all stays, over the same phenotypes; below 0 the group's
-            patients are overlooked more often.
+        tpr_gap: Its mean difference from that of all other stays, over the phenotypes that both have; below 0
+            the group's patients are overlooked more often.
     """
 
     attribute: str
@@ -42,8 +43,9 @@ class GroupMetrics:
     n_stays: int
     n_positive: int
     few: bool
-    prauc_macro: Estimate
     auroc_macro: Estimate
+    auroc_gap: Estimate
+    prauc_macro: Estimate
     tpr_macro: Estimate
     tpr_gap: Estimate
 
@@ -55,15 +57,11 @@ class Subgroups:
     Attributes:
         specificity: At which true positive rates are taken.
         tpr_macro: Mean true positive rate over the phenotypes, of all stays.
-        tpr_spread: By attribute, the largest less the smallest `tpr_gap` of its groups; `unknown` and those
-            with few positives are left out. NaN with less than two others. It is never negative, so its
-            interval lies above 0 even where all are served alike.
         groups: The groups, attribute by attribute.
     """
 
     specificity: float
     tpr_macro: Estimate
-    tpr_spread: dict[str, Estimate]
     groups: list[GroupMetrics]
 
 
@@ -107,13 +105,15 @@ def subgroups(
     n_resamples: int = 1000,
     seed: int = 0,
     specificity: float = 0.9,
+    intervals: Intervals = "half-sampling",
 ) -> Subgroups:
-    """Return how well each group of stays is predicted, with bootstrap intervals.
+    """Return how well each group of stays is predicted, with 95 % intervals.
 
     A phenotype's threshold is the lowest score that leaves at least the share `specificity` of the negatives
-    of all stays at or below it; every group shares it, and the resamples keep it. The gap is that of equal
-    opportunity (Hardt et al., NeurIPS 2016): the true positive rate against that of all stays. All groups are
-    measured on the same resamples.
+    of all stays at or below it; every group shares it, and each resample has its own. Gaps compare a group
+    with all other stays, since a total that holds the group would hide a part of what it is behind. That of
+    the true positive rate is equal opportunity (Hardt et al., NeurIPS 2016). All groups are measured on the
+    same resamples.
 
     Args:
         labels: (n, C), 0 or 1.
@@ -123,41 +123,51 @@ def subgroups(
         n_resamples: How many resamples.
         seed: Seed of the draws.
         specificity: Above 0, up to 1.
+        intervals: How the resamples are drawn.
 
     Raises:
         InputError: If `specificity` is not above 0 and up to 1.
     """
     if not 0 < specificity <= 1:
         raise InputError(f"specificity is {specificity}; expected a number above 0, up to 1")
-    present, given = beside_each_other(labels, scores)
-    caught = present * (given > _thresholds(present, given, specificity))
-    once: list[Counts] = [np.ones((1, len(present)), np.uint8)]
-    blocks = list(resample(units, n_resamples, seed))
-    overall = [_rates(caught, present, counts) for counts in (once, blocks)]
-    groups: list[GroupMetrics] = []
-    gaps: list[NDArray[np.float64]] = []  # of each group, on the stays as they are and on the resamples
-    for attribute, group, rows in _members(attributes):
-        measured, resampled = (
-            _measure(present[rows], given[rows], caught[rows], [block.T[rows].T for block in counts], rates)
-            for counts, rates in zip((once, blocks), overall, strict=True)
-        )
+    present, given, n_seeds = stack_seeds(labels, scores)
+    once: Counts = np.ones((1, len(present)), np.uint8)
+    blocks = [once, *resample(units, n_resamples, seed, intervals)]
+    members = list(_members(attributes))
+    within = np.zeros((len(members) + 1, len(present)))
+    for place, (_, _, rows) in enumerate(members):
+        within[place, rows] = 1
+    within[-1] = 1
+    caught, positives = _caught(present, given, within, blocks, specificity)
+
+    def estimate(found: NDArray[np.float64], bounded: bool = True) -> Estimate:
+        """Return the macro mean of what was found on all stays and then in each resample (1 + R, S C)."""
+        of_seeds = found.reshape(len(found), n_seeds, -1)
+        return Estimate.of(*macro_of_seeds(of_seeds[0], of_seeds[1:]), intervals, bounded)
+
+    groups = []
+    for place, (attribute, group, rows) in enumerate(members):
+        others = np.flatnonzero(within[place] == 0)
+        prauc, auroc = _measure(present, given, rows, blocks)
+        _, auroc_of_others = _measure(present, given, others, blocks)
+        rate = _ratio(caught[place], positives[place])
+        rate_of_others = _ratio(caught[-1] - caught[place], positives[-1] - positives[place])
         n_positive = np.asarray(labels)[rows].sum(axis=0)
-        estimates = [Estimate.of(*pair) for pair in zip(measured[:, 0], resampled, strict=True)]
-        few = bool(np.median(n_positive) < FEW)
-        one = GroupMetrics(attribute, group, len(rows), int(n_positive.sum()), few, *estimates)
-        groups.append(one)
-        gaps.append(np.append(measured[-1], resampled[-1]))
-    spread = {}
-    for attribute in attributes.columns:
-        compared = [
-            gap
-            for one, gap in zip(groups, gaps, strict=True)
-            if one.attribute == attribute and one.group != UNKNOWN and not one.few
-        ]
-        values = np.ptp(compared, axis=0) if len(compared) > 1 else np.array([np.nan])
-        spread[attribute] = Estimate.of(values[0], values[1:])
-    tpr, tprs = (macro_mean(rates) for rates in overall)
-    return Subgroups(specificity, Estimate.of(tpr[0], tprs), spread, groups)
+        groups.append(
+            GroupMetrics(
+                attribute=attribute,
+                group=group,
+                n_stays=len(rows),
+                n_positive=int(n_positive.sum()),
+                few=bool(np.median(n_positive) < FEW),
+                auroc_macro=estimate(auroc),
+                auroc_gap=estimate(auroc - auroc_of_others, bounded=False),
+                prauc_macro=estimate(prauc),
+                tpr_macro=estimate(rate),
+                tpr_gap=estimate(rate - rate_of_others, bounded=False),
+            )
+        )
+    return Subgroups(specificity, estimate(_ratio(caught[-1], positives[-1])), groups)
 
 
 def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
@@ -168,34 +178,48 @@ def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.in
             yield attribute, str(group), np.flatnonzero((of_stays == group).to_numpy())
 
 
-def _thresholds(labels: NDArray[np.float64], scores: NDArray[Any], specificity: float) -> NDArray[np.float64]:
-    """Return each phenotype's threshold (C,); without a negative every stay is above it."""
-    return np.array(
-        [
-            np.quantile(negatives, specificity, method="inverted_cdf") if len(negatives) else -np.inf
-            for negatives in (scores[labels[:, c] == 0, c] for c in range(labels.shape[1]))
-        ]
-    )
-
-
 def _measure(
+    labels: NDArray[np.float64], scores: NDArray[Any], rows: NDArray[np.intp], blocks: Sequence[Counts]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return PRAUC and AUROC of some rows in each resample, both (R, C)."""
+    return prauc_auroc(labels[rows], scores[rows], [block.T[rows].T for block in blocks])
+
+
+def _caught(
     labels: NDArray[np.float64],
     scores: NDArray[Any],
-    caught: NDArray[np.float64],
+    within: NDArray[np.float64],
     blocks: Sequence[Counts],
-    overall: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return macro PRAUC, AUROC, true positive rate and its gap to that of all stays (R, C), as (4, R)."""
-    rates = _rates(caught, labels, blocks)
-    return np.stack(
-        [macro_mean(one) for one in (*prauc_auroc(labels, scores, blocks), rates, rates - overall)]
-    )
+    specificity: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the positives above the threshold, and all of them, by group, resample and label (G, R, C).
+
+    Args:
+        labels: (n, C).
+        scores: (n, C).
+        within: Whether a group holds each row (G, n).
+        blocks: How often each row counts, in blocks (r, n).
+        specificity: The share of the negatives of all rows that lies at or below the threshold.
+    """
+    n_drawn, n_labels = sum(map(len, blocks)), labels.shape[1]
+    caught, positives = np.empty((2, len(within), n_drawn, n_labels))
+    for c in range(n_labels):
+        negative, positive = np.flatnonzero(labels[:, c] == 0), np.flatnonzero(labels[:, c] == 1)
+        negative = negative[np.argsort(scores[negative, c])]
+        start = 0
+        for block in blocks:
+            at = slice(start, start := start + len(block))
+            below = np.cumsum(block[:, negative], axis=1, dtype=np.int64)
+            threshold = np.full(len(block), -np.inf)
+            if len(negative):
+                enough = below >= specificity * below[:, -1:] - 1e-9
+                threshold = np.where(below[:, -1] > 0, scores[negative[enough.argmax(axis=1)], c], -np.inf)
+            drawn = block[:, positive].astype(np.float64)
+            positives[:, at, c] = within[:, positive] @ drawn.T
+            above = drawn * (scores[positive, c] > threshold[:, None])
+            caught[:, at, c] = within[:, positive] @ above.T
+    return caught, positives
 
 
-def _rates(
-    caught: NDArray[np.float64], labels: NDArray[np.float64], blocks: Sequence[Counts]
-) -> NDArray[np.float64]:
-    """Return the true positive rate of each resample and phenotype (R, C); NaN without a positive."""
-    weights = (block.astype(np.float64) for block in blocks)
-    with np.errstate(invalid="ignore"):
-        return np.concatenate([(counts @ caught) / (counts @ labels) for counts in weights])
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)

@@ -269,7 +269,7 @@ def phenotypes_figure(
 
 @_styled()
 def subgroups_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
-    """Draw one system's macro PRAUC in groups of patients, a panel for each way of grouping.
+    """Draw one system's macro AUROC in groups of patients, a panel for each way of grouping.
 
     Args:
         rows: By the way of grouping and the group, such as `sex` and `female`: what was measured; a note,
@@ -285,7 +285,7 @@ def subgroups_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
         _forest(axes, [(row, HUES[0], number) for row, number in enumerate(groups.values())])
         named = [f"{name} ({number.note})" if number.note else name for name, number in groups.items()]
         _name_rows(axes, named)
-    panels[-1].set_xlabel("macro PRAUC, 95 % interval")
+    panels[-1].set_xlabel("macro AUROC, 95 % interval")
     return _settled(figure)
 
 

@@ -54,16 +54,20 @@ def metrics_table(metrics: Evaluation) -> Table:
     n_averaged = len(metrics.phenotypes) - len(metrics.left_out)
     macro = (_with_interval(metrics.prauc_macro), _point(metrics.auroc_macro))
     table.add_row(f"mean of {n_averaged} phenotypes", "", *macro, style="bold")
-    resampled = f"intervals from {metrics.n_resamples:,} resamples of {unit}"
+    drawn = "bootstrap percentiles" if metrics.intervals == "bootstrap" else "bias-corrected intervals"
+    resampled = f"{drawn} from {metrics.n_resamples:,} resamples of {unit}"
+    found = metrics.calibration
     table.caption = (
-        f"mean AUROC {_with_interval(metrics.auroc_macro)}; {resampled}\n"
-        f"ECE {_with_interval(metrics.calibration.ece)}, Brier {_with_interval(metrics.calibration.brier)}"
+        f"mean PRAUC without its bias {metrics.prauc_macro.corrected:.3f}; {resampled}\n"
+        f"mean AUROC {_with_interval(metrics.auroc_macro)}\n"
+        f"calibration error {_with_interval(found.error)}, Brier {_with_interval(found.brier)}\n"
+        f"ECE {found.ece:.3f}, and {found.ece_if_calibrated:.3f} if the predictions were calibrated"
     )
     return table
 
 
 def subgroups_table(metrics: Evaluation) -> Table:
-    """Return the macro PRAUC and the gap in sensitivity of each group of patients of one test set.
+    """Return the macro AUROC and the gap in sensitivity of each group of patients of one test set.
 
     Raises:
         ValueError: If no groups were measured.
@@ -74,21 +78,21 @@ def subgroups_table(metrics: Evaluation) -> Table:
     table = Table(
         title=f"{metrics.test_on} test set, groups of patients",
         title_justify="left",
-        caption=f"TPR gap: true positive rate at specificity {found.specificity:g}, less that of all stays, "
-        f"{_with_interval(found.tpr_macro)}",
+        caption=f"TPR gap: true positive rate at specificity {found.specificity:g}, less that of all others; "
+        f"of all {_with_interval(found.tpr_macro)}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("group", no_wrap=True)
-    for name in ("stays", "PRAUC (95 % interval)", "TPR gap (95 % interval)"):
+    for name in ("stays", "AUROC (95 % interval)", "TPR gap (95 % interval)"):
         table.add_column(name, justify="right", no_wrap=True)
     for attribute, of_attribute in groupby(found.groups, lambda one: one.attribute):
         table.add_row(attribute, style="bold")
         for one in of_attribute:
             gap = _with_interval(one.tpr_gap, "+.3f")
             name = f"  {one.group}{' *' if one.few else ''}"
-            table.add_row(name, f"{one.n_stays:,}", _with_interval(one.prauc_macro), gap)
+            table.add_row(name, f"{one.n_stays:,}", _with_interval(one.auroc_macro), gap)
         table.add_section()
     if any(one.few for one in found.groups):
         table.caption = f"{table.caption}\n* the median phenotype has fewer than {FEW} positives"
@@ -196,6 +200,8 @@ def _beside_paper(number: Number) -> str:
 def _with_interval(estimate: Estimate, form: str = ".3f") -> str:
     if math.isnan(estimate.value):
         return "-"
+    if math.isnan(estimate.low):
+        return f"{estimate.value:{form}} (-)"
     return f"{estimate.value:{form}} ({estimate.low:{form}}, {estimate.high:{form}})"
 
 

@@ -56,7 +56,7 @@ def missing_table(curves: Mapping[System, list[MissingPoint]], train_on: Subset)
         key=f"missing-{train_on}",
         title=f"Radiographs taken away from the matched test set, trained on {train_on}",
         caption="Macro PRAUC, mean over random choices of the radiographs and over seeds, with 95 % "
-        "bootstrap interval over subjects. A stay that a system cannot predict without its radiograph "
+        "interval over subjects and seeds. A stay that a system cannot predict without its radiograph "
         "gets the prevalence of the training split. "
         "Left out: systems that do not predict every stay even with its radiograph.",
         columns=["system", *(f"{100 * share:.0f} % missing" for share in MOST_SHOWN)],
@@ -79,7 +79,6 @@ def calibrations(results: Results) -> dict[System, Calibration]:
             runs[0].labels[rows],
             expit(np.array([run.logits[rows] for run in runs], np.float64)),
             runs[0].stays["subject_id"].to_numpy()[rows],
-            results.n_resamples,
         )
     return measured
 
@@ -89,16 +88,20 @@ def calibration_table(results: Results, measured: Mapping[System, Calibration]) 
     return Table(
         key="calibration",
         title="Calibration, trained and tested on full",
-        caption="Expected calibration error (10 bins of equal width) and Brier score, means over the "
-        "labels and seeds, with 95 % bootstrap interval over subjects; lower is better. Stays: those "
-        "that the system predicts.",
-        columns=["system", "stays", "ECE", "Brier score"],
+        caption="Calibration error: the root of the mean squared distance between predicted and observed "
+        "shares, without what chance adds. ECE: expected calibration error as published (10 bins of equal "
+        "width), which chance makes larger than 0, beside what it would be if the labels were drawn from the "
+        "predictions. Means over the labels and seeds, with 95 % interval over subjects and seeds; lower is "
+        "better. Stays: those that the system predicts.",
+        columns=["system", "stays", "calibration error", "ECE", "ECE if calibrated", "Brier score"],
         rows=[
             Row(
                 system.title,
                 [
                     Number(float(_told(results.of(system, "full")).sum()), digits=0),
-                    Number.of(one.ece),
+                    Number.of(one.error),
+                    Number(one.ece),
+                    Number(one.ece_if_calibrated),
                     Number.of(one.brier),
                 ],
             )
@@ -131,21 +134,23 @@ def subgroup_tables(measured: Mapping[System, Subgroups]) -> list[Table]:
         Table(
             key=f"subgroups-{system.name}",
             title=f"{system.title} in groups of patients, trained and tested on full",
-            caption="Macro averages with 95 % bootstrap interval over subjects. TPR: true positive rate at "
-            f"a specificity of {found.specificity:.0%}, with one threshold a label for all; gap: the "
-            "group's less that of all stays. A star marks groups in which the median label has "
+            caption="Macro averages with 95 % interval over subjects and seeds. PRAUC is without its bias, "
+            "which is large in small groups, and rises with prevalence. TPR: true positive rate at "
+            f"a specificity of {found.specificity:.0%}, with one threshold a label for all; gaps: the "
+            "group's less that of all other stays. A star marks groups in which the median label has "
             f"fewer than 50 positives.{'' if 'ehr' in system.reads else ' Only stays with a radiograph.'}",
-            columns=["group", "stays", "positives", "PRAUC", "AUROC", "TPR", "gap"],
+            columns=["group", "stays", "positives", "AUROC", "AUROC gap", "PRAUC", "TPR", "TPR gap"],
             rows=[
                 Row(
                     f"{one.attribute}: {one.group}{' *' if one.few else ''}",
                     [
                         Number(float(one.n_stays), digits=0),
                         Number(float(one.n_positive), digits=0),
-                        *(
-                            Number.of(part)
-                            for part in (one.prauc_macro, one.auroc_macro, one.tpr_macro, one.tpr_gap)
-                        ),
+                        Number.of(one.auroc_macro),
+                        Number.of(one.auroc_gap),
+                        Number(one.prauc_macro.corrected, one.prauc_macro.low, one.prauc_macro.high),
+                        Number.of(one.tpr_macro),
+                        Number.of(one.tpr_gap),
                     ],
                     rule_above=place > 0 and one.attribute != found.groups[place - 1].attribute,
                 )

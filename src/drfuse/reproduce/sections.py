@@ -188,7 +188,7 @@ def _subgroups(results: Results) -> list[Section]:
     shown = next((system for system in measured if system.name == "drfuse"), next(iter(measured)))
     figure = subgroups_figure(_by_group(measured[shown]))
     text = "Whether the systems serve all groups of patients alike."
-    caption = f"Macro PRAUC of {shown.title} in groups of patients"
+    caption = f"Macro AUROC of {shown.title} in groups of patients"
     return [Section("subgroups", "Subgroups", text, beyond.subgroup_tables(measured), [(caption, figure)])]
 
 
@@ -196,7 +196,7 @@ def _by_group(found: Subgroups) -> dict[str, dict[str, Number]]:
     rows: dict[str, dict[str, Number]] = {}
     for one in found.groups:
         note = f"{one.n_stays:,} stays{', few positives' if one.few else ''}"
-        rows.setdefault(one.attribute, {})[one.group] = Number.of(one.prauc_macro, note=note)
+        rows.setdefault(one.attribute, {})[one.group] = Number.of(one.auroc_macro, note=note)
     return rows
 
 

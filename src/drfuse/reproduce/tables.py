@@ -110,8 +110,8 @@ def tests(results: Results, key: str, settings: Sequence[Setting], systems: Sequ
         key=key,
         title=f"{key.replace('table', 'Table ').replace('-tests', '')}, tested: difference from DrFuse",
         caption="Macro PRAUC of the system less that of DrFuse on the same resampled subjects, means over "
-        "seeds: below zero, DrFuse is better. 95 % interval, two-sided bootstrap p, and p corrected for the "
-        "systems of its column by Holm's method.",
+        "seeds: below zero, DrFuse is better. 95 % interval without bias, two-sided p, and p corrected for "
+        f"the systems of its column by Holm's method. {_what_is_compared(results)}",
         columns=["system", *(str(setting) for setting in settings)],
         rows=[
             Row(
@@ -188,8 +188,8 @@ def label_tests(results: Results) -> Table | None:
         key="table3-tests",
         title="Table 3, tested: difference from DrFuse",
         caption="PRAUC of the system less that of DrFuse on the same resampled subjects, means over seeds: "
-        "below zero, DrFuse is better. 95 % interval, two-sided bootstrap p, and p corrected for the labels "
-        "of its column by Holm's method.",
+        "below zero, DrFuse is better. 95 % interval without bias, two-sided p, and p corrected for the "
+        f"labels of its column by Holm's method. {_what_is_compared(results)}",
         columns=["label", *others],
         rows=[
             Row(name, [_difference(compared[s][c], corrected[s][c]) for s in range(len(others))])
@@ -293,8 +293,20 @@ def _of_labels(results: Results) -> str:
 
 
 def _intervals(results: Results) -> str:
-    n, resamples = results.n_seeds, f"95 % interval from {results.n_resamples:,} resamples of the subjects"
-    return f"{resamples}; mean and ± standard deviation over {n} seeds" if n > 1 else f"{resamples}; one seed"
+    n = results.n_seeds
+    resamples = f"95 % interval without bias from {results.n_resamples:,} half samples of the subjects"
+    if n > 1:
+        return f"{resamples}, and the variance between seeds; mean and ± standard deviation over {n} seeds"
+    return f"{resamples}; one seed"
+
+
+def _what_is_compared(results: Results) -> str:
+    """Return whether a test is of systems, or of one training of each."""
+    if results.n_seeds > 1:
+        return "The variance between trainings counts, too."
+    return (
+        "With one seed these tests compare two trained models, not two systems: another seed may turn them."
+    )
 
 
 def _p(p: float) -> str:
