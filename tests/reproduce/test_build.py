@@ -32,7 +32,8 @@ TINY: dict[str, Any] = {
     "accelerator": "cpu",
     "n_resamples": 20,
 }
-MAIN = ("transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse")
+LINEAR = ("logistic-ehr", "logistic-cxr", "logistic-late")
+MAIN = (*LINEAR, "transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse")
 VARIANTS = ("drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking")
 TABLES = [
     *("table1", "table2", "table2-tests", "table3", "table3-tests", "table4", "table4-tests"),
@@ -113,7 +114,7 @@ def test_the_report_has_a_section_for_each_experiment(everything: Reproduced) ->
     assert "left out" not in page
     for table in everything.tables:
         assert f">{table.title}</h3>" in page
-    assert "19 runs, 1 seed<" in page
+    assert "25 runs, 1 seed<" in page
 
 
 def test_the_report_says_with_what_it_was_made(everything: Reproduced) -> None:
