@@ -220,15 +220,15 @@ class LogisticCxr(_Logistic):
 
         With fewer than two radiographs to learn from, the model says nothing of any stay.
         """
-        pca: IncrementalPCA | None = None
         pixels = (self.pixels(batch).double().numpy() for batch in data.training)
-        for block in _in_blocks(pixels, max(_IMAGES_AT_A_TIME, len(self.components))):
-            if len(block) < 2:
-                self.head.linear.bias.fill_(math.nan)
-                return
-            pca = pca or IncrementalPCA(min(*self.components.shape, len(block)))
+        blocks = _in_blocks(pixels, max(_IMAGES_AT_A_TIME, len(self.components)))
+        first = next(blocks)
+        if len(first) < 2:
+            self.head.linear.bias.fill_(math.nan)
+            return
+        pca = IncrementalPCA(min(*self.components.shape, len(first))).partial_fit(first)
+        for block in blocks:
             pca.partial_fit(block)
-        assert pca is not None  # there always is a block
         varies = pca.singular_values_ > _NO_VARIANCE * pca.singular_values_[0]
         self.pixel_mean.copy_(torch.from_numpy(pca.mean_))
         self.components[: varies.sum()].copy_(torch.from_numpy(pca.components_[varies]))
