@@ -1,4 +1,4 @@
-"""drfuse: raw ICU records and chest radiographs in, predictions that know which source to trust out.
+"""drfuse: raw ICU records and chest radiographs in, predictions of phenotypes and their evaluation out.
 
 Every sub-package is one step of the way: `cohort`, `data`, `models`, `training`, `evaluation`.
 """

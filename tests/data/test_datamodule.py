@@ -297,6 +297,20 @@ def test_without_a_trainer_a_batch_is_transformed_as_for_evaluation(cohort: Coho
     assert grey_levels(batch) == [6, 8]
 
 
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_batches_of_some_rows_are_whole_as_evaluation_sees_them_and_come_again(
+    larger: Cohort, n_ranks: int
+) -> None:
+    module = CohortDataModule(larger, "matched", 4, crop_size=8, n_ranks=n_ranks)
+    batches = module.batches(module.train_rows)
+    first, again = list(batches), list(batches)
+    expected = larger.stays["stay_id"].to_numpy()[module.train_rows]
+    assert torch.cat([batch.stay_id for batch in first]).tolist() == expected.tolist()
+    assert {len(batch) for batch in first[:-1]} == {4}
+    assert all(len(batch.cxr) == len(batch) for batch in first)  # none is dropped
+    assert all(torch.equal(a.cxr, b.cxr) for a, b in zip(first, again, strict=True))  # none is augmented
+
+
 def test_a_share_of_the_radiographs_is_used_in_training_alone(larger: Cohort) -> None:
     recorder = fit(cohort=larger, batch_size=8, crop_size=8, cxr_share=0.5)
     assert [len(batch.cxr) for _, batch in recorder.trained] == [2] * 5  # of four

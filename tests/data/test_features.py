@@ -97,6 +97,20 @@ def test_the_17_variables_are_59_features_with_a_name_each() -> None:
     assert names[42:] == [f"{variable.name} observed" for variable in VARIABLES]
 
 
+def test_the_values_can_be_read_from_the_features() -> None:
+    values, n_hours = random_values(1)
+    got = (features()(values, n_hours) @ features().values_of)[0].numpy()
+    assert got.shape == (9, 17)
+    for t in range(9):
+        for v, variable in enumerate(VARIABLES):
+            seen = [float(x) for x in values[0, : t + 1, v] if not math.isnan(x)]
+            expected = seen[-1] if seen else variable.normal
+            if variable.kind == "continuous":
+                z = (expected - NORMALIZATION[variable.name]["mean"]) / NORMALIZATION[variable.name]["std"]
+                expected = 0.0 if abs(z) > 10 else z
+            assert got[t, v] == pytest.approx(expected, abs=1e-4), variable.name
+
+
 def test_a_value_is_carried_forward_until_the_next_one() -> None:
     got = one_variable("heart_rate", [NAN, 100.0, NAN, NAN, 60.0, NAN])[:, column("heart_rate")]
     mean, std = NORMALIZATION["heart_rate"]["mean"], NORMALIZATION["heart_rate"]["std"]

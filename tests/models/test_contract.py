@@ -18,9 +18,14 @@ from drfuse.models import (
     DrFuse,
     EhrLstm,
     EhrTransformer,
+    FittedModel,
+    FittingData,
     FusionModel,
     FusionOutput,
     LateFusion,
+    LogisticCxr,
+    LogisticEhr,
+    LogisticLate,
     MedFuse,
     check_contract,
 )
@@ -36,6 +41,19 @@ def small(kind: type[FusionModel], **options: Any) -> Callable[[], FusionModel]:
         return kind(N_FEATURES, N_LABELS, dim=8, **options)
 
     return make
+
+
+def fitted(kind: type[FittedModel], **options: Any) -> Callable[[], FusionModel]:
+    """Return what makes a small model that is fitted to random stays."""
+    return lambda: fit(kind(N_FEATURES, N_LABELS, **options))
+
+
+def fit(model: FittedModel) -> FittedModel:
+    values_of = torch.zeros(N_FEATURES, 2)
+    values_of[(0, 1, 2), (0, 1, 1)] = torch.tensor([1.0, 2.0, 3.0])
+    training = [make_batch(ALL, seed=seed) for seed in range(8)]
+    model.fit(FittingData(training, training, values_of))
+    return model
 
 
 TRANSFORMER = {"heads": 2, "feedforward": 16, "dropout": 0.0}
@@ -58,6 +76,9 @@ MODELS = {
     "MMTM after the last stage": small(MMTM, **TRANSFORMER, **CXR, exchange_after="last"),
     "DAFT": small(DAFT, **TRANSFORMER, **CXR),
     "DAFT of the EHR": small(DAFT, **TRANSFORMER, **CXR, modulate="ehr"),
+    "LogisticEhr": fitted(LogisticEhr, n_variables=2),
+    "LogisticCxr": fitted(LogisticCxr, n_components=5, side=8),
+    "LogisticLate": fitted(LogisticLate, n_variables=2, n_components=5, side=8),
 }
 
 SOME, ALL = (0, 2), (0, 1, 2, 3)
@@ -71,7 +92,7 @@ def model(request: pytest.FixtureRequest) -> FusionModel:
 
 def told(model: FusionModel, batch: Batch) -> Tensor:
     """Return the stays (B,) of which a model says something: only one of radiographs has nothing to say."""
-    return batch.has_cxr if isinstance(model, CxrResNet) else torch.ones_like(batch.has_cxr)
+    return batch.has_cxr if isinstance(model, CxrResNet | LogisticCxr) else torch.ones_like(batch.has_cxr)
 
 
 def sees_zero_images(model: FusionModel) -> bool:
@@ -89,7 +110,8 @@ def trained(model: FusionModel, batch: Batch) -> tuple[FusionOutput, dict[str, T
 
 def made_again(model: FusionModel, seed: int) -> FusionModel:
     torch.manual_seed(seed)
-    return type(model)(**model.init_args)
+    again = type(model)(**model.init_args)
+    return fit(again) if isinstance(again, FittedModel) else again
 
 
 def assert_same(
@@ -120,7 +142,7 @@ def has_gradient(parameter: nn.Parameter) -> bool:
 def test_every_shipped_model_is_here() -> None:
     public = [getattr(models, name) for name in models.__all__]
     shipped = {one for one in public if isinstance(one, type) and issubclass(one, FusionModel)}
-    assert {type(make()) for make in MODELS.values()} == shipped - {FusionModel}
+    assert {type(make()) for make in MODELS.values()} == shipped - {FusionModel, FittedModel}
 
 
 # --- shapes, losses, gradients ------------------------------------------------------------------------------
@@ -164,6 +186,8 @@ def test_stays_without_radiograph_train_the_ehr_encoder_and_no_image_encoder(mod
 def test_radiographs_and_nothing_else_move_the_batch_norms(model: FusionModel, cxr_of: Sequence[int]) -> None:
     if not cxr_of and sees_zero_images(model):
         pytest.skip("all-zero images move them too")
+    if isinstance(model, FittedModel):
+        pytest.skip("it has no BatchNorm")
     before = buffers_of(model)
     model(make_batch(cxr_of))
     moved = [not torch.equal(buffer, before[name]) for name, buffer in model.named_buffers()]
@@ -267,6 +291,8 @@ def test_a_model_says_what_it_reads(model: FusionModel) -> None:
 
 
 def test_it_learns_a_few_stays_by_heart(model: FusionModel) -> None:
+    if isinstance(model, FittedModel):
+        pytest.skip("a solver fits it, not gradient steps")
     batch = make_batch((0, 1, 4, 6), n_hours=(6, 3, 1, 5, 2, 6, 4, 3))
     rows = told(model, batch)
     labels = batch.labels[rows]

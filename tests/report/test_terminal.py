@@ -182,6 +182,31 @@ def test_wide_tables_wrap_and_lose_nothing() -> None:
     assert (text.count("0.450"), text.count("[0.470]")) == (5, 5)
 
 
+def test_a_table_of_many_columns_is_shown_in_parts() -> None:
+    names = [f"system-{number}" for number in range(8)]
+    cells = [Number(0.4 + number / 1000) for number in range(8)]
+    table = NumberTable("table3", "Table 3", "", ["phenotype", *names], [Row(PNEUMONIA, cells)])
+    lines = rendered(paper_table(table)).splitlines()
+    assert [line.split() for line in lines if "phenotype" in line] == [
+        ["phenotype", *names[:4]],
+        ["phenotype", *names[4:]],
+    ]
+    assert sum("Table 3" in line for line in lines) == 1
+    assert [value for line in lines for value in line.split() if value.startswith("0.")] == [
+        f"{0.4 + number / 1000:.3f}" for number in range(8)
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_what_sets_the_paper_s_cohort_apart_stands_below_its_numbers() -> None:
+    with_paper = [Row("DrFuse", [Number(0.5, paper=0.45)])]
+    without = [Row("DrFuse", [Number(0.5)])]
+    for rows, is_said in ((with_paper, True), (without, False)):
+        table = NumberTable("t", "title", "", ["system", "value"], rows, beside_paper="Simulated stays.")
+        text = " ".join(rendered(paper_table(table)).split())
+        assert ("in brackets: the paper. Simulated stays." in text) == is_said
+
+
 def test_without_numbers_of_the_paper_nothing_is_said_of_it() -> None:
     table = NumberTable("t", "title", "", ["system", "value"], [Row("DrFuse", [Number(0.5)])])
     assert "paper" not in rendered(paper_table(table))

@@ -32,7 +32,8 @@ TINY: dict[str, Any] = {
     "accelerator": "cpu",
     "n_resamples": 20,
 }
-MAIN = ("transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse")
+LINEAR = ("logistic-ehr", "logistic-cxr", "logistic-late")
+MAIN = (*LINEAR, "transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse")
 VARIANTS = ("drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking")
 TABLES = [
     *("table1", "table2", "table2-tests", "table3", "table3-tests", "table4", "table4-tests"),
@@ -113,7 +114,7 @@ def test_the_report_has_a_section_for_each_experiment(everything: Reproduced) ->
     assert "left out" not in page
     for table in everything.tables:
         assert f">{table.title}</h3>" in page
-    assert "19 runs, 1 seed<" in page
+    assert "25 runs, 1 seed<" in page
 
 
 def test_the_report_says_with_what_it_was_made(everything: Reproduced) -> None:
@@ -136,7 +137,7 @@ def test_the_runs_are_listed(everything: Reproduced) -> None:
     expected = {(name, train_on) for name in MAIN for train_on in ("matched", "full")}
     expected |= {(name, "matched") for name in VARIANTS}
     assert set(runs.select("system", "train_on").iter_rows()) == expected
-    assert runs.height == 19
+    assert runs.height == 25
     folders = {path.name for path in (everything.folder / "runs").iterdir()}
     assert folders == set(runs["folder"])
     for row in runs.iter_rows(named=True):
@@ -174,17 +175,17 @@ def test_what_fails_is_left_out_and_told(
     everything: Reproduced, small_cohort: Path, copied: Path, trained: list[dict[str, Any]]
 ) -> None:
     report = copied / "report-table4.html"
-    message = rf"4 runs failed, the first of them DrFuse, .* seed 5: not now; {report} has the others"
+    message = rf"7 runs failed, the first of them logistic EHR, .* seed 5: not now; {report} has the others"
     with pytest.raises(InputError, match=message):
         reproduce("table4", small_cohort, copied, seeds=(0, 5, 0), **TINY)
-    assert [(run["seed"], run["train_on"]) for run in trained] == [(5, "matched")] * 4
+    assert [(run["seed"], run["train_on"]) for run in trained] == [(5, "matched")] * 7
     assert sections_of(report) == ["table4", "settings"]
     page = report.read_text(encoding="utf-8")
-    assert "4 runs, 1 seed<" in page
-    assert "4 runs failed and are left out: DrFuse, trained on matched, seed 5: not now;" in page
+    assert "7 runs, 1 seed<" in page
+    assert "7 runs failed and are left out: logistic EHR, trained on matched, seed 5: not now;" in page
     written = (copied / "tables" / "table4.csv").read_bytes()
     assert written == (everything.folder / "tables" / "table4.csv").read_bytes()
-    assert pl.read_csv(copied / "runs-table4.csv")["seed"].to_list() == [0] * 4
+    assert pl.read_csv(copied / "runs-table4.csv")["seed"].to_list() == [0] * 7
 
 
 def test_a_lost_run_is_trained_anew(

@@ -15,9 +15,10 @@ from drfuse.reproduce.systems import System, choose_systems, paper_systems
 from drfuse.training.matrix import RunSpec, class_of
 from tests.builders import write_cohort
 
-MAIN = {"transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse"}
-ABLATED = {"drfuse", "drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking"}
-IN_TABLE3 = {"transformer", "resnet50", "medfuse", "medfuse-ii", "drfuse"}
+LINEAR = {"logistic-ehr", "logistic-cxr", "logistic-late"}
+MAIN = LINEAR | {"transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse"}
+ABLATED = LINEAR | {"drfuse", "drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking"}
+IN_TABLE3 = LINEAR | {"transformer", "resnet50", "medfuse", "medfuse-ii", "drfuse"}
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,8 @@ def test_an_experiment_needs_exactly_its_runs(
         )
 
 
-def test_all_are_38_runs_for_two_seeds(cohort: Cohort) -> None:
-    assert len(planned(cohort, "all")) == 38
+def test_all_are_50_runs_for_two_seeds(cohort: Cohort) -> None:
+    assert len(planned(cohort, "all")) == 50
 
 
 def test_all_stands_for_every_other_experiment() -> None:
@@ -134,9 +135,9 @@ def test_the_published_learning_rate_is_used_unless_one_is_given(cohort: Cohort)
 def test_options_and_arguments_reach_every_run(cohort: Cohort) -> None:
     cells = planned(cohort, "all", model_args={"dim": 16, "ratio": 2}, epochs=3, task="mortality")
     assert {(spec.options["epochs"], spec.options["task"]) for spec in cells.values()} == {(3, "mortality")}
-    assert {spec.model["init_args"]["dim"] for spec in cells.values()} == {16}
+    assert {spec.model["init_args"].get("dim") for spec in cells.values()} == {16, None}  # None: linear
     ratios = Counter(spec.model["init_args"].get("ratio") for spec in cells.values())
-    assert ratios == {None: 34, 2: 4}  # MMTM alone has one
+    assert ratios == {None: 46, 2: 4}  # MMTM alone has one
 
 
 def test_another_option_is_another_folder(cohort: Cohort) -> None:
@@ -145,7 +146,7 @@ def test_another_option_is_another_folder(cohort: Cohort) -> None:
         for cells in (planned(cohort, "table3"), planned(cohort, "table3", epochs=3),
                       planned(cohort, "table3", model_args={"dim": 16}))
     ]  # fmt: skip
-    assert len(set.union(*folders)) == 3 * 10
+    assert len(set.union(*folders)) == 3 * 10 + 2 * 6  # linear models have no dim
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,14 @@ from drfuse.reproduce.systems import System, choose_systems, paper_systems
 from drfuse.training.matrix import class_of
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch
 
-TINY = {"dim": 8, "heads": 2, "feedforward": 16, "fusion_dim": 12, "cxr_backbone": TINY_BACKBONE}
+TINY = {
+    "n_variables": 2,
+    "dim": 8,
+    "heads": 2,
+    "feedforward": 16,
+    "fusion_dim": 12,
+    "cxr_backbone": TINY_BACKBONE,
+}
 SMALL = Path(__file__).parents[2] / "benchmarks" / "small.yaml"
 OWN = """
 title: my model
@@ -53,20 +60,37 @@ def test_every_shipped_system_can_be_made_and_keeps_the_contract(name: str) -> N
 def test_every_shipped_system_can_be_made_with_the_small_options(name: str) -> None:
     options = yaml.safe_load(SMALL.read_text(encoding="utf-8"))
     size = options["crop_size"]
-    model = made(paper_systems()[name], options["model_args"])
+    model = made(paper_systems()[name], options["model_args"] | {"n_variables": 2})
     check_contract(model, make_batch(image_size=size), N_LABELS)
 
 
-def test_the_systems_are_the_paper_s_and_late_fusion() -> None:
+def test_the_systems_are_linear_baselines_the_paper_s_and_late_fusion() -> None:
     systems = choose_systems(None)
     assert [one.paper for one in systems if not one.is_variant] == [
-        *("Transformer", "ResNet50", None, "MMTM", "DAFT", "MedFuse", "MedFuse-II", "DrFuse")
+        *(
+            None,
+            None,
+            None,
+            "Transformer",
+            "ResNet50",
+            None,
+            "MMTM",
+            "DAFT",
+            "MedFuse",
+            "MedFuse-II",
+            "DrFuse",
+        )
     ]
-    assert [one.name for one in systems if one.is_unimodal] == ["transformer", "resnet50"]
+    assert [one.name for one in systems if one.is_unimodal] == [
+        *("logistic-ehr", "logistic-cxr", "transformer", "resnet50")
+    ]
+    linear = ["logistic-ehr", "logistic-cxr", "logistic-late"]
+    assert [one.name for one in systems if one.reference] == linear
+    assert [one.name for one in systems if one.is_fitted] == linear
     assert [one.name for one in systems if one.is_variant] == [
         *("drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking")
     ]
-    assert len({one.title for one in systems}) == len(systems) == 11
+    assert len({one.title for one in systems}) == len(systems) == 14
 
 
 def test_published_learning_rates() -> None:
@@ -173,8 +197,8 @@ def test_a_users_own_system_joins(own: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "--models names no system; expected some of transformer, "),
-        (["drfusion"], "there is no system 'drfusion'; expected some of transformer, .*, or a YAML file"),
+        ([], "--models names no system; expected some of logistic-ehr, "),
+        (["drfusion"], "there is no system 'drfusion'; expected some of logistic-ehr, .*, or a YAML file"),
         (["nowhere.yaml"], "there is no system 'nowhere.yaml'"),
         (["tests"], "there is no system 'tests'"),
     ],

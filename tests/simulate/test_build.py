@@ -170,6 +170,10 @@ def test_the_columns_are_those_of_mimic(simulated: Simulated, shared: Path, tabl
     assert columns == [name for name in real if name in columns]
 
 
+def test_the_cohort_says_that_it_is_simulated(simulated: Simulated) -> None:
+    assert [source["simulated"] for source in simulated.manifest.sources.values()] == [True, True]
+
+
 def test_the_benchmark_preset_prepares_the_same_stays(simulated: Simulated, tmp_path: Path) -> None:
     manifest = prepare(simulated.folder / "mimic-iv", tmp_path / "cohort", preset="benchmark")
     assert manifest.warnings["rejected_rows"] == {}

@@ -32,6 +32,9 @@ from drfuse.models import (
     EhrTransformer,
     FusionModel,
     FusionOutput,
+    LogisticCxr,
+    LogisticEhr,
+    LogisticLate,
     MedFuse,
     check_contract,
 )
@@ -869,3 +872,98 @@ def test_who_only_looks_at_a_run_keeps_nobody_from_it(tmp_path: Path) -> None:
     threading.Timer(0.2, looking.release).start()
     with claim(run, {"cohort": "", "model": "", "train_on": ""}, "", overwrite=False) as checkpoint:
         assert checkpoint is None
+
+
+# --- models that a solver fits ------------------------------------------------------------------------------
+
+LINEAR: dict[str, Callable[..., FusionModel]] = {
+    "ehr": LogisticEhr,
+    "cxr": partial(LogisticCxr, n_components=5, side=16),
+    "late": partial(LogisticLate, n_components=5, side=16),
+}
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: Path, kind: str) -> None:
+    result = fit(model=LINEAR[kind], epochs=7)
+    assert (result.best_epoch, result.epochs) == (0, 1)
+    cohort, saved = Cohort.open(small_cohort), Predictions.read(RunFiles(result.folder).predictions)
+    model, data = load_model(result.folder), CohortDataModule(cohort, crop_size=32)
+    batch = data.as_evaluated(data.dataset[list(range(len(cohort)))])
+    with torch.no_grad():
+        seen = model(batch).logits
+        blind = model(batch.keep_cxr(torch.empty(0, dtype=torch.int64))).logits
+    np.testing.assert_allclose(saved.logits, seen, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(saved.logits_without_cxr, blind, rtol=1e-4, atol=1e-5)
+    told = np.isfinite(saved.logits).all(axis=1)
+    np.testing.assert_array_equal(told, cohort.has_cxr if kind == "cxr" else np.ones(len(cohort), bool))
+    rows = saved.rows("validation") & told
+    labels = saved.labels[rows]
+    occurs = labels.any(axis=0)
+    expected = average_precision_score(labels[:, occurs], saved.logits[rows][:, occurs], average="macro")
+    assert result.val_prauc == pytest.approx(expected)
+    assert read_facts(result.folder)["val_prauc_macro"] == pytest.approx(expected)
+
+
+def test_options_of_gradient_steps_change_nothing_about_a_fitted_model(fit: Trainer, tmp_path: Path) -> None:
+    first = fit(model=LINEAR["late"], train_on="matched")
+    others: dict[str, Any] = {
+        "epochs": 5,
+        "lr": 0.1,
+        "seed": 3,
+        "precision": "bf16-mixed",
+        "matched_cxr_dropout": 1.0,
+        "cxr_share": 0.3,
+        "accumulate": 2,
+        "augment": False,
+    }
+    second = fit(out=tmp_path / "second", model=LINEAR["late"], train_on="matched", **others)
+    one, two = (load_file(RunFiles(run.folder).model) for run in (first, second))
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+    np.testing.assert_array_equal(logits_of(first), logits_of(second))
+
+
+def test_matched_and_full_fit_other_stays(fit: Trainer, tmp_path: Path) -> None:
+    runs = {
+        (kind, train_on): load_file(
+            RunFiles(
+                fit(out=tmp_path / f"{kind}-{train_on}", model=LINEAR[kind], train_on=train_on).folder
+            ).model
+        )
+        for kind in ("ehr", "cxr")
+        for train_on in ("matched", "full")
+    }
+    name = "head.linear.weight"
+    assert not torch.equal(runs["ehr", "matched"][name], runs["ehr", "full"][name])
+    torch.testing.assert_close(runs["cxr", "matched"][name], runs["cxr", "full"][name])  # only those with one
+
+
+def test_a_fit_that_was_interrupted_starts_again(fit: Trainer) -> None:
+    result = fit(model=LINEAR["ehr"])
+    expected = logits_of(result)
+    RunFiles(result.folder).predictions.unlink()
+    np.testing.assert_array_equal(logits_of(fit(model=LINEAR["ehr"])), expected)
+
+
+def test_a_fitted_model_without_a_validation_prauc_says_why(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LogisticEhr, "fit", lambda model, _: model.head.linear.bias.data.fill_(np.nan))
+    with pytest.raises(InputError, match="LogisticEhr has no validation PRAUC"):
+        fit(model=LINEAR["ehr"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("task", "n_labels"), [("mortality", 1), ("los", 7)])
+def test_a_fitted_model_predicts_other_tasks(fit: Trainer, task: str, n_labels: int) -> None:
+    logits = logits_of(fit(model=LINEAR["late"], task=task))
+    assert logits.shape[1] == n_labels
+    assert np.isfinite(logits).all()  # los has classes that no training stay is in
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_fitted_model_predicts_on_a_gpu(fit: Trainer, tmp_path: Path) -> None:
+    on_cpu = logits_of(fit(model=LINEAR["late"]))
+    on_gpu = logits_of(fit(out=tmp_path / "gpu", model=LINEAR["late"], accelerator="gpu"))
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-3)

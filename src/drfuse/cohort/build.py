@@ -64,6 +64,7 @@ _STAY = (
 )
 _RADIOGRAPH = ("has_cxr", "dicom_id", "cxr_row")
 _IMAGE_IDS = ("stay_id", "subject_id", "study_id", "dicom_id")
+_SIMULATION = "simulation.json"  # beside records that `drfuse simulate` wrote
 _ROWS_AT_A_TIME = 100_000
 _FILES = {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json", INPUTS}
 
@@ -540,6 +541,7 @@ def _describe_sources(mimic: MimicIV, cxr: MimicCxr | None) -> dict[str, Any]:
         key: {
             "release": release,
             "folder": name if root is None else root.name,
+            **({"simulated": True} if root and (root.parent / _SIMULATION).is_file() else {}),
             "files": {str(file.path.relative_to(root)): file.path.stat().st_size for file in files if root},
         }
         for key, (release, name, root, files) in sources.items()

@@ -181,9 +181,16 @@ class CohortDataModule(L.LightningDataModule):
         training = self.trainer is not None and self.trainer.training
         if training and self.cxr_dropout:
             batch = drop_cxr(batch, self.cxr_dropout, self.rank)
+        return self._transform(batch, augment=training and self.augment)
+
+    def as_evaluated(self, batch: Batch) -> Batch:
+        """Return a batch of the dataset as evaluation sees it."""
+        return self._transform(batch, augment=False)
+
+    def _transform(self, batch: Batch, augment: bool) -> Batch:
         if self.dataset.cxr_as == "rows":
             return batch
-        self.transform_cxr.train(training and self.augment)
+        self.transform_cxr.train(augment)
         return batch.with_cxr(self.transform_cxr(batch.cxr))
 
     def every_cxr(self) -> Iterator[Tensor]:
@@ -194,11 +201,15 @@ class CohortDataModule(L.LightningDataModule):
             rows = np.arange(start, min(start + self.batch_size, n_images))
             yield self.transform_cxr(self.dataset.pixels(rows))
 
+    def batches(self, rows: NDArray[np.int64]) -> "EvaluationBatches":
+        """Return the batches of some rows, in order, whole in every process."""
+        return EvaluationBatches(self, self._loader(self._split(rows)))
+
     def example(self) -> Batch:
         """Return a batch of a stay with and one without a radiograph, as evaluation sees it."""
         has_cxr = self.dataset.cohort.has_cxr[self.rows]
         rows = [int(found[0]) for found in (self.rows[has_cxr], self.rows[~has_cxr]) if len(found)]
-        return self.on_after_batch_transfer(self.dataset[rows], 0)
+        return self.as_evaluated(self.dataset[rows])
 
     def is_whole(self, number: int) -> bool:
         """Return whether every process has the whole of the stage's batch of that number, and not a part."""
@@ -220,11 +231,16 @@ class CohortDataModule(L.LightningDataModule):
 
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
         """Return batches, or this process's part of each; all parts, one after the other, are the batch."""
-        batches = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
         return [
-            (batch if len(batch) < self.n_ranks else np.array_split(batch, self.n_ranks)[self.rank]).tolist()
-            for batch in batches
+            batch
+            if len(batch) < self.n_ranks
+            else np.array_split(np.asarray(batch, np.int64), self.n_ranks)[self.rank].tolist()
+            for batch in self._split(rows)
         ]
+
+    def _split(self, rows: NDArray[np.int64]) -> list[list[int]]:
+        """Return whole batches of rows, in order."""
+        return [part.tolist() for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size))]
 
     def _loader(self, batches: EvenBatches | list[list[int]]) -> BatchLoader:
         return BatchLoader(
@@ -236,6 +252,23 @@ class CohortDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own, or starting an epoch would draw from the model's numbers
         )
+
+
+class EvaluationBatches:
+    """Batches as evaluation sees them: no radiograph is dropped or augmented. They can be iterated again.
+
+    Args:
+        data: The data module that transforms them.
+        loader: Makes them.
+    """
+
+    def __init__(self, data: CohortDataModule, loader: BatchLoader) -> None:
+        self._data, self._loader = data, loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches."""
+        for batch in self._loader:
+            yield self._data.as_evaluated(batch)
 
 
 def drop_cxr(batch: Batch, share: float, rank: int = 0) -> Batch:

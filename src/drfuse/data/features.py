@@ -51,6 +51,23 @@ class EhrFeatures:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def values_of(self) -> Tensor:
+        """Float32 (F, V): features times this matrix are the values of the variables, in their order.
+
+        A continuous variable stays scaled; a categorical one is the number of its category. The last V
+        features, which say what was observed, have no part in it.
+        """
+        n_continuous = len(self._continuous)
+        matrix = torch.zeros(len(self), len(self._normal))
+        matrix[torch.arange(n_continuous), self._continuous] = 1.0
+        for variable, low, high, first in zip(
+            self._categorical, self._lowest, self._highest, self._first_column, strict=True
+        ):
+            numbers = torch.arange(low, high + 1)
+            matrix[n_continuous + int(first) : n_continuous + int(first) + len(numbers), variable] = numbers
+        return matrix
+
     def __call__(self, values: Tensor, n_hours: Tensor) -> Tensor:
         """Return the features (B, T, F) of values (B, T, V); hours from `n_hours` (B,) on are zero."""
         observed = values.isfinite()

@@ -3,10 +3,18 @@
 Models know tensors and sizes only: no files, no optimizer, no task. `encoders` and `losses` are shared.
 """
 
-from drfuse.models.base import MODALITIES, FusionModel, FusionOutput, check_contract
+from drfuse.models.base import (
+    MODALITIES,
+    FittedModel,
+    FittingData,
+    FusionModel,
+    FusionOutput,
+    check_contract,
+)
 from drfuse.models.daft import DAFT
 from drfuse.models.drfuse import DrFuse, logit_pool
 from drfuse.models.late import LateFusion
+from drfuse.models.linear import LogisticCxr, LogisticEhr, LogisticLate
 from drfuse.models.medfuse import MedFuse
 from drfuse.models.mmtm import MMTM
 from drfuse.models.unimodal import CxrResNet, EhrLstm, EhrTransformer
@@ -19,9 +27,14 @@ __all__ = [
     "DrFuse",
     "EhrLstm",
     "EhrTransformer",
+    "FittedModel",
+    "FittingData",
     "FusionModel",
     "FusionOutput",
     "LateFusion",
+    "LogisticCxr",
+    "LogisticEhr",
+    "LogisticLate",
     "MedFuse",
     "check_contract",
     "logit_pool",

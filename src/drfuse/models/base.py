@@ -2,6 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -83,6 +84,35 @@ class FusionModel(nn.Module, ABC):
     @abstractmethod
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return scalars: `total`, which is to be minimised, and its named parts."""
+
+
+@dataclass(frozen=True)
+class FittingData:
+    """What a `FittedModel` is fitted to.
+
+    Attributes:
+        training: Batches of the training stays, as evaluation sees them. They can be iterated again.
+        validation: Batches of the validation stays, likewise.
+        values_of: Float32 (F, V): the F features of an hour times this matrix are the values of its V
+            variables (see `EhrFeatures.values_of`). The last V features say which variables were observed.
+    """
+
+    training: Iterable[Batch]
+    validation: Iterable[Batch]
+    values_of: Tensor
+
+
+class FittedModel(FusionModel):
+    """A model that a solver fits in one call, instead of gradient steps over epochs.
+
+    `drfuse train` calls `fit` once and saves the result like any other run. Options of the gradient steps
+    (epochs, patience, lr, accumulate, precision, augment, matched_cxr_dropout, cxr_share, seed) have no
+    effect on it: it is fitted to the stays as they are.
+    """
+
+    @abstractmethod
+    def fit(self, data: FittingData) -> None:
+        """Set the model's weights, in place, on the CPU. The same data give the same weights."""
 
 
 @torch.no_grad()

@@ -139,6 +139,7 @@ class Table:
         caption: What is measured, on what, and what `best`, `better` and `worse` compare with.
         columns: Column heads; the first names the row headers.
         rows: The rows.
+        beside_paper: A sentence on why the paper's numbers are of something else; shown where there are some.
         groups: Heads that span columns, as (text, how many columns); they cover all columns, the first one
             included, and an empty text leaves its columns without such a head.
     """
@@ -149,6 +150,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Row]
     groups: Sequence[tuple[str, int]] = ()
+    beside_paper: str = ""
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -167,6 +169,16 @@ class Table:
     def numbers(self) -> list[Number]:
         """All numbers, row by row."""
         return [cell for row in self.rows for cell in row.cells if isinstance(cell, Number)]
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether a number of the paper stands in it."""
+        return any(number.paper is not None for number in self.numbers)
+
+    @property
+    def full_caption(self) -> str:
+        """The caption; where numbers of the paper stand in the table, also what sets them apart."""
+        return f"{self.caption} {self.beside_paper}".strip() if self.has_paper else self.caption
 
     @property
     def full_columns(self) -> list[str]:
@@ -195,7 +207,7 @@ def to_markdown(table: Table) -> str:
         "| :--- |" + " ---: |" * (len(table.columns) - 1),
         *(_markdown_row([_markdown_cell(cell) for cell in row], escape=False) for row in rows),
     ]
-    below = " ".join([_escape_markdown(table.caption), *_legend(table, "**Bold**: the best.")]).strip()
+    below = " ".join([_escape_markdown(table.full_caption), *_legend(table, "**Bold**: the best.")]).strip()
     return "\n".join([f"### {_escape_markdown(table.title)}", "", *lines, "", below]).rstrip() + "\n"
 
 
@@ -211,7 +223,7 @@ def to_latex(table: Table) -> str:
     columns = rf"{{@{{}}{first}{'r' * (width - 1)}@{{}}}}"
     title = re.sub(r"^Table \w+[:.] *", "", table.title)  # LaTeX counts its tables itself
     legend = map(_escape_latex, _legend(table, "Bold: the best."))
-    text = " ".join(filter(None, [_escape_latex(f"{title}. {table.caption}"), *legend]))
+    text = " ".join(filter(None, [_escape_latex(f"{title}. {table.full_caption}"), *legend]))
     caption = rf"\caption{{{text.strip()}}}"
     label = rf"\label{{tab:{table.key}}}"
     size = [r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]

@@ -1,18 +1,24 @@
 """Tables that fit a terminal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+import numpy as np
 import polars as pl
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from drfuse.cohort.manifest import Manifest
 from drfuse.evaluation import Estimate, Evaluation, TestSet
 from drfuse.evaluation.subgroups import FEW
 from drfuse.report.tables import Number
 from drfuse.report.tables import Table as NumberTable
+
+_MOST_COLUMNS = 6
+"""Of numbers, beside each other on a terminal of 80 characters."""
 
 
 def flow_table(manifest: Manifest) -> Table:
@@ -143,7 +149,7 @@ def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
             and `cxr_advantage`.
     """
     table = Table(
-        title=f"Whom DrFuse trusts for stay {stay_id}",
+        title=f"Modality weights of stay {stay_id}",
         title_justify="left",
         caption="better: the modality that truly tells more of this phenotype of this patient",
         caption_justify="left",
@@ -160,18 +166,33 @@ def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
     return table
 
 
-def paper_table(table: NumberTable) -> Table:
-    """Return a table of numbers with the paper's beside; intervals stand in its files and the report."""
-    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(table.full_columns):
-        shown.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+def paper_table(table: NumberTable) -> Group:
+    """Return a table of numbers with the paper's beside; intervals stand in its files and the report.
+
+    One of many columns is shown in parts, one below the other.
+    """
+    n_columns = len(table.columns) - 1
+    n_parts = math.ceil(n_columns / _MOST_COLUMNS)
+    parts = [_columns_of(table, part.tolist()) for part in np.array_split(np.arange(n_columns), n_parts)]
+    parts[0].title, parts[0].title_justify = table.title, "left"
+    if not table.has_paper:
+        return Group(*parts)
+    caption = ". ".join(filter(None, ["in brackets: the paper", table.beside_paper]))
+    return Group(*parts, Text(f"{caption}\n", style="table.caption"))
+
+
+def _columns_of(table: NumberTable, places: Sequence[int]) -> Table:
+    """Return the columns at some places, counted from the first after the row headers."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    heads = table.full_columns
+    shown.add_column(heads[0], overflow="fold")
+    for place in places:
+        shown.add_column(heads[1 + place], justify="right", overflow="fold")
     for row in table.rows:
         if row.rule_above:
             shown.add_section()
-        cells = (cell if isinstance(cell, str) else _beside_paper(cell) for cell in row.cells)
-        shown.add_row(row.header, *cells)
-    if any(number.paper is not None for number in table.numbers):
-        shown.caption, shown.caption_justify = "in brackets: the paper", "left"
+        cells = [row.cells[place] for place in places]
+        shown.add_row(row.header, *(cell if isinstance(cell, str) else _beside_paper(cell) for cell in cells))
     return shown
 
 

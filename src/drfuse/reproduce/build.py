@@ -182,7 +182,8 @@ def _settings(
     systems = Table(
         key="systems",
         title="Systems",
-        caption="The model of each, its own arguments beside those for all, and its learning rate.",
+        caption="The model of each, its own arguments beside those for all, and its learning rate. Without "
+        "one, a solver fits it, and epochs, patience, precision and augmentation have no effect.",
         columns=["system", "model", "arguments", "learning rate"],
         rows=[_system(system, results, model_args) for system in results.systems if _runs(system, results)],
     )
@@ -200,7 +201,8 @@ def _system(system: System, results: Results, model_args: Mapping[str, Any]) -> 
         arguments += f"{'; ' if arguments else ''}starts from {' and '.join(system.first_stage.values())}"
     rates = sorted({spec.options["lr"] for spec in _runs(system, results)})
     name = model["class_path"].rpartition(".")[2]
-    return Row(system.title, [name, arguments, ", ".join(f"{lr:g}" for lr in rates)])
+    shown = "none" if system.is_fitted else ", ".join(f"{lr:g}" for lr in rates)
+    return Row(system.title, [name, arguments, shown])
 
 
 def _runs(system: System, results: Results) -> list[RunSpec]:

@@ -26,6 +26,17 @@ def samples(subset: str, split: str) -> float:
     return float(_tables()["table1_samples"][subset][split])
 
 
+def stays() -> tuple[int, int]:
+    """Return the stays of the paper's cohort, and those with a radiograph (section 4.1)."""
+    counted = _tables()["table1_samples"]
+    return counted["stays"], counted["stays_with_cxr"]
+
+
+def phenotypes() -> list[str]:
+    """Return the names of the paper's phenotypes (table 3)."""
+    return [row["phenotype"] for row in _tables()["table3_prauc_by_phenotype"]]
+
+
 def macro_prauc(system: str | None, train_on: str, test_on: str) -> PaperNumber:
     """Return the macro PRAUC of a system (table 2), nothing if the paper has none."""
     models = _tables()["table2_macro_prauc"]["models"]

@@ -44,9 +44,10 @@ def experiments_of(what: Experiment) -> list[str]:
 def takes_part(system: System, experiment: str) -> bool:
     """Return whether a system's runs are needed for an experiment."""
     if experiment == "table3":
-        return system.paper in TABLE3 or system.name not in paper_systems()  # the paper's, and a user's own
+        of_users = system.name not in paper_systems()
+        return system.paper in TABLE3 or system.reference or of_users
     if experiment == "table4":
-        return system.ablation is not None
+        return system.ablation is not None or system.reference
     if experiment == "figure3":
         return system.name == "drfuse"
     return not system.is_variant

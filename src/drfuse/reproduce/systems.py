@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from drfuse.errors import InputError
-from drfuse.models import FusionModel
+from drfuse.models import FittedModel, FusionModel
 from drfuse.training.matrix import class_of
 
 
@@ -30,6 +30,7 @@ class System:
         ablation: Its name in the paper's table 4, or None.
         reads: The modalities that it cannot do without, if it is a model of one alone.
         first_stage: By modality, the shipped system of that one alone whose encoder it starts from.
+        reference: Whether it is a baseline that stands in every table, although the paper has none.
         asked_for: Whether it is compared only where it is named.
     """
 
@@ -41,12 +42,19 @@ class System:
     ablation: str | None = None
     reads: Sequence[str] = ("ehr", "cxr")
     first_stage: Mapping[str, str] = field(default_factory=dict)
+    reference: bool = False
     asked_for: bool = False
 
     @property
     def is_unimodal(self) -> bool:
         """Whether it reads one modality only."""
         return len(self.reads) == 1
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether a solver fits it, so that it has no learning rate."""
+        kind = class_of(self.model)
+        return isinstance(kind, type) and issubclass(kind, FittedModel)
 
     @property
     def is_variant(self) -> bool:

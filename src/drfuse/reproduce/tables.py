@@ -11,6 +11,7 @@ from drfuse.data import Cohort, Split, Subset, Task
 from drfuse.evaluation import Comparison, SeededPrauc, compare, holm
 from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce import paper
+from drfuse.reproduce.differences import differences
 from drfuse.reproduce.paper import PaperNumber
 from drfuse.reproduce.plan import TABLE3, takes_part
 from drfuse.reproduce.results import Results, Setting
@@ -43,6 +44,7 @@ def table1(cohort: Cohort, task: Task) -> Table:
         title="Table 1: samples of the two datasets",
         caption="ICU stays in each split; a subject is in one split only. The matched subset has both "
         "modalities.",
+        beside_paper=differences(cohort),
         columns=["dataset", "training", "validation", "test"],
         rows=[Row(title, [count(subset, split) for split in splits]) for subset, title in datasets.items()],
     )
@@ -62,6 +64,7 @@ def table2(results: Results) -> Table:
         title=f"Table 2: {_of_labels(results)} in four settings",
         caption=f"{_intervals(results)}. A dash: the system does not predict every stay of the test set, or "
         "that has no positive. Bold: the best of a column.",
+        beside_paper=differences(results.cohort),
         groups=[("", 1), ("trained on matched", 2), ("trained on full", 2)],
         columns=["system", *(f"tested on {setting.test_on}" for setting in SETTINGS)],
         rows=[
@@ -127,7 +130,9 @@ def table3(results: Results) -> Table:
     """Return each phenotype's PRAUC, trained and tested on the matched subset (table 3)."""
     scores = _table3_scores(results)
     praucs = {system: score.label_values.mean(axis=0) for system, score in scores.items()}
-    unimodal = [of_labels for system, of_labels in praucs.items() if system.is_unimodal]
+    unimodal = [
+        of_labels for system, of_labels in praucs.items() if system.is_unimodal and not system.reference
+    ]
     best = np.max(unimodal, axis=0) if unimodal else np.full(len(results.task.label_names), np.nan)
     in_test = results.cohort.rows("test", "matched")
     prevalence = results.task.labels[in_test][results.task.eligible[in_test]].mean(axis=0)
@@ -163,9 +168,10 @@ def table3(results: Results) -> Table:
         title="Table 3: PRAUC of each phenotype, trained and tested on matched"
         if published
         else "Table 3: PRAUC of each label, trained and tested on matched",
-        caption="Mean over seeds. In percent, the relative difference from the better of the models of one "
+        caption="Mean over seeds. In percent, the relative difference from the better of the networks of one "
         "modality; marked where it is beyond ±5 %. Ranks are among the paper's systems in this table. "
         "Prevalence is that of the matched test set.",
+        beside_paper=differences(results.cohort),
         columns=["phenotype" if published else "label", "prevalence", *(system.title for system in scores)],
         rows=[*rows, Row("average rank", ["", *average], rule_above=True)],
     )
@@ -207,14 +213,18 @@ def _table3_scores(results: Results) -> dict[System, SeededPrauc]:
 
 
 def table4(results: Results) -> Table:
-    """Return the ablation: macro PRAUC of DrFuse's variants, trained on the matched subset (table 4)."""
+    """Return the ablation: macro PRAUC of DrFuse's variants, trained on the matched subset (table 4).
+
+    Above them stand the references that are in every table.
+    """
     systems = ablated(results.systems)
     settings = [setting for setting in SETTINGS if setting.train_on == "matched"]
     published = results.is_of_the_paper
     return Table(
         key="table4",
         title="Table 4: what each part of DrFuse adds, trained on matched",
-        caption=f"{_intervals(results)}.",
+        caption=f"{_intervals(results)}. Logistic regressions are references, not variants.",
+        beside_paper=differences(results.cohort),
         columns=["model", *(f"tested on {setting.test_on}" for setting in settings)],
         rows=[
             Row(
@@ -234,13 +244,13 @@ def table4(results: Results) -> Table:
 
 
 def ablated(systems: Sequence[System]) -> list[System]:
-    """Return the systems of table 4, DrFuse itself last."""
+    """Return the systems of table 4, references first and DrFuse itself last."""
     chosen = [system for system in systems if takes_part(system, "table4")]
     return sorted(chosen, key=lambda system: system.name == "drfuse")
 
 
 def _in_paper_order(systems: Sequence[System]) -> list[System]:
-    """Return the systems of table 3 in its order, then the user's own."""
+    """Return the systems of table 3 in its order, then the references and the user's own."""
     chosen = [system for system in systems if takes_part(system, "table3")]
     order = {name: place for place, name in enumerate(TABLE3)}
     return sorted(chosen, key=lambda system: order.get(system.paper or "", len(order)))

@@ -25,13 +25,13 @@ from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule, Subset, TaskName
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.files import appearing
-from drfuse.models import DrFuse, FusionModel, check_contract
+from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
 from drfuse.models.encoders import CxrEncoder, CxrStages
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
 from drfuse.training.distributed import Ranks, start_ranks
-from drfuse.training.task import FusionTask, Predicted
+from drfuse.training.task import FusionTask, MacroPrauc, Predicted
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def train(
     """Train a model on a cohort, keep its best weights, and predict every stay.
 
     A run that was interrupted goes on after its last complete epoch when it is started again with the same
-    options.
+    options. A `FittedModel` has no epochs: its own `fit` is called once.
 
     Args:
         cohort: Folder that `drfuse prepare` wrote.
@@ -246,10 +246,10 @@ def train(
         resumes, is_done = ranks.share((checkpoint is not None, is_done))
         if freeze_cxr:
             _freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
-        if not is_done:
+        if not is_done and not isinstance(network, FittedModel):
             _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
         with ranks.telling():
-            result = _keep_best(run, fusion, data) if ranks.is_first else None
+            result = _save_best(run, fusion, data) if ranks.is_first else None
         result = ranks.share(result)
         ranks.share_weights(fusion)
         predictions = _predict(trainer, fusion, data)
@@ -429,6 +429,36 @@ def _fit(trainer: L.Trainer, task: FusionTask, data: CohortDataModule, checkpoin
     """Train to the end, or raise."""
     with _interruptible(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+def _save_best(run: RunFiles, fusion: FusionTask, data: CohortDataModule) -> TrainedRun:
+    """Give a model the weights that its training came to, and save them."""
+    if isinstance(fusion.model, FittedModel):
+        return _solve(run, fusion.model, data)
+    return _keep_best(run, fusion, data)
+
+
+def _solve(run: RunFiles, network: FittedModel, data: CohortDataModule) -> TrainedRun:
+    """Fit a model in one call, and save its weights.
+
+    Raises:
+        InputError: If it has no PRAUC on the validation split.
+    """
+    validation = data.batches(data.validation_rows)
+    network.fit(FittingData(data.batches(data.train_rows), validation, data.dataset.features.values_of))
+    network.eval()
+    prauc = MacroPrauc()
+    with torch.no_grad():
+        for batch in validation:
+            prauc.update(network(batch).logits, batch.labels)
+    result = TrainedRun(run.folder, 0, prauc.compute().item(), 1)
+    if not math.isfinite(result.val_prauc):
+        raise InputError(
+            f"{type(network).__name__} has no validation PRAUC: fewer than two training stays have a "
+            "radiograph, or no validation stay that it predicts has a positive; prepare a larger cohort"
+        )
+    _save_model(run, network, data, result)
+    return result
 
 
 @contextmanager
