@@ -33,16 +33,17 @@ MEASURED = Evaluation(
     n_subjects=9000,
     n_without_prediction=0,
     bootstrap_unit="subject",
+    intervals="half-sampling",
     n_resamples=1000,
     seed=0,
-    prauc_macro=Estimate(0.5, 0.4, 0.6),
+    prauc_macro=Estimate(0.5, 0.4, 0.6, bias=0.01),
     auroc_macro=Estimate(0.7, 0.6, 0.8),
     left_out=["gout"],
     phenotypes=[
         PhenotypeMetrics(PNEUMONIA, 2000, Estimate(0.51, 0.41, 0.61), Estimate(0.71, 0.61, 0.81)),
         PhenotypeMetrics("gout", 0, UNDEFINED, UNDEFINED),
     ],
-    calibration=Calibration(Estimate(0.041, 0.032, 0.053), Estimate(0.112, 0.111, 0.113), []),
+    calibration=Calibration(Estimate(0.041, 0.032, 0.053), 0.06, 0.02, Estimate(0.112, 0.111, 0.113), []),
 )
 
 
@@ -76,7 +77,9 @@ def test_long_phenotypes_wrap_and_undefined_numbers_are_dashes() -> None:
     assert "0.510 (0.410, 0.610)   0.710" in text
     assert "11,914 stays of 9,000 subjects" in text
     assert "mean of 1 phenotypes" in text
-    assert "ECE 0.041 (0.032, 0.053), Brier 0.112 (0.111, 0.113)" in text
+    assert "calibration error 0.041 (0.032, 0.053), Brier 0.112 (0.111, 0.113)" in text
+    assert "ECE 0.060, and 0.020 if the predictions were calibrated" in text
+    assert "mean PRAUC without its bias 0.490" in text
     assert any(line.split() == ["gout", "0", "-", "-"] for line in text.splitlines())
 
 
@@ -86,13 +89,14 @@ def test_stays_that_are_not_predicted_are_counted_in_the_title() -> None:
 
 
 def test_groups_stand_by_attribute_and_few_positives_are_marked() -> None:
-    shown = (Estimate(0.45, 0.41, 0.49), Estimate(0.7, 0.6, 0.8), Estimate(0.5, 0.4, 0.6))
+    gap, other = Estimate(0.01, -0.02, 0.04), Estimate(0.5, 0.4, 0.6)
+    shown = (Estimate(0.45, 0.41, 0.49), gap, other, other)
     groups = [
         GroupMetrics("sex", "female", 11914, 20000, False, *shown, Estimate(-0.02, -0.03, 0.01)),
         GroupMetrics("race", "Hispanic", 90, 20, True, *shown, Estimate(0.1, -0.25, 0.375)),
-        GroupMetrics("admission", "observation", 3, 0, True, *[UNDEFINED] * 4),
+        GroupMetrics("admission", "observation", 3, 0, True, *[UNDEFINED] * 5),
     ]
-    found = Subgroups(0.9, Estimate(0.52, 0.51, 0.53), {}, groups)
+    found = Subgroups(0.9, Estimate(0.52, 0.51, 0.53), groups)
     text = rendered(subgroups_table(dataclasses.replace(MEASURED, subgroups=found)))
     assert max(map(len, text.splitlines())) <= 80
     lines = [line.split() for line in text.splitlines()]
