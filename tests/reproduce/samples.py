@@ -130,14 +130,3 @@ def macro(labels: NDArray[Any], scores: Floats) -> float:
     """Return the macro PRAUC as scikit-learn has it, over the labels that occur."""
     occur = labels.any(axis=0)
     return float(average_precision_score(labels[:, occur], scores[:, occur], average="macro"))
-
-
-def resampled_macro(labels: NDArray[Any], of_seeds: Sequence[Floats], subjects: NDArray[Any]) -> Floats:
-    """Return the mean macro PRAUC over seeds in each of the resamples of whole subjects (R,), one by one."""
-    names = np.unique(subjects)
-    rng = np.random.default_rng(0)
-    values = []
-    for drawn in rng.integers(0, len(names), size=(RESAMPLES, len(names)), dtype=np.int32):
-        rows = np.concatenate([np.flatnonzero(subjects == names[unit]) for unit in drawn])
-        values.append(np.mean([macro(labels[rows], scores[rows]) for scores in of_seeds]))
-    return np.array(values)

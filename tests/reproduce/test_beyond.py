@@ -125,7 +125,7 @@ def test_five_points_of_each_curve_are_in_the_table(results: Results) -> None:
     for system, curve in curves.items():
         shown = [(one.value, one.low, one.high) for one in by_title(table)[system.title]]
         points = [point for share in MOST_SHOWN for point in curve if point.share == share]
-        assert shown == [dataclasses.astuple(point.prauc_macro) for point in points]
+        assert shown == [dataclasses.astuple(point.prauc_macro)[:3] for point in points]
 
 
 def test_runs_without_what_is_needed_are_refused(results: Results) -> None:
@@ -167,7 +167,9 @@ def naive_ece(labels: np.ndarray, probabilities: np.ndarray) -> float:
 @pytest.mark.parametrize(("name", "n_stays"), [("transformer", 40), ("resnet50", 30), ("drfuse", 40)])
 def test_calibration_is_of_the_stays_that_are_predicted(results: Results, name: str, n_stays: int) -> None:
     measured = calibrations(results)
-    stays, ece, brier = by_title(calibration_table(results, measured))[paper_systems()[name].title]
+    stays, error, ece, chance, brier = by_title(calibration_table(results, measured))[
+        paper_systems()[name].title
+    ]
     rows = MATCHED_TEST if name == "resnet50" else TEST
     assert stays.shown.value == str(rows.sum()) == str(n_stays)
     labels = draw_labels()[rows]
@@ -179,7 +181,8 @@ def test_calibration_is_of_the_stays_that_are_predicted(results: Results, name: 
     assert ece.value == pytest.approx(np.mean(eces))
     assert brier.value == pytest.approx(np.mean(briers))
     found = measured[paper_systems()[name]]
-    assert (ece.low, ece.high) == (found.ece.low, found.ece.high)
+    assert chance.value == found.ece_if_calibrated > 0
+    assert (error.value, error.low, error.high) == (found.error.value, found.error.low, found.error.high)
     assert sum(one.n_predictions for one in found.reliability) == 2 * n_stays * len(PHENOTYPES)
 
 
@@ -243,8 +246,9 @@ def test_each_system_has_a_table_with_a_rule_between_the_attributes(results: Res
         ruled = [row.header.split(":")[0] for row in table.rows if row.rule_above]
         assert ruled == ["sex", "race", "admission"]
         for row, one in zip(table.rows, found.groups, strict=True):
-            stays, positives, prauc, auroc, tpr, gap = numbers(row)
+            stays, positives, auroc, auroc_gap, prauc, tpr, gap = numbers(row)
             assert (stays.shown.value, positives.shown.value) == (str(one.n_stays), str(one.n_positive))
-            estimates = (one.prauc_macro, one.auroc_macro, one.tpr_macro, one.tpr_gap)
-            shown = [(cell.value, cell.low, cell.high) for cell in (prauc, auroc, tpr, gap)]
-            np.testing.assert_array_equal(shown, [dataclasses.astuple(part) for part in estimates])
+            estimates = (one.auroc_macro, one.auroc_gap, one.tpr_macro, one.tpr_gap)
+            shown = [(cell.value, cell.low, cell.high) for cell in (auroc, auroc_gap, tpr, gap)]
+            np.testing.assert_array_equal(shown, [dataclasses.astuple(part)[:3] for part in estimates])
+            np.testing.assert_array_equal(prauc.value, one.prauc_macro.corrected)

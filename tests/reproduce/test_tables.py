@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from drfuse.data import Subset, Task
+from drfuse.evaluation import compare, macro_prauc, seeded_prauc
 from drfuse.report import Number, Table
 from drfuse.reproduce import paper, tables
 from drfuse.reproduce.results import Results, Setting
@@ -29,7 +30,6 @@ from tests.reproduce.samples import (
     make_cohort,
     make_results,
     predict,
-    resampled_macro,
     results_of,
 )
 
@@ -40,6 +40,10 @@ MATCHED_TEST = TEST & HAS_CXR
 @pytest.fixture(scope="module")
 def results() -> Results:
     return make_results([*MAIN, *VARIANTS])
+
+
+def shown_p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def number(table: Table, header: str, column: str) -> Number:
@@ -111,8 +115,10 @@ def test_table_2_is_scikit_learn_s_macro_average_precision_over_the_seeds(result
 def test_the_interval_is_of_resampled_subjects(results: Results, setting: Setting) -> None:
     found = number(table2(results), "MedFuse", column_of(setting))
     rows, scores = of_seeds(results, "medfuse", setting)
-    resampled = resampled_macro(draw_labels()[rows], scores, SUBJECTS[rows])
-    assert (found.low, found.high) == pytest.approx(np.quantile(resampled, [0.025, 0.975]))
+    expected = macro_prauc(draw_labels()[rows], np.array(scores), SUBJECTS[rows], RESAMPLES)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (expected.value, expected.low, expected.high)
+    )
 
 
 def test_a_system_that_does_not_predict_every_stay_has_a_dash(results: Results) -> None:
@@ -155,11 +161,9 @@ def naive_test(results: Results, name: str, setting: Setting) -> tuple[float, tu
     rows, ours = of_seeds(results, "drfuse", setting)
     _, theirs = of_seeds(results, name, setting)
     labels, subjects = draw_labels()[rows], SUBJECTS[rows]
-    differences = resampled_macro(labels, theirs, subjects) - resampled_macro(labels, ours, subjects)
-    smaller = min((differences <= 0).sum(), (differences >= 0).sum()) + 1
-    low, high = np.quantile(differences, [0.025, 0.975])
+    found = compare(*(seeded_prauc(labels, of, subjects, RESAMPLES) for of in (theirs, ours)))
     difference = np.mean(values(results, name, setting)) - np.mean(values(results, "drfuse", setting))
-    return float(difference), (low, high), min(1.0, 2 * smaller / (RESAMPLES + 1))
+    return float(difference), (found.low, found.high), found.p
 
 
 @pytest.mark.parametrize("test_on", ["matched", "full"])
@@ -182,7 +186,7 @@ def test_systems_are_tested_against_drfuse_on_the_same_subjects(test_on: Subset)
         found = number(table, paper_systems()[name].title, str(setting))
         assert found.value == pytest.approx(difference)
         assert (found.low, found.high) == pytest.approx(interval)
-        assert found.note == f"p = {p:.3f}, corrected = {corrected[name]:.3f}"
+        assert found.note == f"p {shown_p(p)}, corrected {shown_p(corrected[name])}"
     if test_on == "full":
         assert math.isnan(number(table, "ResNet50", str(setting)).value)
 
@@ -361,9 +365,8 @@ def test_each_phenotype_is_tested_against_drfuse() -> None:
             )
             difference = np.mean([macro(one, scores) for scores in theirs])
             difference -= np.mean([macro(one, scores) for scores in ours])
-            differences = resampled_macro(one, theirs, subjects) - resampled_macro(one, ours, subjects)
-            smaller = min((differences <= 0).sum(), (differences >= 0).sum()) + 1
-            expected.append((difference, min(1.0, 2 * smaller / (RESAMPLES + 1))))
+            p = compare(*(seeded_prauc(one, of, subjects, RESAMPLES) for of in (theirs, ours))).p
+            expected.append((difference, p))
         order = sorted(range(3), key=lambda c: expected[c][1])
         least, corrected = 0.0, {}
         for left, c in zip((3, 2, 1), order, strict=True):
@@ -371,7 +374,7 @@ def test_each_phenotype_is_tested_against_drfuse() -> None:
         for c, phenotype in enumerate(PHENOTYPES):
             found = number(table, phenotype, title)
             assert found.value == pytest.approx(expected[c][0])
-            assert found.note == f"p = {expected[c][1]:.3f}, corrected = {corrected[c]:.3f}"
+            assert found.note == f"p {shown_p(expected[c][1])}, corrected {shown_p(corrected[c])}"
 
 
 def test_a_phenotype_without_positive_is_not_tested() -> None:

@@ -181,6 +181,8 @@ class LogisticCxr(_Logistic):
         side: Side of the reduced radiographs, in pixels.
     """
 
+    reads_ehr = False
+
     pixel_mean: Tensor
     components: Tensor
 

@@ -1,6 +1,5 @@
 """The paper's figures and those of the further experiments; files of the same input are the same bytes."""
 
-import dataclasses
 import io
 import math
 import textwrap
@@ -18,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError
-from drfuse.evaluation import MissingPoint, ReliabilityBin
+from drfuse.evaluation import Estimate, MissingPoint, ReliabilityBin
 from drfuse.files import appearing, write_whole
 from drfuse.report.tables import Number
 
@@ -115,6 +114,11 @@ def representations_figure(points: Mapping[str, NDArray[np.floating[Any]]]) -> F
     return _settled(figure)
 
 
+def _ends(estimate: Estimate) -> tuple[float, float, float]:
+    """Return a number and the ends of its interval."""
+    return estimate.value, estimate.low, estimate.high
+
+
 @_styled()
 def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure:
     """Draw macro PRAUC over the share of radiographs taken away, a panel for each system.
@@ -124,7 +128,7 @@ def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure
     named = [name for name in curves if name != HIGHLIGHT] or list(curves)
     figure, panels = _panels(named, most_columns=4, height=2.3)
     drawn = {
-        name: np.array([(one.share, *dataclasses.astuple(one.prauc_macro)) for one in curve]).reshape(-1, 4).T
+        name: np.array([(one.share, *_ends(one.prauc_macro)) for one in curve]).reshape(-1, 4).T
         for name, curve in curves.items()
     }
     for axes, own in zip(panels, named, strict=True):
@@ -167,7 +171,7 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
         axes.set_title(name, color=_colour(name))
         if filled := [one for one in curve if one.n_predictions]:
             predicted, count = np.array([(one.predicted, one.n_predictions) for one in filled]).T
-            observed, low, high = np.array([dataclasses.astuple(one.observed) for one in filled]).T
+            observed, low, high = np.array([_ends(one.observed) for one in filled]).T
             axes.bar(predicted, 0.2 * count / max(count.max(), 1), width=0.035, color=FAINT, zorder=0)
             colour = _colour(name)
             axes.vlines(predicted, low, high, color=colour, linewidth=1.2, zorder=2)
