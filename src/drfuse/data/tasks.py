@@ -66,7 +66,9 @@ class Task:
         if unknown := int((~known).sum()):
             logger.warning("%d stays have no %s and are left out of the task %s", unknown, column, name)
         if not eligible.any():
-            raise InputError(f"no stay of {cohort.folder} is longer than the window; prepare a larger cohort")
+            raise InputError(
+                f"no stay of {cohort.folder} is longer than the window; prepare with fewer --window-hours"
+            )
         if name == "mortality":
             labels = cohort.stays.select(pl.col(column).cast(pl.Float32).fill_null(0)).to_numpy()
             return cls(name, ["death in hospital"], labels, eligible)
