@@ -178,6 +178,7 @@ def test_the_manifest_tells_what_was_made(case: Example, cohort: Prepared) -> No
     assert manifest.options == {
         "preset": "extended",
         "window_hours": 48,
+        "before_hours": 6,
         "image_size": 32,
         "view": ["AP"],
         "phenotypes": None,

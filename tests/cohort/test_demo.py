@@ -34,6 +34,20 @@ def test_112_of_140_stays_are_included(demo: Prepared) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("before_hours", "with_height", "with_weight"),
+    [(0, 41, 104), (6, 61, 112)],  # without the minute of admission: 2 and 98; a 62nd is 61 cm, left out
+)
+def test_height_and_weight_are_read_from_the_hours_before(
+    shared: Path, tmp_path: Path, before_hours: int, with_height: int, with_weight: int
+) -> None:
+    manifest = prepare(shared / "mimic-iv-demo", tmp_path / "cohort", before_hours=before_hours)
+    ehr = open_cohort(tmp_path / "cohort", manifest).ehr
+    names = [variable.name for variable in load_variables()]
+    observed = {name: int(np.isfinite(ehr[..., names.index(name)]).any(axis=1).sum()) for name in names}
+    assert (observed["height"], observed["weight"]) == (with_height, with_weight)
+
+
 def test_44_stays_have_a_radiograph(demo: Prepared) -> None:
     assert demo.stays["has_cxr"].sum() == len(demo.cxr) == 44
     assert sum(split["with_cxr"] for split in demo.manifest.splits.values()) == 44

@@ -109,6 +109,17 @@ EXTENDED_ONLY: list[Case] = [
     (HEART_RATE, 390.5, None),
     (HEART_RATE, -1, None),
     (MEAN_PRESSURE, 5, 14),
+    (MEAN_PRESSURE, 0, None),  # no pressure of a living patient
+    (DIASTOLIC, 0, None),
+    (O2_SATURATION, 0, None),
+    (HEART_RATE, 0, 0),  # asystole is real
+    (GLUCOSE_LAB, 0, None),
+    (WEIGHT_KG, 1, None),
+    (WEIGHT_KG, 19.9, None),
+    (HEIGHT_CM, 61, None),
+    (HEIGHT_CM, 1.75, None),
+    (HEIGHT_CM, 231, None),
+    (FAHRENHEIT, 36.8, 36.8),  # Celsius, whatever the item says
     (GLUCOSE_LAB, 2100, 2000),
     (GLUCOSE_LAB, 2201, None),
     (GLUCOSE_CHART, 20, 33),

@@ -85,6 +85,7 @@ def prepare(
     threads: int | None = None,
     memory_limit: str = "2GiB",
     temp_dir: Path | None = None,
+    before_hours: int = 6,
 ) -> Manifest:
     """Turn the raw files of MIMIC-IV and MIMIC-CXR-JPG into a cohort.
 
@@ -114,6 +115,8 @@ def prepare(
         memory_limit: What queries may hold in memory, such as 2GiB; what is more goes to `temp_dir`. The
             whole command takes about 1 GiB beside it.
         temp_dir: Folder for what does not fit in memory; without it, beside `out`.
+        before_hours: Hours before ICU admission from which height and weight count too, in hour 0, as the
+            MIMIC code repository takes them. The preset `benchmark` takes nothing from before.
 
     Returns:
         The manifest of the cohort.
@@ -124,6 +127,7 @@ def prepare(
     for name, value, least, most in (
         ("window_hours", window_hours, 1, 8760),
         ("image_size", image_size, 32, 4096),
+        ("before_hours", before_hours, 0, 168),
         ("threads", 1 if threads is None else threads, 1, 1024),
     ):
         if not least <= value <= most:
@@ -134,6 +138,7 @@ def prepare(
     options = {
         "preset": preset,
         "window_hours": window_hours,
+        "before_hours": before_hours if preset == "extended" else 0,
         "image_size": image_size,
         "view": list(view),
         "phenotypes": None if phenotypes is None else Path(phenotypes).name,
@@ -212,7 +217,9 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
         flow, candidates, there = _candidates(mimic, options["window_hours"], store)
         if series is None:
             progress.update(bar, description="reading events")
-            last = last_of_each_hour(measure(mimic, there, options["preset"]), options["preset"])
+            last = last_of_each_hour(
+                measure(mimic, there, options["preset"], options["before_hours"]), options["preset"]
+            )
             hourly = _bring(last, "hourly", mimic, store, order_by="stay_id")
             candidates = candidates.semi_join(hourly, "stay_id")
         else:

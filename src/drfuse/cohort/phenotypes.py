@@ -10,6 +10,7 @@ import yaml
 
 from drfuse.errors import InputError, MissingInputError
 
+_SHIPPED = ("phenotype_codes.csv", "phenotype_codes_since_2019.csv")
 _CSV_COLUMNS = {"phenotype": pl.String, "icd_version": pl.Int64, "icd_code": pl.String}
 
 
@@ -19,15 +20,15 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
     Args:
         path: A CSV with those columns, or the YAML form of published benchmarks,
             `name: {use_in_benchmark: bool, codes: [...]}`. Without it, the 25 phenotypes of the paper as HCUP
-            CCS categories.
+            CCS categories, with the codes that came into force from October 2019 on.
 
     Raises:
         MissingInputError: If there is no such file.
         InputError: If it has neither form, or defines no phenotype.
     """
     if path is None:
-        with as_file(files("drfuse.cohort") / "definitions" / "phenotype_codes.csv") as shipped:
-            return read_phenotypes(shipped)
+        with as_file(files("drfuse.cohort") / "definitions") as folder:
+            return pl.concat([read_phenotypes(folder / name) for name in _SHIPPED])
     if not path.is_file():
         raise MissingInputError(f"there is no phenotype file {path}; expected CSV or YAML")
     codes = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else _read_csv(path)
@@ -48,14 +49,30 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
 def select_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
     """Return the distinct diagnoses whose code is listed, in its normalized spelling: what labels depend on.
 
-    The codes are literals of the query, so that it runs on a database that may only be read.
+    An ICD-10 code that is not listed counts as the longest code of version 10 that it begins with: ICD-10-CM
+    divides its codes further every October, and I48.19 was part of I48.1. The codes are literals of the
+    query, so that it runs on a database that may only be read.
 
     Args:
         diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`.
         codes: The phenotypes (see `read_phenotypes`).
     """
     diagnoses = diagnoses.select("hadm_id", "icd_version", icd_code=_normalized(diagnoses.icd_code))
-    return diagnoses.filter(diagnoses.icd_code.isin(sorted(set(codes["icd_code"])))).distinct()
+    listed = diagnoses.icd_code.isin(sorted(set(codes["icd_code"])))
+    diagnoses = diagnoses.mutate(icd_code=listed.ifelse(diagnoses.icd_code, _listed_start(diagnoses, codes)))
+    return diagnoses.filter(diagnoses.icd_code.notnull()).distinct()
+
+
+def _listed_start(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.StringColumn:
+    """Return the longest listed ICD-10 code that a code begins with, or null."""
+    listed = codes.filter(pl.col("icd_version") == 10)["icd_code"].unique()
+    starts = ibis.null("string")
+    by_length = listed.to_frame().sort(pl.col("icd_code").str.len_chars(), "icd_code")
+    for (length,), some in by_length.group_by(pl.col("icd_code").str.len_chars(), maintain_order=True):
+        start = diagnoses.icd_code.substr(0, length)
+        is_listed = (diagnoses.icd_version == 10) & start.isin(some["icd_code"].to_list())
+        starts = is_listed.ifelse(start, starts)
+    return starts
 
 
 def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
@@ -63,7 +80,8 @@ def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
 
     They stand for the phenotypes in order: a phenotype's own name may be one that an engine cannot take.
 
-    All diagnoses of the admission count, whatever their rank. A code without a version matches in both.
+    All diagnoses of the admission count, whatever their rank. A code without a version matches in both, and
+    then as it is.
 
     Args:
         diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`, all of them or those of
@@ -71,8 +89,9 @@ def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
         codes: The phenotypes (see `read_phenotypes`).
     """
     table = ibis.memtable(codes)
+    diagnoses = select_diagnoses(diagnoses, codes)
     same_version = table.icd_version.isnull() | (table.icd_version == diagnoses.icd_version)
-    found = diagnoses.join(table, [_normalized(diagnoses.icd_code) == table.icd_code, same_version])
+    found = diagnoses.join(table, [diagnoses.icd_code == table.icd_code, same_version])
     names = codes["phenotype"].unique(maintain_order=True)
     labels = {f"label_{c}": (found.phenotype == name).any() for c, name in enumerate(names)}
     return found.group_by("hadm_id").agg(**labels)

@@ -34,8 +34,8 @@ _TABLES: dict[Part, tuple[str, ...]] = {
     "images": (),
 }
 _OPTIONS: dict[Part, tuple[str, ...]] = {
-    "series": ("preset", "window_hours"),
-    "labels": ("preset", "window_hours", "phenotypes"),
+    "series": ("preset", "window_hours", "before_hours"),
+    "labels": ("preset", "window_hours", "before_hours", "phenotypes"),
     "images": ("image_size",),
 }
 _FILES: dict[Part, tuple[str, ...]] = {

@@ -6,14 +6,18 @@ from ibis import _
 
 from drfuse.cohort.stays import seconds_between
 from drfuse.cohort.tables import MimicIV
-from drfuse.cohort.variables import Preset, clean_values, derive_gcs_total, item_ids
+from drfuse.cohort.variables import Preset, clean_values, derive_gcs_total, item_ids, items_before_admission
 
 _EVENT = ("stay_id", "itemid", "charttime", "storetime", "value", "valuenum", "intime", "window_end")
 _MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "hour")
 
 
-def measure(mimic: MimicIV, stays: ir.Table, preset: Preset) -> ir.Table:
+def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int = 0) -> ir.Table:
     """Return every measurement that falls into a stay's window.
+
+    Charted times have no seconds, `intime` has: so with the preset `extended` the window begins with the
+    minute of `intime`. What is measured once, height and weight, then also counts from the hours before; it
+    is charted for the stay itself, so that nothing of an earlier stay comes in.
 
     Chart events belong to the stay they name. Laboratory results belong to the stay of their admission; where
     they name no admission, the preset `extended` gives them to the subject's stay that lasted at that time.
@@ -22,10 +26,12 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset) -> ir.Table:
         mimic: The release.
         stays: Rows of `stay_id`, `subject_id`, `hadm_id`, `intime` and `window_end`.
         preset: Which items and which rules (see `clean_values`).
+        before_hours: Hours before `intime` from which height and weight count (preset `extended`).
 
     Returns:
         Rows of `stay_id`, `variable` (its place in `load_variables()`), `charttime`, `storetime`, `measured`
-        and `hour`. Hour k holds the times (k, k+1] hours after `intime`; time 0 is in hour 0.
+        and `hour`. Hour k holds the times (k, k+1] hours after `intime`; hour 0 also holds all that counts
+        from before.
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
     chart, labs = mimic.chartevents, mimic.labevents
@@ -39,7 +45,13 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset) -> ir.Table:
     labs = labs.filter(same_admission).select(_EVENT)
 
     events = chart.union(labs)
-    events = events.filter(events.charttime.between(events.intime, events.window_end))
+    begin = events.intime
+    if preset == "extended":
+        begin = begin.truncate("m").cast(begin.type())
+        if before_hours:
+            earlier = events.intime - ibis.interval(hours=before_hours)
+            begin = events.itemid.isin(items_before_admission()).ifelse(earlier, begin)
+    events = events.filter(events.charttime.between(begin, events.window_end))
     seconds = seconds_between(events.intime, events.charttime)
     hour = ((seconds - 1).clip(lower=0) // 3600).cast("int16")
     # The published extraction has no storing time: at one time, its largest value wins.

@@ -70,6 +70,12 @@ def item_ids(preset: Preset, table: Literal["chartevents", "labevents"]) -> list
     return [int(row["itemid"]) for row in rows if row["table"] == table and row[preset] == "1"]
 
 
+def items_before_admission() -> list[int]:
+    """Return the items of what hardly changes in hours and is measured once: height and weight."""
+    steady = {row["variable"] for row in _rows("variable_ranges.csv") if row["before_admission"] == "1"}
+    return [int(row["itemid"]) for row in _rows("variables.csv") if row["variable"] in steady]
+
+
 def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> ir.Table:
     """Return `events` with `variable` (its place in `load_variables()`) and `measured` (in its unit).
 
@@ -91,7 +97,7 @@ def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> i
         number = (~laboratory | _matches(events.value, _PLAIN_NUMBER)).ifelse(number, _nothing())
         number = ibis.coalesce(number, _score(events))
     else:
-        number = ibis.coalesce(events.valuenum, number, _score(events))
+        number = ibis.coalesce(_finite(events.valuenum), number, _score(events))
     events = events.mutate(measured=number)
     # The ranges are joined last: a filter by constants would be moved below all this, and repeat it.
     events = events.mutate(measured=_convert(events, preset)).join(_ranges(preset, spelt_out), "variable")
@@ -207,6 +213,11 @@ def _number(text: ir.StringColumn) -> ir.FloatingColumn:
     return is_number.ifelse(text.try_cast("float64"), _nothing())
 
 
+def _finite(number: ir.FloatingColumn) -> ir.FloatingColumn:
+    """Return a number, or null in place of NaN and what is infinite, which some writers put for nothing."""
+    return (number.abs() <= _LARGEST).ifelse(number, _nothing())
+
+
 def _score(events: ir.Table) -> ir.FloatingColumn:
     """Return the score behind the text in `value`, or null."""
     places, text = _places(), events.value.strip().lower()
@@ -233,7 +244,8 @@ def _convert(events: ir.Table, preset: Preset) -> ir.FloatingColumn:
         (item == _WEIGHT_POUNDS, value * 0.453592),
     ]
     if preset == "extended":
-        fahrenheit |= item == _TEMPERATURE_FAHRENHEIT
+        # a patient of 50 degrees is dead in Celsius and in Fahrenheit: so it parts the two scales
+        fahrenheit |= (item == _TEMPERATURE_FAHRENHEIT) & (value > 50)
         rules.append((item == _HEIGHT_INCHES, value * 2.54))
     rules.append((fahrenheit, (value - 32) * 5 / 9))
     return ibis.cases(*rules, else_=value)

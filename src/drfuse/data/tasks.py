@@ -1,5 +1,6 @@
 """What is predicted of a stay: 25 phenotypes, death in hospital, or how long the ICU stay lasts."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from drfuse.data.cohort import Cohort
 from drfuse.errors import InputError, check_choice
+
+logger = logging.getLogger(__name__)
 
 TaskName = Literal["phenotyping", "mortality", "los"]
 
@@ -58,11 +61,16 @@ class Task:
                 f"{cohort.folder}/stays.parquet lacks {min(missing)}; run `drfuse prepare` again"
             )
         days = cohort.stays["los"].cast(pl.Float64).to_numpy()
-        eligible = days > cohort.manifest.options["window_hours"] / 24
+        known = cohort.stays[column].is_not_null().to_numpy() & np.isfinite(days)
+        eligible = known & (days > cohort.manifest.options["window_hours"] / 24)
+        if unknown := int((~known).sum()):
+            logger.warning("%d stays have no %s and are left out of the task %s", unknown, column, name)
         if not eligible.any():
-            raise InputError(f"no stay of {cohort.folder} is longer than the window; prepare a larger cohort")
+            raise InputError(
+                f"no stay of {cohort.folder} is longer than the window; prepare with fewer --window-hours"
+            )
         if name == "mortality":
-            labels = cohort.stays.select(pl.col(column).cast(pl.Float32)).to_numpy()
+            labels = cohort.stays.select(pl.col(column).cast(pl.Float32).fill_null(0)).to_numpy()
             return cls(name, ["death in hospital"], labels, eligible)
         class_of = np.searchsorted(
             _LOS_EDGES, days, side="left"
