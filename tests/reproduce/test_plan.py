@@ -204,3 +204,28 @@ def test_a_users_own_system_takes_part_wherever_it_can(cohort: Cohort) -> None:
     assert takes_part(variant, "table4")
     assert not takes_part(variant, "table2")
     assert len(planned(cohort, "all", [mine])) == 4
+
+
+def test_a_system_has_its_own_settings_before_those_for_all(cohort: Cohort) -> None:
+    settings = {"drfuse": {"lr": 3e-4, "weight_decay": 0.1}, "drfuse-mse": {"lr": 2e-4}}
+    runs = plan("all", cohort, Path("runs"), choose_systems(None), [0], {}, {"lr": 5e-4}, settings)
+    had = {cell.system: (spec.options["lr"], spec.options["weight_decay"]) for cell, spec in runs.items()}
+    assert had["drfuse"] == had["drfuse-no-ranking"] == had["drfuse-no-disentangling"] == (3e-4, 0.1)
+    assert had["drfuse-mse"] == (2e-4, 0.0)
+    assert had["transformer"] == had["medfuse"] == (5e-4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dr-fuse": {"lr": 1e-4}}, "there is no system 'dr-fuse'"),
+        ({"drfuse": {"seed": 1}}, "'seed' cannot be set for drfuse alone"),
+        ({"drfuse": {"lr": "fast"}}, "lr of drfuse is 'fast'"),
+        ({"drfuse": {"weight_decay": -1.0}}, "weight_decay of drfuse is -1.0"),
+    ],
+)
+def test_settings_that_no_system_can_have_are_refused(
+    cohort: Cohort, settings: dict[str, dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        plan("all", cohort, Path("runs"), choose_systems(None), [0], {}, {}, settings)

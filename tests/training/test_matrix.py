@@ -82,6 +82,7 @@ DECIDING: dict[str, Any] = {
     "init_ehr": Path("ehr"),
     "init_cxr": Path("cxr"),
     "accumulate": 2,
+    "weight_decay": 0.1,
     "cxr_share": 0.5,
     "freeze_cxr": True,
 }

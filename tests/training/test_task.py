@@ -100,3 +100,15 @@ def test_without_radiographs_nothing_is_predicted_twice(monkeypatch: pytest.Monk
     predicted = FusionTask(model, 1e-3, 0).predict_step(make_batch(cxr_of=()), 0)
     assert seen == [(4, 0)]
     assert torch.equal(predicted.logits, predicted.logits_without_cxr)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_weights_decay_apart_from_the_gradient(weight_decay: float) -> None:
+    task = FusionTask(EhrTransformer(N_FEATURES, N_LABELS, dim=8), 1e-2, 0, weight_decay=weight_decay)
+    optimizer = task.configure_optimizers()
+    before = task.model.head.weight.detach().clone()  # type: ignore[union-attr, operator]
+    for parameter in task.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    after = task.model.head.weight  # type: ignore[union-attr]
+    torch.testing.assert_close(after, before * (1 - 1e-2 * weight_decay))

@@ -63,6 +63,7 @@ def reproduce(
     n_resamples: int = 1000,
     workers: int = 1,
     ray: bool | str = False,
+    settings: dict[str, dict[str, float]] | None = None,
 ) -> Reproduced:
     """Repeat the paper's experiments on a cohort, with the paper's numbers beside the measured ones.
 
@@ -96,6 +97,8 @@ def reproduce(
         workers: Runs at a time, each in a process of its own.
         ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine; the cluster
             then says how many at a time.
+        settings: By a system's name, its own `lr` and `weight_decay`, such as those that
+            `benchmarks/search.py` chose; they go before the options for all. DrFuse's count for its variants.
 
     Returns:
         The tables, and where the report lies.
@@ -123,7 +126,9 @@ def reproduce(
         "num_workers": num_workers,
         "task": task,
     } | ({} if lr is None else {"lr": lr})
-    cells = plan(what, opened, out / "runs", systems, list(dict.fromkeys(seeds)), model_args or {}, options)
+    cells = plan(
+        what, opened, out / "runs", systems, list(dict.fromkeys(seeds)), model_args or {}, options, settings
+    )
     for train_on in sorted({cell.train_on for cell in cells}):  # what is wrong fails before the training
         data = CohortDataModule(
             opened,

@@ -1,5 +1,6 @@
 """Which runs an experiment needs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,9 @@ def takes_part(system: System, experiment: str) -> bool:
     return not system.is_variant
 
 
+OWN_OPTIONS = frozenset({"lr", "weight_decay"})
+"""The options of `train` that a system may have for itself: what was tuned for each."""
+
 TABLE3 = ("ResNet50", "Transformer", "MedFuse", "MedFuse-II", "DrFuse")
 """The systems of the paper's table 3, in its order."""
 
@@ -65,6 +69,7 @@ def plan(
     seeds: Sequence[int],
     model_args: Mapping[str, Any],
     options: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[Cell, RunSpec]:
     """Return the runs that an experiment needs, each once.
 
@@ -76,14 +81,20 @@ def plan(
         seeds: Trainings of each.
         model_args: Arguments for every model that takes them.
         options: Options of `train` for all; without `lr`, each system's published one.
+        settings: By a system's name, options of `train` that are its own and go before those for all. A
+            variant of DrFuse without any takes DrFuse's.
 
     Raises:
-        InputError: If no system takes part, or no system takes one of `model_args`.
+        InputError: If no system takes part, no system takes one of `model_args`, or `settings` name what is
+            no system or no option of one.
     """
     known = (*systems, *paper_systems().values())  # one configuration may serve any of them
     taken = {key for system in known for key in system.with_arguments(model_args)["init_args"]}
     if unknown := sorted(model_args.keys() - taken):
         raise InputError(f"--model-args: none of the systems' models takes {unknown[0]!r}")
+
+    settings = settings or {}
+    _check_settings(settings, {system.name for system in known})
 
     def run_of(system: System, train_on: Subset, seed: int) -> RunSpec:
         shipped = paper_systems()
@@ -95,7 +106,7 @@ def plan(
             f"{system.title}, trained on {train_on}, seed {seed}",
             system.with_arguments(model_args),
             first,
-            **{**published, **options, "train_on": train_on, "seed": seed},
+            **{**published, **options, **_own(system, settings), "train_on": train_on, "seed": seed},
         )
 
     cells = {
@@ -109,3 +120,30 @@ def plan(
     if not cells and what != "table1":
         raise InputError(f"none of the systems takes part in {what}; name others in --models")
     return cells
+
+
+def _own(system: System, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return a system's own options: a variant's, where none are given, are DrFuse's."""
+    name = "drfuse" if system.is_variant and system.name not in settings else system.name
+    return settings.get(name, {})
+
+
+def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: set[str]) -> None:
+    """Refuse settings of an unknown system, and options that one system cannot have for itself.
+
+    Raises:
+        InputError: If there are such.
+    """
+    options = ", ".join(sorted(OWN_OPTIONS))
+    for name, own in settings.items():
+        if name not in known:
+            raise InputError(
+                f"settings: there is no system {name!r}; expected some of {', '.join(sorted(known))}"
+            )
+        if unknown := sorted(own.keys() - OWN_OPTIONS):
+            raise InputError(f"settings: {unknown[0]!r} cannot be set for {name} alone; expected {options}")
+        for option, value in own.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InputError(
+                    f"settings: {option} of {name} is {value!r}; expected a number of at least 0"
+                )

@@ -97,6 +97,7 @@ def train(
     overwrite: bool = False,
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),
+    weight_decay: float = 0.0,
 ) -> TrainedRun:
     """Train a model on a cohort, keep its best weights, and predict every stay.
 
@@ -145,6 +146,8 @@ def train(
         overwrite: Replace the run that lies at `out`.
         progress: Whether to show progress bars.
         callbacks: What else Lightning is to call while it trains.
+        weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
+            Adam has none.
 
     Returns:
         Where the run lies, and its best epoch.
@@ -153,7 +156,7 @@ def train(
         InputError: If the cohort cannot be used, or another run lies at `out`.
     """
     given = dict(locals())
-    check_options(epochs, patience, lr, seed, accumulate)
+    check_options(epochs, patience, lr, seed, accumulate, weight_decay)
     check_choice("train_on", train_on, get_args(Subset))
     validate_on = validate_on or train_on
     check_choice("validate_on", validate_on, get_args(Subset))
@@ -195,7 +198,7 @@ def train(
             _start_from(network, modality, unimodal, opened.fingerprint)
     _check_alone(ranks, compile=compile, freeze_cxr=freeze_cxr)
     _arrange(network, precision, compile, checkpoint_activations)
-    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks)
+    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks, weight_decay)
 
     run = RunFiles(Path(out).resolve())
     trainer = _trainer(
@@ -230,6 +233,7 @@ def train(
         "init_ehr": None if init_ehr is None else str(Path(init_ehr).resolve()),
         "init_cxr": None if init_cxr is None else str(Path(init_cxr).resolve()),
         "accumulate": accumulate,
+        "weight_decay": weight_decay,
         "cxr_share": cxr_share,
         "freeze_cxr": freeze_cxr,
         "compile": compile,
@@ -258,7 +262,9 @@ def train(
     return result
 
 
-def check_options(epochs: int, patience: int, lr: float, seed: int, accumulate: int = 1) -> None:
+def check_options(
+    epochs: int, patience: int, lr: float, seed: int, accumulate: int = 1, weight_decay: float = 0.0
+) -> None:
     """Refuse numbers that no training can be done with.
 
     Raises:
@@ -269,6 +275,8 @@ def check_options(epochs: int, patience: int, lr: float, seed: int, accumulate: 
             "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1; "
             "accumulate at least 1"
         )
+    if not 0 <= weight_decay < math.inf:
+        raise InputError(f"weight_decay is {weight_decay}; expected a number of at least 0")
 
 
 def load_model(run: Path) -> FusionModel:

@@ -111,6 +111,7 @@ class FusionTask(L.LightningModule):
         accumulate: Batches whose gradients make one step of Adam. Each counts by its stays, so that they add
             up to the gradient of all of these stays together, in the last group of an epoch as well.
         ranks: The processes that train it together, each on its part of every batch.
+        weight_decay: Share of itself, times the learning rate, that every weight loses at each step.
     """
 
     def __init__(
@@ -121,10 +122,12 @@ class FusionTask(L.LightningModule):
         cohort: str = "",
         accumulate: int = 1,
         ranks: Ranks | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.lr = lr
+        self.weight_decay = weight_decay
         self.seed = seed
         self.cohort = cohort
         self.accumulate = accumulate
@@ -207,8 +210,14 @@ class FusionTask(L.LightningModule):
         checkpoint["val_prauc"] = self.latest_val_prauc
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam with its default moments."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+        """Return Adam with its default moments; weights decay apart from the gradient (AdamW)."""
+        return torch.optim.Adam(
+            self.parameters(),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            decoupled_weight_decay=True,
+            fused=True,
+        )
 
     def _run(self, batch: Batch, batch_idx: int) -> tuple[FusionOutput, Batch]:
         """Return what the model says of a batch, and the batch; of a part, those of the whole."""

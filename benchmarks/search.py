@@ -1,0 +1,124 @@
+"""The same small search for every system: which learning rate and weight decay, on validation data alone.
+
+Hospitals of other seeds than the one that is measured later are simulated and prepared. On each, every system
+is trained on the matched set with every setting, and judged by the macro PRAUC of the validation split at the
+best epoch. The setting with the highest mean over the hospitals is the system's; no test number is read.
+`python -m benchmarks.search --out DIR --config_file benchmarks/small.yaml` goes on where it was interrupted,
+and writes `DIR/settings.yaml` for `drfuse reproduce --config` and `DIR/search.md` with every trial.
+"""
+
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+import yaml
+from jsonargparse import auto_cli
+
+from drfuse.cohort import prepare
+from drfuse.data import Cohort
+from drfuse.errors import InputError
+from drfuse.reproduce.plan import plan
+from drfuse.reproduce.systems import choose_systems
+from drfuse.simulate import simulate
+from drfuse.training.fit import read_facts
+from drfuse.training.matrix import RunSpec, train_all
+
+Setting = tuple[float, float]
+"""A learning rate and a weight decay."""
+
+
+def search(
+    out: Path,
+    config_file: Path,
+    hospitals: Sequence[int] = (101,),
+    lr: Sequence[float] = (2e-4, 5e-4, 1e-3),
+    weight_decay: Sequence[float] = (0.0, 0.3),
+    stays: int = 3000,
+    cxr_rate: float = 0.5,
+    image_size: int = 64,
+    workers: int = 1,
+) -> dict[str, dict[str, float]]:
+    """Choose the settings of every system of `drfuse reproduce` that is not a variant of DrFuse.
+
+    Args:
+        out: Folder for hospitals, cohorts, runs and the result.
+        config_file: What all systems share: the options of `drfuse reproduce`, as in `small.yaml`. Its seeds,
+            `lr` and `settings` are left out.
+        hospitals: Seeds of the development hospitals.
+        lr: Learning rates to try.
+        weight_decay: Weight decays to try with each.
+        stays: Of each hospital.
+        cxr_rate: Share of them with a radiograph.
+        image_size: Side of the radiographs, in pixels.
+        workers: Runs at a time.
+
+    Returns:
+        The chosen settings by system, as `settings` of `drfuse reproduce` takes them.
+
+    Raises:
+        InputError: If a hospital is the one that is measured (seed 0), or a run failed.
+    """
+    if 0 in hospitals or len(set(hospitals)) < len(hospitals) or not hospitals:
+        raise InputError("expected different development hospitals, and not seed 0, which is measured later")
+    shared = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    model_args = shared.pop("model_args", {})
+    options = {key: value for key, value in shared.items() if key not in ("seeds", "lr", "settings")}
+    # a solver fits the linear baselines, which have neither; variants take DrFuse's
+    systems = [system for system in choose_systems(None) if not (system.is_variant or system.reference)]
+    trials: dict[tuple[str, Setting], list[RunSpec]] = defaultdict(list)
+    for seed in hospitals:
+        cohort = Cohort.open(_cohort(out / f"hospital-{seed}", seed, stays, cxr_rate, image_size))
+        for setting in itertools.product(lr, weight_decay):
+            given = options | dict(zip(("lr", "weight_decay"), setting, strict=True))
+            for cell, spec in plan("table2", cohort, out / "runs", systems, [0], model_args, given).items():
+                if cell.train_on == "matched":
+                    trials[cell.system, setting].append(spec)
+    if failed := train_all([spec for specs in trials.values() for spec in specs], workers):
+        raise InputError(f"{len(failed)} runs failed, the first of them {failed[0]}")
+    praucs = {
+        trial: [float(read_facts(spec.folder)["val_prauc_macro"]) for spec in specs]
+        for trial, specs in trials.items()
+    }
+    settings = choose(praucs)
+    (out / "settings.yaml").write_text(yaml.safe_dump({"settings": settings}), encoding="utf-8")
+    (out / "search.md").write_text(table(praucs), encoding="utf-8")
+    return settings
+
+
+def choose(praucs: Mapping[tuple[str, Setting], Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Return each system's setting with the highest mean PRAUC; of equals, the first one.
+
+    >>> choose({("a", (1e-3, 0.0)): [0.3, 0.4], ("a", (1e-4, 0.1)): [0.5, 0.4]})
+    {'a': {'lr': 0.0001, 'weight_decay': 0.1}}
+    """
+    best: dict[str, Setting] = {}
+    for (system, setting), values in praucs.items():
+        if system not in best or mean(values) > mean(praucs[system, best[system]]):
+            best[system] = setting
+    return {system: {"lr": lr, "weight_decay": decay} for system, (lr, decay) in best.items()}
+
+
+def table(praucs: Mapping[tuple[str, Setting], Sequence[float]]) -> str:
+    """Return every trial as a Markdown table: the mean over the hospitals, and each of them."""
+    lines = ["| system | lr | weight decay | validation macro PRAUC | hospitals |", "|---|---|---|---|---|"]
+    for (system, (lr, decay)), values in praucs.items():
+        each = "; ".join(f"{value:.3f}" for value in values)
+        lines.append(f"| {system} | {lr:g} | {decay:g} | {mean(values):.3f} | {each} |")
+    return "\n".join([*lines, ""])
+
+
+def _cohort(folder: Path, seed: int, stays: int, cxr_rate: float, image_size: int) -> Path:
+    """Return the cohort of a development hospital, made where it is not there yet."""
+    cohort, hospital = folder / "cohort", folder / "hospital"
+    if not (hospital / "truth.parquet").is_file():
+        simulate(hospital, stays, cxr_rate, image_size=image_size, seed=seed, overwrite=hospital.exists())
+    prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=image_size)
+    return cohort
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    auto_cli(search, as_positional=False)
