@@ -1,4 +1,5 @@
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,30 @@ def test_parquet_ids_of_another_type_are_cast(
     }
     mimic = open_folder(write_tables(frames, tmp_path, ".parquet"))
     assert rows(mimic.icustays)[0]["stay_id"] == 92_000_001
+
+
+def test_nan_in_parquet_is_missing(hospital: Hospital, tmp_path: Path) -> None:
+    frames = {
+        stem: frame.with_columns(
+            pl.lit(math.nan).alias(name) for name in ("hadm_id", "valuenum") if name in frame.columns
+        )
+        for stem, frame in hospital.frames().items()
+        if stem.endswith("events")
+    }
+    mimic = open_folder(write_tables(hospital.frames() | frames, tmp_path, ".parquet"))
+    (row,) = rows(mimic.chartevents)
+    assert (row["hadm_id"], row["valuenum"]) == (None, None)
+
+
+def test_a_number_of_32_bits_is_the_decimal_that_it_stands_for(hospital: Hospital, tmp_path: Path) -> None:
+    frames = {
+        stem: frame.with_columns(pl.lit(36.6, pl.Float32).alias("valuenum"))
+        if "valuenum" in frame.columns
+        else frame
+        for stem, frame in hospital.frames().items()
+    }
+    (row,) = rows(open_folder(write_tables(frames, tmp_path, ".parquet")).chartevents)
+    assert row["valuenum"] == 36.6
 
 
 @pytest.mark.parametrize("above", [".", "2.2", "physionet.org/files/mimiciv/2.2"])

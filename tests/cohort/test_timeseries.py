@@ -17,7 +17,9 @@ from tests.mimic import (
     HEART_RATE,
     INTIME,
     MEAN_PRESSURE,
+    O2_SATURATION_LAB,
     SECOND,
+    SPECIMEN_TYPE,
     UNUSED_CHART_ITEM,
     Hospital,
     Stay,
@@ -76,6 +78,30 @@ def test_hours_count_from_an_intime_with_seconds(hospital: Hospital, tmp_path: P
     hospital.chart(stay, HEART_RATE, 70, at=1)
     hospital.chart(stay, HEART_RATE, 71, at=1 + SECOND)
     assert hourly(hospital, tmp_path).of(stay, "heart_rate") == {0: 70, 1: 71}
+
+
+@pytest.mark.parametrize(("preset", "expected"), [("extended", {0: 70}), ("benchmark", {})])
+def test_the_minute_of_admission_is_hour_0(
+    hospital: Hospital, tmp_path: Path, preset: Preset, expected: Hours
+) -> None:
+    stay = hospital.add_stay(intime=INTIME + timedelta(seconds=59))
+    hospital.chart(stay, HEART_RATE, 70, at=-59 * SECOND)
+    hospital.chart(stay, HEART_RATE, 71, at=-60 * SECOND)  # a minute before
+    assert hourly(hospital, tmp_path, preset).of(stay, "heart_rate") == expected
+
+
+def test_saturation_is_of_arterial_blood(hospital: Hospital, tmp_path: Path) -> None:
+    arterial, venous, unsaid = (hospital.add_stay() for _ in range(3))
+    for specimen, (stay, text) in enumerate([(arterial, "ART."), (venous, "VEN."), (unsaid, None)]):
+        hospital.lab(stay, O2_SATURATION_LAB, 70, specimen_id=specimen)
+        hospital.lab(stay, GLUCOSE_LAB, 90, specimen_id=specimen)
+        if text:
+            hospital.lab(stay, SPECIMEN_TYPE, text, specimen_id=specimen)
+    found = hourly(hospital, tmp_path / "a")
+    assert [found.of(stay, "oxygen_saturation") for stay in (arterial, venous, unsaid)] == [{0: 70}, {}, {}]
+    assert all(found.of(stay, "glucose") == {0: 90} for stay in (arterial, venous, unsaid))
+    published = hourly(hospital, tmp_path / "b", "benchmark")
+    assert all(published.of(stay, "oxygen_saturation") == {0: 70} for stay in (arterial, venous, unsaid))
 
 
 def test_nothing_before_intime_is_read(hospital: Hospital, tmp_path: Path) -> None:

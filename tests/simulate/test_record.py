@@ -25,7 +25,9 @@ from tests.mimic import (
     HEART_RATE,
     HEIGHT_CM,
     HEIGHT_INCHES,
+    O2_SATURATION_LAB,
     RESPIRATORY_RATE,
+    SPECIMEN_TYPE,
     SYSTOLIC,
     WEIGHT_KG,
     WEIGHT_POUNDS,
@@ -105,7 +107,7 @@ def test_the_items_are_those_of_mimic(shared: Path) -> None:
     )
     real = pl.read_csv(shared / "mimic-iv-demo/hosp/d_labitems.csv.gz")
     labs = item_dictionary("labevents")
-    assert labs.height == 6
+    assert labs.height == 7
     assert labs.sort("itemid").equals(
         real.select(labs.columns).filter(pl.col("itemid").is_in(labs["itemid"].implode())).sort("itemid")
     )
@@ -139,7 +141,7 @@ def test_the_items_feed_the_variables_that_they_measure() -> None:
         assert table == item["table"]
         assert variable.startswith(renamed.get(item["variable"], item["variable"]))
         fed.add(variable)
-    assert unused == ["Heart Rhythm", "Sodium", "Lactate"]
+    assert unused == ["Heart Rhythm", "Sodium", "Lactate", "Specimen Type"]
     assert fed == {variable.name for variable in load_variables()} - {"gcs_total"}
 
 
@@ -153,7 +155,9 @@ def test_chart_events_lie_between_admission_and_the_end(recorded: Recorded) -> N
     stays = recorded.icustays.select("subject_id", "hadm_id", "stay_id", "intime", "outtime")
     events = recorded.chart.join(stays, on=["subject_id", "hadm_id", "stay_id"])
     assert events.height == recorded.chart.height > 100_000
-    assert (events["charttime"] >= events["intime"]).all()
+    minute = events["intime"].dt.truncate("1m")
+    assert (events["charttime"] >= minute).all()
+    assert (events["charttime"] < events["intime"]).any()  # in the minute of admission
     assert (events["charttime"] <= events["outtime"]).all()
     hours = (events["charttime"] - events["intime"]).dt.total_seconds() / 3600
     assert 59 < hours.max() <= 60
@@ -166,7 +170,7 @@ def test_laboratory_results_may_precede_the_stay_but_not_follow_it(recorded: Rec
     results = known.join(stays, on=["subject_id", "hadm_id"])
     assert results.height > 5000
     assert (results["charttime"] <= results["outtime"]).all()
-    before = (results["intime"] - results["charttime"]).dt.total_seconds() / 3600
+    before = (results["intime"].dt.truncate("1m") - results["charttime"]).dt.total_seconds() / 3600
     assert 0.1 < (before > 0).mean() < 0.4
     assert before.max() <= 12
     assert before.min() >= -60
@@ -219,7 +223,8 @@ def test_one_number_in_2000_is_a_slip(recorded: Recorded) -> None:
 
 
 def test_numbers_and_their_text_agree(recorded: Recorded) -> None:
-    for events in (recorded.chart.filter(~pl.col("itemid").is_in(TEXTS)), recorded.labs):
+    numbers = recorded.labs.filter(pl.col("itemid") != SPECIMEN_TYPE)
+    for events in (recorded.chart.filter(~pl.col("itemid").is_in(TEXTS)), numbers):
         assert events["value"].cast(pl.Float64).equals(events["valuenum"].alias("value"))
 
 
@@ -475,3 +480,13 @@ def features_of(ehr: Floats) -> Floats:
     known = observed.any(axis=1)
     typical = np.nanmean(np.where(known, mean, np.nan), axis=0)
     return np.hstack([np.where(known, mean, typical), np.log(unrest + 0.1), trend])
+
+
+def test_each_blood_gas_says_that_it_is_arterial(recorded: Recorded) -> None:
+    types = recorded.labs.filter(pl.col("itemid") == SPECIMEN_TYPE)
+    assert set(types["value"]) == {"ART."}
+    assert types["valuenum"].is_null().all()
+    saturations = recorded.labs.filter(pl.col("itemid") == O2_SATURATION_LAB)
+    assert saturations.height > 1000
+    assert saturations.join(types, on="specimen_id", how="anti").is_empty()
+    assert types["specimen_id"].n_unique() == types.height

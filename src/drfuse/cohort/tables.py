@@ -220,7 +220,7 @@ def _schemas(admission_columns: Sequence[str]) -> dict[str, dict[str, str]]:
         "icustays": _ICUSTAYS,
         "diagnoses_icd": _DIAGNOSES,
         "chartevents": _EVENTS | {"stay_id": "int64"},
-        "labevents": _EVENTS,
+        "labevents": _EVENTS | {"specimen_id": "int64"},
     }
 
 
@@ -426,8 +426,20 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
 
 
 def _typed(table: ir.Table, schema: Mapping[str, str]) -> ir.Table:
-    """Return the columns in `schema`, with those types."""
-    return table.select(**{name: table[name].cast(kind) for name, kind in schema.items()})
+    """Return the columns in `schema`, with those types.
+
+    NaN, which some writers put where an id or a number is missing, is null. A float of 32 bits is taken for
+    the decimal that it stands for: 36.6 is not 36.599998.
+    """
+    columns = {}
+    for name, kind in schema.items():
+        column = table[name]
+        if column.type().is_floating():
+            column = column.isnan().ifelse(ibis.null(column.type()), column)
+        if column.type().is_float32():
+            column = column.cast("string")
+        columns[name] = column.cast(kind)
+    return table.select(**columns)
 
 
 def _literally(path: Path) -> str:

@@ -6,7 +6,15 @@ from ibis import _
 
 from drfuse.cohort.stays import seconds_between
 from drfuse.cohort.tables import MimicIV
-from drfuse.cohort.variables import Preset, clean_values, derive_gcs_total, item_ids, items_before_admission
+from drfuse.cohort.variables import (
+    SPECIMEN_TYPE,
+    Preset,
+    arterial_saturation,
+    clean_values,
+    derive_gcs_total,
+    item_ids,
+    items_before_admission,
+)
 
 _EVENT = ("stay_id", "itemid", "charttime", "storetime", "value", "valuenum", "intime", "window_end")
 _MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "hour")
@@ -20,7 +28,8 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
     is charted for the stay itself, so that nothing of an earlier stay comes in.
 
     Chart events belong to the stay they name. Laboratory results belong to the stay of their admission; where
-    they name no admission, the preset `extended` gives them to the subject's stay that lasted at that time.
+    they name no admission, the preset `extended` gives them to the subject's stay that lasted at that time,
+    and saturations of blood that is not known to be arterial are left out.
 
     Args:
         mimic: The release.
@@ -37,7 +46,10 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
     chart, labs = mimic.chartevents, mimic.labevents
     chart = chart.filter(chart.itemid.isin(item_ids(preset, "chartevents")))
     chart = chart.join(stays, "stay_id").select(_EVENT)
-    labs = labs.filter(labs.itemid.isin(item_ids(preset, "labevents"))).rename(lab_hadm_id="hadm_id")
+    wanted = item_ids(preset, "labevents")
+    if preset == "extended":
+        labs = arterial_saturation(labs.filter(labs.itemid.isin([*wanted, SPECIMEN_TYPE])))
+    labs = labs.filter(labs.itemid.isin(wanted)).rename(lab_hadm_id="hadm_id")
     labs = labs.join(stays, "subject_id")
     same_admission = labs.lab_hadm_id == labs.hadm_id
     if preset == "extended":

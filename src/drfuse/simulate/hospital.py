@@ -106,6 +106,7 @@ def admit(
     los_hours = np.clip(np.exp(generator.normal(np.log(52) + 0.2 * patients.severity, 0.6)), 5, 1000)
     intime = _intimes(census, los_hours, generator)
     outtime = intime + _minutes(los_hours * 60)
+    intime = intime + generator.integers(60, size=n).astype("timedelta64[s]")
     unit = generator.integers(len(_UNITS), size=n)
     next_unit = (unit + generator.integers(1, len(_UNITS), n)) % len(_UNITS)
     icustays = pl.DataFrame(

@@ -32,6 +32,7 @@ _CONVERSIONS: dict[str, Callable[[Floats], Floats]] = {
     "pounds": lambda kilogram: kilogram / 0.453592,
     "inches": lambda centimetre: np.round(centimetre / 2.54),
 }
+_SPECIMEN_TYPE = 52033  # the item that says where the blood of a blood gas is from
 _LAB_COLUMNS = ("labevent_id", "subject_id", "hadm_id", "specimen_id", "itemid", "charttime", "storetime")
 _CHART_COLUMNS = ("subject_id", "hadm_id", "stay_id", "charttime", "storetime", "itemid")
 
@@ -88,7 +89,8 @@ def draw_events(
         for name, every, kept_at_least in read_definitions("rounds").iter_rows()
     }
     tables: dict[str, list[pl.DataFrame]] = {"chartevents": [], "labevents": []}
-    for item in read_definitions("items").iter_rows(named=True):
+    items = read_definitions("items")
+    for item in items.filter(pl.col("itemid") != _SPECIMEN_TYPE).iter_rows(named=True):
         hours, happens = rounds[item["round"]]
         happens = happens & (generator.random(hours.shape) >= _SKIPPED)
         if item["kit"]:
@@ -109,6 +111,8 @@ def draw_events(
             events = events.with_columns(_numbers(np.where(slip, _SLIP, values)))
         unit = pl.lit(item["unit"], pl.String).alias("valueuom")
         tables[item["table"]].append(events.with_columns(unit))
+    gases = items.filter(pl.col("category") == "Blood Gas")["itemid"].implode()
+    tables["labevents"].append(_specimen_types(pl.concat(tables["labevents"]), gases))
     chart, labs = (
         _timed(pl.concat(parts), icustays, generator)
         for parts in (tables["chartevents"], tables["labevents"])
@@ -123,6 +127,17 @@ def draw_events(
     )
     return chart, labs.select(
         *_LAB_COLUMNS, "value", "valuenum", "valueuom", comments=pl.lit(None, pl.String)
+    )
+
+
+def _specimen_types(labs: pl.DataFrame, gases: pl.Series) -> pl.DataFrame:
+    """Return a row for each blood gas that says where the blood is from: all are arterial."""
+    taken = labs.filter(pl.col("itemid").is_in(gases)).unique(["row", "hours"], maintain_order=True)
+    return taken.with_columns(
+        itemid=pl.lit(_SPECIMEN_TYPE, labs.schema["itemid"]),
+        value=pl.lit("ART."),
+        valuenum=pl.lit(None, pl.Float64),
+        valueuom=pl.lit(None, pl.String),
     )
 
 
@@ -191,6 +206,7 @@ def _timed(events: pl.DataFrame, icustays: pl.DataFrame, generator: np.random.Ge
     events = events.sort("row", "hours", "itemid")
     stays = icustays.select("subject_id", "hadm_id", "stay_id", "intime")[events["row"].to_numpy()]
     minutes = (events["hours"] * 60).round().cast(pl.Int64) * 60_000_000
-    charted = (stays["intime"] + minutes.cast(pl.Duration("us"))).alias("charttime")
+    admitted = stays["intime"].dt.truncate("1m")  # charting has no seconds, admission has
+    charted = (admitted + minutes.cast(pl.Duration("us"))).alias("charttime")
     delay = pl.Series(generator.integers(0, 90, events.height) * 60_000_000).cast(pl.Duration("us"))
     return events.hstack(stays).with_columns(charted, (charted + delay).alias("storetime"))
