@@ -182,7 +182,7 @@ def _draft(paths: Sequence[Path], size: int, _: str) -> None:
 
 
 def _store(paths: Sequence[Path], size: int, folder: str) -> None:
-    for _ in store_radiographs(paths, size, Path(folder, "cxr.npy")):
+    for _ in store_radiographs(([path] for path in paths), size, Path(folder, "cxr.npy")):
         pass
 
 

@@ -134,7 +134,7 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
     """Return the arguments as jsonargparse reads them.
 
     Options are named like the function's parameters, a bare flag means true, and what follows an option that
-    takes several values, up to the next option, becomes a list.
+    takes several values, up to the next option, becomes a list; after `=`, that is one value.
     """
     parameters = inspect.signature(function).parameters
     named: list[str] = []
@@ -150,9 +150,11 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
         is_bare = not left or left[0].startswith("-") or (kind is bool and left[0] not in _BOOLEANS)
         if bool in (kind, *get_args(kind)) and not equals and is_bare:
             equals, value = "=", "true"
-        elif Sequence in (get_origin(kind), *map(get_origin, get_args(kind))) and not equals:
+        elif Sequence in (get_origin(kind), *map(get_origin, get_args(kind))):
             n_values = next((i for i, following in enumerate(left) if following.startswith("-")), len(left))
-            if n_values and not left[0].startswith("["):
+            if equals and not value.startswith("["):
+                value = json.dumps([value])
+            elif not equals and n_values and not left[0].startswith("["):
                 equals, value = "=", json.dumps(left[:n_values])
                 del left[:n_values]
         named.append(f"--{name}{equals}{value}")

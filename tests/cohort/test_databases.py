@@ -18,7 +18,7 @@ import sqlglot
 
 from drfuse.cohort import prepare
 from drfuse.cohort.databases import Database, stream
-from drfuse.cohort.phenotypes import read_phenotypes, select_diagnoses
+from drfuse.cohort.phenotypes import match_diagnoses, read_phenotypes
 from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.tables import MimicIV, _open_tables, open_mimic_iv
 from drfuse.cohort.timeseries import last_of_each_hour, measure
@@ -184,7 +184,7 @@ def queries_on(mimic: MimicIV) -> dict[str, ir.Table]:
     everyone = describe_stays(mimic, 48)
     candidates = select_stays(everyone)[-1].stays
     diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
-    queries = {"stays": everyone, "diagnoses": select_diagnoses(diagnoses, read_phenotypes())}
+    queries = {"stays": everyone, "diagnoses": match_diagnoses(diagnoses, read_phenotypes())}
     for preset in get_args(Preset):
         queries[preset] = last_of_each_hour(measure(mimic, candidates, preset), preset)
     return queries

@@ -30,6 +30,8 @@ def test_112_of_140_stays_are_included(demo: Prepared) -> None:
         "rejected_rows": {},
         "unreadable_images": [],
         "undated_images": 0,
+        "diagnoses": {"listed": 706, "start listed": 0, "unlisted": 1236, "not ICD": 0},
+        "stays_with_unknown": {"phenotypes": 0, "in_hospital_mortality": 0, "los": 0},
         "phenotypes_without_positive": [],
     }
 

@@ -14,6 +14,7 @@ from drfuse.cohort.radiographs import (
     Stored,
     date_studies,
     decode,
+    is_readable,
     select_radiographs,
     store_radiographs,
 )
@@ -33,8 +34,10 @@ def selected(
     cxr = open_mimic_cxr(hospital.write_radiographs(folder / "cxr", suffix=suffix), connection)
     stays = connection.create_table("stays", select_stays(describe_stays(mimic, window_hours=48))[-1].stays)
     rows = select_radiographs(date_studies(cxr.metadata), stays, views).to_pyarrow().to_pylist()
-    assert len(rows) == len({row["stay_id"] for row in rows})
-    return {row["stay_id"]: row["dicom_id"] for row in rows}
+    chosen: dict[int, str] = {}
+    for row in rows:  # of a stay, the latest comes first
+        chosen.setdefault(row["stay_id"], row["dicom_id"])
+    return chosen
 
 
 @pytest.fixture
@@ -192,10 +195,25 @@ def test_colour_images_become_grey(mode: str, tmp_path: Path) -> None:
     assert np.abs(found.astype(int) - 90).max() <= 2
 
 
-def test_16_bit_images_keep_their_upper_bits(tmp_path: Path) -> None:
-    pixels = np.linspace(0, 2**16 - 1, 32 * 32).reshape(32, 32).astype(np.uint16)
+@pytest.mark.parametrize("low_high", [(0, 2**16 - 1), (0, 4095), (1000, 3040)])
+def test_16_bit_images_are_scaled_by_their_own_range(low_high: tuple[int, int], tmp_path: Path) -> None:
+    low, high = low_high
+    pixels = np.linspace(low, high, 32 * 32).reshape(32, 32).astype(np.uint16)
     found = decode(write_image(pixels, tmp_path / "image.png"), 32)
-    assert np.array_equal(found, pixels >> 8)
+    assert np.array_equal(found, (pixels.astype(np.int64) - low) * 255 // (high - low))
+    assert (found.min(), found.max()) == (0, 255)
+
+
+def test_images_of_floats_are_scaled_or_unreadable(tmp_path: Path) -> None:
+    pixels = np.linspace(-1, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    image = tmp_path / "image.tiff"
+    Image.fromarray(pixels).save(image)
+    found = decode(image, 32)
+    assert (found.min(), found.max()) == (0, 255)
+    assert abs(int(found[16, 0]) - 127) <= 4
+    pixels[0, 0] = np.nan
+    Image.fromarray(pixels).save(image)
+    assert not is_readable(image)
 
 
 def test_a_large_jpeg_looks_the_same_when_decoded_small(tmp_path: Path) -> None:
@@ -240,9 +258,9 @@ def test_unreadable_images_take_no_row(tmp_path: Path) -> None:
     broken = [broken_image(kind, tmp_path / f"{kind}.jpg") for kind in BROKEN]
     paths = [broken[0], readable[0], *broken[1:4], readable[1], readable[2], *broken[4:], readable[3]]
 
-    was_read = list(store_radiographs(paths, 32, tmp_path / "cxr.npy"))
+    places = list(store_radiographs([[path] for path in paths], 32, tmp_path / "cxr.npy"))
 
-    assert was_read == [path in readable for path in paths]
+    assert places == [0 if path in readable else None for path in paths]
     stored = np.load(tmp_path / "cxr.npy", mmap_mode="r")
     assert stored.dtype == np.uint8
     assert np.array_equal(stored, np.stack([decode(path, 32) for path in readable]))
@@ -256,7 +274,7 @@ def test_any_number_of_images_can_be_stored(n_images: int, tmp_path: Path) -> No
         file = BytesIO()
         Image.fromarray(np.full((8, 8), number % 256, np.uint8)).save(file, "PNG")
         paths[-1].write_bytes(file.getvalue())
-    assert all(store_radiographs(paths, 8, tmp_path / "cxr.npy"))
+    assert set(store_radiographs([[path] for path in paths], 8, tmp_path / "cxr.npy")) <= {0}
     stored = np.load(tmp_path / "cxr.npy")
     assert stored.shape == (n_images, 8, 8)
     assert stored[:, 0, 0].tolist() == [number % 256 for number in range(n_images)]
@@ -267,7 +285,21 @@ def test_images_that_were_decoded_before_are_copied(tmp_path: Path) -> None:
     np.save(tmp_path / "before.npy", before)
     (tmp_path / "new.jpg").write_bytes(draw((20, 20), seed=1))
     earlier = [Stored(tmp_path / "before.npy", row) for row in range(3)]
-    images = [earlier[2], tmp_path / "new.jpg", tmp_path / "missing.jpg", earlier[0]]
-    assert list(store_radiographs(images, 16, tmp_path / "cxr.npy")) == [True, True, False, True]
+    images = [[earlier[2]], [tmp_path / "new.jpg"], [tmp_path / "missing.jpg"], [earlier[0]]]
+    assert list(store_radiographs(images, 16, tmp_path / "cxr.npy")) == [0, 0, None, 0]
     stored = np.load(tmp_path / "cxr.npy")
     assert np.array_equal(stored, np.stack([before[2], decode(tmp_path / "new.jpg", 16), before[0]]))
+
+
+def test_a_stay_gets_its_first_readable_image(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(draw((20, 20), seed=number))
+    broken, missing = broken_image(BROKEN[0], tmp_path / "broken.jpg"), tmp_path / "missing.jpg"
+    stays = [
+        [missing, broken, tmp_path / "1.jpg", tmp_path / "0.jpg"],
+        [missing, broken],
+        [tmp_path / "2.jpg"],
+    ]
+    assert list(store_radiographs(stays, 16, tmp_path / "cxr.npy")) == [2, None, 0]
+    expected = [decode(tmp_path / f"{number}.jpg", 16) for number in (1, 2)]
+    assert np.array_equal(np.load(tmp_path / "cxr.npy"), np.stack(expected))

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -23,7 +24,13 @@ from drfuse import __version__
 from drfuse.cohort.assembly import write_ehr, write_normalization, write_stays
 from drfuse.cohort.databases import arrow_schema, stream
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
-from drfuse.cohort.phenotypes import label_admissions, read_phenotypes, select_diagnoses
+from drfuse.cohort.phenotypes import (
+    Match,
+    count_matches,
+    label_admissions,
+    match_diagnoses,
+    read_phenotypes,
+)
 from drfuse.cohort.radiographs import ImageFolder, Stored, date_studies, select_radiographs, store_radiographs
 from drfuse.cohort.reuse import INPUTS, STAMP_SCHEMA, Earlier, Stamp, stamp, stamp_all, write_inputs
 from drfuse.cohort.split import SPLITS, hash_split, read_split_file
@@ -225,7 +232,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
         else:
             candidates = candidates.semi_join(ibis.memtable(series.stays("stay_id")), "stay_id")
         progress.update(bar, description="reading diagnoses")
-        labels = _labels(mimic, there, order.codes, labelled, store)
+        labels, diagnoses = _labels(mimic, there, order.codes, labelled, store)
         stays = _describe(candidates, labels, order, store)
         flow.append(FlowStep("a variable observed in the window", _count(stays)))
         rejected = count_rejected_rows(store)
@@ -254,10 +261,13 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
         before: dict[str, int] = earlier.manifest.warnings["rejected_rows"]
         skipped = {file.path.name for file in mimic.files if file.table in unread}
         rejected |= {name: count for name, count in before.items() if name in skipped}
+    unreadable = images.filter(pl.col("cxr_row").is_null())
     warnings = {
         "rejected_rows": dict(sorted(rejected.items())),
-        "unreadable_images": images.filter(pl.col("cxr_row").is_null())["dicom_id"].to_list(),
+        "unreadable_images": unreadable["dicom_id"].unique(maintain_order=True).to_list(),
         "undated_images": undated,
+        "diagnoses": diagnoses,
+        "stays_with_unknown": _count_unknown(written, order.phenotypes[0]),
         "phenotypes_without_positive": _never(written, order.phenotypes),
     }
     _report(warnings, order.strict)
@@ -423,16 +433,21 @@ def _bring(
 
 def _labels(
     mimic: MimicIV, candidates: ir.Table, codes: pl.DataFrame, earlier: Earlier | None, store: Backend
-) -> ir.Table:
-    """Return `hadm_id` and `label_0`, `label_1`, ... of admissions, or those of an earlier cohort."""
+) -> tuple[ir.Table, dict[str, int]]:
+    """Return the labels of admissions and how many diagnoses of each kind (see `Match`) they have.
+
+    The labels are `hadm_id` and `label_0`, `label_1`, ...; they may be those of an earlier cohort. Admissions
+    whose labels are unknown have no row, or nulls.
+    """
     if earlier is None:
         diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
-        if mimic.engine is not store:
-            diagnoses = _bring(select_diagnoses(diagnoses, codes), "diagnoses", mimic, store)
-        return label_admissions(diagnoses, codes)
+        matched = _bring(match_diagnoses(diagnoses, codes), "diagnoses", mimic, store)
+        counted = {row["match"]: row["n_diagnoses"] for row in _fetch(count_matches(matched)).to_pylist()}
+        return label_admissions(matched, codes), {kind: int(counted.get(kind, 0)) for kind in get_args(Match)}
     names = earlier.manifest.phenotypes
     labels = earlier.stays("hadm_id", *names)
-    return ibis.memtable(labels.rename_columns(["hadm_id", *(f"label_{c}" for c in range(len(names)))]))
+    labels = labels.rename_columns(["hadm_id", *(f"label_{c}" for c in range(len(names)))])
+    return ibis.memtable(labels), earlier.manifest.warnings["diagnoses"]
 
 
 def _describe(stays: ir.Table, labels: ir.Table, order: _Order, store: Backend) -> ir.Table:
@@ -445,15 +460,15 @@ def _describe(stays: ir.Table, labels: ir.Table, order: _Order, store: Backend) 
         stays = stays.mutate(split=hash_split(stays.subject_id, order.options["seed"]))
     else:
         stays = stays.left_join(ibis.memtable(order.split), "subject_id").drop("subject_id_right")
-    names = [name for name in labels.columns if name != "hadm_id"]
+    names = [name for name in labels.columns if name != "hadm_id"]  # null where they are unknown
     stays = stays.left_join(labels, "hadm_id")
     stays = store.create_table(
         "stays",
         stays.select(
             *_STAY,
             "window_end",
+            *names,
             row=ibis.row_number().over(order_by=stays.stay_id),
-            **{name: stays[name].fill_null(False) for name in names},
         ).cast({"n_hours": "int16"}),
     )
     if missing := _count(stays.filter(stays.split.isnull())):
@@ -464,7 +479,7 @@ def _describe(stays: ir.Table, labels: ir.Table, order: _Order, store: Backend) 
 def _find_radiographs(
     stays: ir.Table, cxr: MimicCxr | None, views: Sequence[str], store: Backend
 ) -> tuple[pl.DataFrame, int]:
-    """Return the ids of each stay's radiograph, in the order of the stays, and how many have no date."""
+    """Return the ids of each stay's radiographs (see `select_radiographs`), and how many have no date."""
     if cxr is None:
         return pl.DataFrame(schema={**dict.fromkeys(_IMAGE_IDS, pl.Int64), "dicom_id": pl.String}), 0
     studied = store.create_table("studied", date_studies(cxr.metadata))
@@ -478,14 +493,15 @@ def _store_radiographs(
     """Write `cxr.npy`: uint8 (images, size, size), grey, in the order of the stays.
 
     Args:
-        found: The images that are wanted.
+        found: The images that each stay may take, the first readable one of which it gets.
         order: Where they lie, and their size.
         earlier: A cohort that has images of this size.
         out: The file.
         progress: Where to show it.
 
     Returns:
-        `found` with the columns of `Earlier.images`.
+        The images that were tried, with the columns of `Earlier.images`: of each stay those that cannot be
+        read, and the one that it got.
 
     Raises:
         InputError: If there are images, and none can be read.
@@ -498,22 +514,31 @@ def _store_radiographs(
         stamps = stamp_all(paths, cxr.root, threads)
     rows = pl.Series("earlier", [None] * len(paths), pl.Int32) if earlier is None else earlier.rows_of(stamps)
     stored = None if earlier is None else earlier.folder / "cxr.npy"
-    images = (
+    images = iter(
         path if row is None or stored is None else Stored(stored, row)
         for path, row in zip(paths, rows, strict=True)
     )
-    n_new = rows.null_count()
-    if n_new < len(paths):
-        logger.info("%d of %d radiographs are decoded, the others were before", n_new, len(paths))
-    was_read = store_radiographs(images, order.options["image_size"], out, threads)
-    readable = pl.Series(progress.track(was_read, total=len(paths), description="decoding"), dtype=pl.Boolean)
-    if cxr is not None and paths and not readable.any():
+    stays = found.group_by("stay_id", maintain_order=True).len("n")
+    candidates = (list(islice(images, n)) for n in stays["n"])
+    places = store_radiographs(candidates, order.options["image_size"], out, threads)
+    place = pl.Series(progress.track(places, total=stays.height, description="decoding"), dtype=pl.Int64)
+    if cxr is not None and paths and place.null_count() == len(place):
         raise InputError(
             f"none of the {len(paths)} radiographs under {cxr.root} can be read, the first expected at "
             f"{paths[0].relative_to(cxr.root)}; leave --mimic-cxr out to go on without them"
         )
-    numbered = pl.when(readable).then(readable.cast(pl.Int32).cum_sum() - 1)
-    return pl.concat([found, stamps], how="horizontal").with_columns(cxr_row=numbered)
+    stays = stays.with_columns(last=place, cxr_row=place.is_not_null().cast(pl.Int32).cum_sum() - 1)
+    ranked = pl.concat([found, stamps, rows.to_frame("earlier")], how="horizontal").with_columns(
+        place=pl.int_range(pl.len()).over("stay_id")
+    )
+    tried = ranked.join(stays, "stay_id", maintain_order="left").filter(
+        pl.col("place") <= pl.col("last").fill_null(pl.col("n"))
+    )
+    if n_known := tried.height - tried["earlier"].null_count():
+        n_new = tried.height - n_known
+        logger.info("%d of %d radiographs were decoded, the others before", n_new, tried.height)
+    got = pl.col("place") == pl.col("last").fill_null(-1)
+    return tried.select(*found.columns, *stamps.columns, cxr_row=pl.when(got).then("cxr_row"))
 
 
 def _with_radiographs(stays: ir.Table, images: pl.DataFrame) -> ir.Table:
@@ -536,6 +561,11 @@ def _report(warnings: dict[str, Any], strict: bool) -> None:
         raise InputError(f"{'; '.join(problems)}; mend them, or leave --strict out to go on without them")
     for problem in problems:
         logger.warning("%s; left out and counted in manifest.json", problem)
+    for what, count in warnings["stays_with_unknown"].items():
+        if count:
+            logger.warning("%d stays have unknown %s and take no part in predicting that", count, what)
+    if unreadable := warnings["diagnoses"]["not ICD"]:
+        logger.warning("%d diagnoses are in neither ICD-9-CM nor ICD-10-CM and give no label", unreadable)
     if never := warnings["phenotypes_without_positive"]:
         logger.warning("no stay has %s", ", ".join(never))
 
@@ -560,6 +590,13 @@ def _count_splits(stays: pl.LazyFrame) -> dict[str, dict[str, int]]:
     counted = stays.group_by("split").agg(stays=pl.len(), with_cxr=pl.col("has_cxr").sum()).collect()
     found = {row.pop("split"): row for row in counted.iter_rows(named=True)}
     return {split: found.get(split, {"stays": 0, "with_cxr": 0}) for split in SPLITS}
+
+
+def _count_unknown(stays: pl.LazyFrame, phenotype: str) -> dict[str, int]:
+    """Return how many stays lack what each task is about; those take no part in it."""
+    columns = {"phenotypes": phenotype, "in_hospital_mortality": "in_hospital_mortality", "los": "los"}
+    unknown = [pl.col(column).is_null().sum().alias(what) for what, column in columns.items()]
+    return stays.select(unknown).collect().row(0, named=True)
 
 
 def _never(stays: pl.LazyFrame, phenotypes: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from importlib.resources import as_file, files
 from pathlib import Path
+from string import ascii_uppercase, digits
+from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
@@ -10,17 +12,32 @@ import yaml
 
 from drfuse.errors import InputError, MissingInputError
 
-_SHIPPED = ("phenotype_codes.csv", "phenotype_codes_since_2019.csv")
 _CSV_COLUMNS = {"phenotype": pl.String, "icd_version": pl.Int64, "icd_code": pl.String}
+_SHIPPED = ("phenotype_codes.csv", "phenotype_codes_since_2019.csv")
+_INITIALS = {9: f"{digits}EV", 10: ascii_uppercase}
+_LENGTHS = {9: (3, 5), 10: (3, 7)}
+
+Match = Literal["listed", "start listed", "unlisted", "not ICD"]
+"""How a diagnosis stands to the definitions.
+
+`start listed`: the code is in no list, but begins with a listed one, whose phenotype it has. `unlisted`: of a
+disease that is not one of the phenotypes, or newer than the lists; they hold the phenotypes' codes alone, so
+the two cannot be told apart. `not ICD`: `icd_version` is neither 9 nor 10, or the code does not look like one
+of that version, so that no list can know it.
+"""
 
 
 def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
-    """Return the codes of each phenotype, in file order: `phenotype`, `icd_version` (null: any), `icd_code`.
+    """Return the codes of each phenotype, in file order.
+
+    The columns are `phenotype`, `icd_version` (null: any), `icd_code`, and `with_longer`: whether longer
+    codes that begin with it count too. They do for the shipped ICD-10 codes, which later years split: that was
+    right for all 219 codes since October 2016 that it concerns. A file of the user's own means what it lists.
 
     Args:
-        path: A CSV with those columns, or the YAML form of published benchmarks,
+        path: A CSV with the first three columns, or the YAML form of published benchmarks,
             `name: {use_in_benchmark: bool, codes: [...]}`. Without it, the 25 phenotypes of the paper as HCUP
-            CCS categories, with the codes that came into force from October 2019 on.
+            CCS categories, with the codes since 2019 that continue them.
 
     Raises:
         MissingInputError: If there is no such file.
@@ -28,7 +45,12 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
     """
     if path is None:
         with as_file(files("drfuse.cohort") / "definitions") as folder:
-            return pl.concat([read_phenotypes(folder / name) for name in _SHIPPED])
+            shipped = pl.concat([_read(folder / name) for name in _SHIPPED])
+        return shipped.with_columns(with_longer=pl.col("icd_version") == 10)
+    return _read(path).with_columns(with_longer=False)
+
+
+def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise MissingInputError(f"there is no phenotype file {path}; expected CSV or YAML")
     codes = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else _read_csv(path)
@@ -46,55 +68,90 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
     return codes.with_columns(normalized).unique(maintain_order=True)
 
 
-def select_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
-    """Return the distinct diagnoses whose code is listed, in its normalized spelling: what labels depend on.
+def match_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
+    """Return the listed codes that the diagnoses of each admission stand for: all that labels depend on.
 
-    An ICD-10 code that is not listed counts as the longest code of version 10 that it begins with: ICD-10-CM
-    divides its codes further every October, and I48.19 was part of I48.1. The codes are literals of the
-    query, so that it runs on a database that may only be read.
+    A row each of `hadm_id`, `icd_version`, `icd_code` (the listed code: the diagnosis's own or, where
+    `with_longer` allows, the longest that it begins with; null where there is none), `match` and
+    `n_diagnoses`. Diagnoses without a code are left out. The codes are literals of the query, so that it runs
+    on a database that may only be read.
 
     Args:
         diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`.
         codes: The phenotypes (see `read_phenotypes`).
     """
-    diagnoses = diagnoses.select("hadm_id", "icd_version", icd_code=_normalized(diagnoses.icd_code))
-    listed = diagnoses.icd_code.isin(sorted(set(codes["icd_code"])))
-    diagnoses = diagnoses.mutate(icd_code=listed.ifelse(diagnoses.icd_code, _listed_start(diagnoses, codes)))
-    return diagnoses.filter(diagnoses.icd_code.notnull()).distinct()
+    spelled = diagnoses.select("hadm_id", "icd_version", code=_normalized(diagnoses.icd_code))
+    spelled = spelled.filter(spelled.code != "")
+    found = spelled.mutate(icd_code=_listed_code(spelled, codes))
+    matched = found.mutate(
+        match=ibis.cases(
+            (found.icd_code == found.code, "listed"),
+            (found.icd_code.notnull(), "start listed"),
+            (_is_icd(found) | codes["icd_version"].has_nulls(), "unlisted"),
+            else_="not ICD",
+        )
+    )
+    by = ["hadm_id", "icd_version", "icd_code", "match"]
+    return matched.group_by(by).agg(n_diagnoses=matched.count())
 
 
-def _listed_start(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.StringColumn:
-    """Return the longest listed ICD-10 code that a code begins with, or null."""
-    listed = codes.filter(pl.col("icd_version") == 10)["icd_code"].unique()
-    starts = ibis.null("string")
-    by_length = listed.to_frame().sort(pl.col("icd_code").str.len_chars(), "icd_code")
-    for (length,), some in by_length.group_by(pl.col("icd_code").str.len_chars(), maintain_order=True):
-        start = diagnoses.icd_code.substr(0, length)
-        is_listed = (diagnoses.icd_version == 10) & start.isin(some["icd_code"].to_list())
-        starts = is_listed.ifelse(start, starts)
-    return starts
+def label_admissions(matched: ir.Table, codes: pl.DataFrame) -> ir.Table:
+    """Return `hadm_id` and booleans `label_0`, `label_1`, ... for each admission whose labels are known.
 
-
-def label_admissions(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
-    """Return `hadm_id` and booleans `label_0`, `label_1`, ... for each admission that has any of the codes.
-
-    They stand for the phenotypes in order: a phenotype's own name may be one that an engine cannot take.
-
-    All diagnoses of the admission count, whatever their rank. A code without a version matches in both, and
-    then as it is.
+    They stand for the phenotypes in order: a phenotype's own name may be one that an engine cannot take. The
+    labels of an admission are known if it has a diagnosis that a list can know; all of its diagnoses count,
+    whatever their rank.
 
     Args:
-        diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`, all of them or those of
-            `select_diagnoses`, on an engine that may hold `codes` as a table: the local DuckDB.
+        matched: What `match_diagnoses` returned, on an engine that may hold `codes` as a table: the local
+            DuckDB.
         codes: The phenotypes (see `read_phenotypes`).
     """
-    table = ibis.memtable(codes)
-    diagnoses = select_diagnoses(diagnoses, codes)
-    same_version = table.icd_version.isnull() | (table.icd_version == diagnoses.icd_version)
-    found = diagnoses.join(table, [diagnoses.icd_code == table.icd_code, same_version])
+    table = ibis.memtable(codes.select("phenotype", "icd_version", "icd_code"))
+    known = matched.filter(matched.match != "not ICD")
+    same_version = table.icd_version.isnull() | (table.icd_version == known.icd_version)
+    found = known.left_join(table, [known.icd_code == table.icd_code, same_version])
     names = codes["phenotype"].unique(maintain_order=True)
-    labels = {f"label_{c}": (found.phenotype == name).any() for c, name in enumerate(names)}
+    labels = {f"label_{c}": (found.phenotype == name).any().fill_null(False) for c, name in enumerate(names)}
     return found.group_by("hadm_id").agg(**labels)
+
+
+def count_matches(matched: ir.Table) -> ir.Table:
+    """Return how many diagnoses there are of each kind: rows of `match` and `n_diagnoses`.
+
+    Args:
+        matched: What `match_diagnoses` returned.
+    """
+    return matched.group_by("match").agg(n_diagnoses=matched.n_diagnoses.sum())
+
+
+def _listed_code(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.StringValue:
+    """Return the longest listed code of its version that each `code` is or, where allowed, begins with."""
+    code, version = diagnoses.code, diagnoses.icd_version
+    length = pl.when("with_longer").then(pl.col("icd_code").str.len_chars())
+    groups = codes.group_by("icd_version", length=length).agg(pl.col("icd_code").unique().sort())
+    cases = []
+    for of_version, start, listed in groups.sort("length", descending=True, nulls_last=False).iter_rows():
+        found = code if start is None else code.substr(0, start)
+        is_listed = found.isin(listed)
+        if of_version is not None:
+            is_listed &= version == of_version
+        if start is not None:
+            is_listed &= code.length() <= _LENGTHS[of_version][1]
+        cases.append((is_listed, found))
+    return ibis.cases(*cases)
+
+
+def _is_icd(diagnoses: ir.Table) -> ir.BooleanValue:
+    """Return whether each `code` looks like one of its version."""
+    code, version = diagnoses.code, diagnoses.icd_version
+    looks_right = [
+        (version == number)
+        & code.substr(0, 1).isin(list(_INITIALS[number]))
+        & code.length().between(*_LENGTHS[number])
+        for number in _INITIALS
+    ]
+    return ibis.or_(*looks_right)
 
 
 def _normalized(code: ir.StringColumn) -> ir.StringColumn:
@@ -103,7 +160,8 @@ def _normalized(code: ir.StringColumn) -> ir.StringColumn:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_csv(path, glob=False, schema_overrides=_CSV_COLUMNS).select(*_CSV_COLUMNS)
+        rows = pl.read_csv(path, glob=False, schema_overrides=_CSV_COLUMNS).select(*_CSV_COLUMNS)
+        return rows.filter(~pl.all_horizontal(pl.all().is_null()))  # a blank line
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path} is not a CSV with the columns {', '.join(_CSV_COLUMNS)}") from error
 

@@ -1,4 +1,4 @@
-"""The last radiograph of each stay's window: find it, decode it, store it."""
+"""The last readable radiograph of each stay's window: find it, decode it, store it."""
 
 import os
 import re
@@ -38,7 +38,9 @@ def date_studies(metadata: ir.Table) -> ir.Table:
 
 
 def select_radiographs(studied: ir.Table, stays: ir.Table, views: Sequence[str]) -> ir.Table:
-    """Return `stay_id`, `subject_id`, `study_id`, `dicom_id` of each stay's last radiograph in its window.
+    """Return `stay_id`, `subject_id`, `study_id`, `dicom_id` of the radiographs in each stay's window.
+
+    They are in the order of the stays, and of a stay the latest comes first.
 
     Args:
         studied: The metadata with `studied_at` (see `date_studies`).
@@ -49,10 +51,7 @@ def select_radiographs(studied: ir.Table, stays: ir.Table, views: Sequence[str])
     studied = studied.join(stays.select("stay_id", "subject_id", "intime", "window_end"), "subject_id")
     studied = studied.filter(studied.studied_at.between(studied.intime, studied.window_end))
     latest_first = [ibis.desc("studied_at"), ibis.desc("study_id"), ibis.desc("dicom_id")]
-    rank = ibis.row_number().over(ibis.window(group_by="stay_id", order_by=latest_first))
-    return (
-        studied.filter(rank == 0).select("stay_id", "subject_id", "study_id", "dicom_id").order_by("stay_id")
-    )
+    return studied.order_by("stay_id", *latest_first).select("stay_id", "subject_id", "study_id", "dicom_id")
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,17 @@ def _is_image(path: Path) -> bool:
 def decode(path: Path, size: int) -> NDArray[np.uint8]:
     """Return a grey image (`size`, `size`): resized so that the short side fits, then centre-cropped.
 
+    An image of more than 8 bits, or of floats, is scaled by its own range, as MIMIC-CXR-JPG was made from
+    DICOM: the minimum becomes 0, the maximum 255, what is between is cut down. MIMIC-CXR-JPG then equalised
+    the histogram, which is not done here.
+
     Raises:
-        OSError: If there is no such file, or it is no readable image.
+        OSError: If there is no such file, or it is not a readable image.
+        ValueError: If a pixel is not a finite number.
     """
     with Image.open(path) as image:
         image.draft("L", (size, size))  # JPEG decodes at 1/2, 1/4 or 1/8 of its size, never below `size`
-        grey = _eight_bits(image) if image.mode.startswith("I") else image.convert("L")
+        grey = _eight_bits(image) if image.mode.startswith(("I", "F")) else image.convert("L")
     return np.asarray(ImageOps.fit(grey, (size, size), method=Image.Resampling.BICUBIC))
 
 
@@ -130,32 +134,51 @@ def is_readable(path: Path) -> bool:
 
 
 def store_radiographs(
-    images: Iterable[Path | Stored], size: int, out: Path, threads: int | None = None
-) -> Iterator[bool]:
-    """Decode images on all cores and write the readable ones, in order, into the NumPy file `out`.
+    candidates: Iterable[Sequence[Path | Stored]], size: int, out: Path, threads: int | None = None
+) -> Iterator[int | None]:
+    """Decode one image of each stay on all cores and write them, in order, into the NumPy file `out`.
 
     Args:
-        images: JPEG or PNG files, or images decoded before, which are copied.
+        candidates: The images that each stay may have, of which the first readable one counts: JPEG or PNG
+            files, or images decoded before, which are copied.
         size: Side of the stored images, in pixels.
         out: The file to write.
         threads: How many images are decoded at a time; without it, as many as there are cores.
 
     Yields:
-        Whether each image was readable, in order; unreadable ones take no row.
+        The place of each stay's image among its candidates; None where none is readable, which takes no row.
     """
-    waiting = iter(images)
+    waiting = iter(candidates)
     n_threads = threads or os.cpu_count()
     with array_in_order(out, (size, size), np.uint8) as append, ThreadPoolExecutor(n_threads) as pool:
         while some := list(islice(waiting, _DECODED_AHEAD)):
-            for image in pool.map(partial(_read, size=size), some):
+            for place, image in pool.map(partial(_read_first, size=size), some):
                 if image is not None:
                     append(image)
-                yield image is not None
+                yield place
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return a 16-bit grey image in 8 bits (Pillow's own conversion would cut every value off at 255)."""
-    return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
+    """Return a grey image in 8 bits, scaled by its own range (Pillow would cut every value off at 255)."""
+    pixels = np.asarray(image, np.float64)
+    if not np.isfinite(pixels).all():
+        raise ValueError("a pixel is not a finite number")
+    pixels = pixels - pixels.min()
+    widest = pixels.max()
+    if widest > 0:
+        pixels *= 255  # before the division, so that whole numbers stay exact
+        pixels /= widest
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _read_first(
+    candidates: Sequence[Path | Stored], size: int
+) -> tuple[int | None, NDArray[np.uint8] | None]:
+    """Return the place of the first readable image, and that image."""
+    for place, candidate in enumerate(candidates):
+        if (image := _read(candidate, size)) is not None:
+            return place, image
+    return None, None
 
 
 def _read(image: Path | Stored, size: int) -> NDArray[np.uint8] | None:

@@ -44,7 +44,14 @@ _FILES: dict[Part, tuple[str, ...]] = {
     "images": ("cxr.npy", "stays.parquet"),
 }
 _SMALL_FILES = {"normalization.json"}
-_WARNINGS = {"rejected_rows", "unreadable_images", "undated_images", "phenotypes_without_positive"}
+_WARNINGS = {
+    "rejected_rows",
+    "unreadable_images",
+    "undated_images",
+    "diagnoses",
+    "stays_with_unknown",
+    "phenotypes_without_positive",
+}
 
 
 class Stamp(NamedTuple):
@@ -119,7 +126,7 @@ class Earlier:
             and manifest.files.keys() == {name for names in _FILES.values() for name in names} | _SMALL_FILES
             and isinstance(manifest.warnings, dict)
             and manifest.warnings.keys() == _WARNINGS
-            and isinstance(manifest.warnings["rejected_rows"], dict)
+            and all(isinstance(manifest.warnings[name], dict) for name in ("rejected_rows", "diagnoses"))
             and list(columns[len(columns) - len(manifest.phenotypes) :]) == manifest.phenotypes
             and len(manifest.phenotypes) > 0
         )

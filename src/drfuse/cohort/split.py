@@ -40,6 +40,7 @@ def read_split_file(path: Path) -> pl.DataFrame:
     try:
         rows = pl.read_csv(path, glob=False, schema_overrides={"subject_id": pl.Int64, "split": pl.String})
         rows = rows.select("subject_id", "split").unique()
+        rows = rows.filter(~pl.all_horizontal(pl.all().is_null()))  # a blank line
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(
             f"{path} is not a CSV with whole numbers in subject_id and names in split"

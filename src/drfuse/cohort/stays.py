@@ -21,9 +21,9 @@ def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
 
     The columns: `subject_id`, `hadm_id`, `stay_id`, `age` (years, at admission), `gender`, `race`,
     `admission_type`, `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days),
-    `in_hospital_mortality`, `window_end` (the earlier of `outtime` and `intime` + window; nothing after it
-    may be read) and `n_hours` (hours until `window_end`, rounded up). A stay without `outtime` has no window
-    and so is never observed.
+    `in_hospital_mortality` (null where MIMIC does not say), `window_end` (the earlier of `outtime` and
+    `intime` + window; nothing after it may be read) and `n_hours` (hours until
+    `window_end`, rounded up). A stay without `outtime` has no window and so is never observed.
     """
     stays = mimic.icustays.left_join(mimic.admissions, ["subject_id", "hadm_id"]).left_join(
         mimic.patients, "subject_id"

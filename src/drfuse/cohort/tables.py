@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FORMATS = (".parquet", ".csv.gz", ".csv")
 _TOLERATED_ROWS, _TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
+_NOT_A_NUMBER = ("", "NaN", "nan", "NAN")  # how a CSV writes that a cell is missing
 _LONGEST_HEADER = 100_000  # bytes; a binary file may have no line break at all
 _MAX_DEPTH = 4  # physionet.org/files/mimiciv/2.2, as wget lays a mirror out
 
@@ -267,6 +268,11 @@ def reading(files: Sequence[SourceFile]) -> Iterator[None]:
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = str(error).split("\n", 1)[0]
         paths = [str(file.path) for file in files]
+        if "GZIP" in reason and (padded := [path for path in paths if _is_padded(Path(path))]):
+            raise InputError(
+                f"{padded[0]} ends in zero bytes after its gzip stream, which DuckDB cannot read; write it "
+                "anew with `gzip -dc FILE | gzip > NEW`"
+            ) from error
         named = [path for path in paths if path in str(error)] or paths or ["the database"]
         raise InputError(
             f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
@@ -303,6 +309,13 @@ def _gzip_damage(path: Path, given_up: Event) -> str | None:
     except (gzip.BadGzipFile, isal_zlib.error, EOFError) as error:
         return str(error)
     return None
+
+
+def _is_padded(path: Path) -> bool:
+    """Return whether a gzip file ends in more zero bytes than a stream can: its length and its sum have 8."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 9, 0))
+        return path.suffix == ".gz" and not any(file.read())
 
 
 def count_rejected_rows(connection: Backend) -> dict[str, int]:
@@ -419,6 +432,7 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
         delim=",",
         quote='"',
         escape='"',
+        nullstr=list(_NOT_A_NUMBER),
         ignore_errors=True,
         store_rejects=True,
     )
@@ -428,8 +442,8 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
 def _typed(table: ir.Table, schema: Mapping[str, str]) -> ir.Table:
     """Return the columns in `schema`, with those types.
 
-    NaN, which some writers put where an id or a number is missing, is null. A float of 32 bits is taken for
-    the decimal that it stands for: 36.6 is not 36.599998.
+    NaN, as pandas writes a missing number, is null. A float of 32 bits is taken for the decimal that it
+    stands for: 36.6 is not 36.599998.
     """
     columns = {}
     for name, kind in schema.items():

@@ -100,7 +100,7 @@ class Cohort:
 
     @cached_property
     def labels(self) -> NDArray[np.float32]:
-        """The labels (N, C), 1 where the admission has the phenotype."""
+        """The labels (N, C), 1 where the admission has the phenotype; NaN where its labels are unknown."""
         return self.stays.select(self.phenotypes).cast(pl.Float32).to_numpy()
 
     @cached_property

@@ -1,6 +1,5 @@
 """What is predicted of a stay: 25 phenotypes, death in hospital, or how long the ICU stay lasts."""
 
-import logging
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,8 +9,6 @@ from numpy.typing import NDArray
 
 from drfuse.data.cohort import Cohort
 from drfuse.errors import InputError, check_choice
-
-logger = logging.getLogger(__name__)
 
 TaskName = Literal["phenotyping", "mortality", "los"]
 
@@ -31,10 +28,10 @@ class Task:
     Attributes:
         name: Which task.
         label_names: The C names, in order.
-        labels: Float32 (N, C), 0 or 1.
-        eligible: Which stays take part (N,). Phenotypes belong to the whole admission, so all do. Of death
-            and length of stay only those are asked that are still in the ICU when the window ends: of others
-            the answer would be known at that time.
+        labels: Float32 (N, C), 0 or 1; NaN where they are unknown.
+        eligible: Which stays take part (N,): those whose labels are known. Of death and length of stay only
+            those are asked that are still in the ICU when the window ends: of others the answer would be
+            known at that time.
     """
 
     name: TaskName
@@ -54,25 +51,34 @@ class Task:
         """
         check_choice("task", name, get_args(TaskName))
         if name == "phenotyping":
-            return cls(name, cohort.phenotypes, cohort.labels, np.ones(len(cohort), np.bool_))
+            known = np.isfinite(cohort.labels).min(axis=1)
+            if not known.any():
+                raise InputError(
+                    f"no stay of {cohort.folder} has diagnoses, so no labels; prepare it again with them"
+                )
+            return cls(name, cohort.phenotypes, cohort.labels, known)
         column = "in_hospital_mortality" if name == "mortality" else "los"
         if missing := {column, "los"} - set(cohort.stays.columns):
             raise InputError(
                 f"{cohort.folder}/stays.parquet lacks {min(missing)}; run `drfuse prepare` again"
             )
-        days = cohort.stays["los"].cast(pl.Float64).to_numpy()
-        known = cohort.stays[column].is_not_null().to_numpy() & np.isfinite(days)
-        eligible = known & (days > cohort.manifest.options["window_hours"] / 24)
-        if unknown := int((~known).sum()):
-            logger.warning("%d stays have no %s and are left out of the task %s", unknown, column, name)
-        if not eligible.any():
+        days = cohort.stays["los"].cast(pl.Float64).to_numpy()  # NaN where unknown
+        outlasts = days > cohort.manifest.options["window_hours"] / 24
+        if not outlasts.any():
             raise InputError(
                 f"no stay of {cohort.folder} is longer than the window; prepare with fewer --window-hours"
             )
         if name == "mortality":
-            labels = cohort.stays.select(pl.col(column).cast(pl.Float32).fill_null(0)).to_numpy()
+            labels = cohort.stays.select(pl.col(column).cast(pl.Float32)).to_numpy()
+            eligible = outlasts & ~np.isnan(labels[:, 0])
+            if not eligible.any():
+                raise InputError(
+                    f"{cohort.folder} says of no stay longer than the window whether the patient died; "
+                    "choose another --task"
+                )
             return cls(name, ["death in hospital"], labels, eligible)
-        class_of = np.searchsorted(
-            _LOS_EDGES, days, side="left"
-        )  # a day that is an edge is in the class below
-        return cls(name, list(_LOS_NAMES), np.eye(len(_LOS_NAMES), dtype=np.float32)[class_of], eligible)
+        # a day that is an edge is in the class below
+        class_of = np.searchsorted(_LOS_EDGES, days, side="left")
+        labels = np.eye(len(_LOS_NAMES), dtype=np.float32)[class_of]
+        labels[np.isnan(days)] = np.nan
+        return cls(name, list(_LOS_NAMES), labels, outlasts)

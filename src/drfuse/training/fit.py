@@ -475,11 +475,19 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: If a signal ended it; Lightning makes an exit, or nothing at all, of that.
+        InputError: If a process that makes batches was killed.
     """
     try:
         yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
+    except RuntimeError as error:  # a signal's handler raises it, wherever the trainer is
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            "a process that makes batches was killed, perhaps for lack of memory; lower --num-workers (0 "
+            "needs none), and the same command goes on after the last complete epoch"
+        ) from error
     if trainer.state.status != TrainerStatus.FINISHED:
         raise KeyboardInterrupt
 
