@@ -160,8 +160,9 @@ def test_losses_and_metrics_are_those_of_one_process(both: tuple[TrainedRun, Tra
     logged = [pl.concat([pl.read_csv(part) for part in logs_of(run)], how="diagonal") for run in both]
     assert logged[0]["epoch"].max() == 1
     for name in logged[0].columns:
+        # a divergence is the rest of terms of order 1 in float32, so 1e-5 of it is known to a few digits only
         np.testing.assert_allclose(
-            logged[1][name].drop_nulls(), logged[0][name].drop_nulls(), rtol=1e-3, err_msg=name
+            logged[1][name].drop_nulls(), logged[0][name].drop_nulls(), rtol=1e-3, atol=1e-6, err_msg=name
         )
 
 
