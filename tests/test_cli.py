@@ -81,6 +81,15 @@ def test_prepare_reads_options_with_hyphens_and_bare_flags(
     assert shown.splitlines()[-1] == f"wrote {tmp_path / 'cohort'}: 20 stays"
 
 
+@pytest.mark.parametrize("views", [["--view=PA"], ["--view", "PA"], ["--view=[PA]"]])
+def test_a_single_view_may_follow_an_equals_sign(views: list[str], tmp_path: Path) -> None:
+    mimic_iv, mimic_cxr = write_hospital(tmp_path, n_stays=20)
+    arguments = ["prepare", "--mimic-iv", str(mimic_iv), "--mimic-cxr", str(mimic_cxr)]
+    main([*arguments, "--out", str(tmp_path / "cohort"), *views])
+    options = json.loads((tmp_path / "cohort" / "manifest.json").read_text())["options"]
+    assert options["view"] == ["PA"]
+
+
 def test_wrong_input_is_one_sentence_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,6 +158,20 @@ def test_a_stay_has_the_phenotypes_of_its_admission(case: Example, cohort: Prepa
     assert cohort.stays.select(cohort.manifest.phenotypes).dtypes == [pl.Boolean] * 25
 
 
+def test_an_admission_without_a_diagnosis_has_unknown_labels(tmp_path: Path) -> None:
+    hospital = Hospital()
+    ill, healthy, unknown = (hospital.add_stay() for _ in range(3))
+    for stay in (ill, healthy, unknown):
+        hospital.chart(stay, HEART_RATE, 70)
+    hospital.diagnose(ill, "N1830", 10)
+    hospital.diagnose(healthy, "Z000", 10)
+    found = prepare_hospital(hospital, tmp_path)
+    labels = {row["stay_id"]: row["Chronic kidney disease"] for row in found.stays.iter_rows(named=True)}
+    assert labels == {ill.stay_id: True, healthy.stay_id: False, unknown.stay_id: None}
+    assert found.manifest.warnings["stays_with_unknown"]["phenotypes"] == 1
+    assert found.manifest.warnings["diagnoses"]["unlisted"] == 1
+
+
 def test_each_radiograph_has_the_row_that_its_stay_names(case: Example, cohort: Prepared) -> None:
     with_cxr = cohort.stays.filter("has_cxr")
     assert with_cxr["stay_id"].to_list() == [stay.stay_id for stay in (case.described, *case.others[:3])]

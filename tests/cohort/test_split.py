@@ -45,6 +45,12 @@ def test_another_seed_splits_otherwise() -> None:
     assert same == pytest.approx(0.7**2 + 0.1**2 + 0.2**2, abs=0.03)
 
 
+def test_a_blank_last_line_of_a_split_file_means_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("subject_id,split\n1,validation\n2,train\n\n")
+    assert sorted(read_split_file(path).rows()) == [(1, "validation"), (2, "train")]
+
+
 def test_a_split_file_may_use_the_usual_names(tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
     path.write_text(

@@ -60,6 +60,28 @@ def test_the_window_decides_who_takes_part(tmp_path: Path) -> None:
     assert Task.of(cohort, "los").eligible.tolist() == [days > 3 for days in DAYS]
 
 
+@pytest.mark.parametrize(("task", "column"), [("mortality", "in_hospital_mortality"), ("los", "los")])
+def test_a_stay_whose_outcome_is_unknown_takes_no_part(tmp_path: Path, task: str, column: str) -> None:
+    folder = write_cohort(tmp_path / "cohort", los=DAYS)
+    stays = pl.read_parquet(folder / "stays.parquet")
+    longest = int(np.argmax(DAYS))
+    unknown = pl.when(pl.int_range(pl.len()) != longest).then(column).alias(column)
+    stays.with_columns(unknown).write_parquet(folder / "stays.parquet")
+    found = Task.of(Cohort.open(folder), task)  # type: ignore[arg-type]
+    assert not found.eligible[longest]
+    assert found.eligible.any()
+    assert np.isfinite(found.labels[found.eligible]).all()
+
+
+def test_a_stay_without_known_labels_takes_no_part_in_phenotyping(tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path / "cohort", los=DAYS)
+    cohort = Cohort.open(folder)
+    unknown = [pl.when(pl.int_range(pl.len()) != 1).then(name).alias(name) for name in cohort.phenotypes]
+    cohort.stays.with_columns(unknown).write_parquet(folder / "stays.parquet")
+    found = Task.of(Cohort.open(folder))
+    assert found.eligible.tolist() == [row != 1 for row in range(len(DAYS))]
+
+
 def test_an_unknown_task_is_refused(cohort: Cohort) -> None:
     with pytest.raises(
         InputError, match=r"task is 'weather'; expected one of 'phenotyping', 'mortality', 'los'"

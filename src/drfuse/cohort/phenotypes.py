@@ -31,8 +31,9 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
     """Return the codes of each phenotype, in file order.
 
     The columns are `phenotype`, `icd_version` (null: any), `icd_code`, and `with_longer`: whether longer
-    codes that begin with it count too. They do for the shipped ICD-10 codes, which later years split: that was
-    right for all 219 codes since October 2016 that it concerns. A file of the user's own means what it lists.
+    codes that begin with it count too. They do for the shipped ICD-10 codes, which later years split: that
+    was right for all 219 codes since October 2016 that it concerns. A file of the user's own means what it
+    lists.
 
     Args:
         path: A CSV with the first three columns, or the YAML form of published benchmarks,
