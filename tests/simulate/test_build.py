@@ -78,10 +78,15 @@ def test_the_cohort_has_the_stays_asked_for(simulated: Simulated) -> None:
 
 
 def test_nothing_is_left_out_but_by_the_inclusion_rules(simulated: Simulated) -> None:
-    assert simulated.manifest.warnings == {
+    warnings = dict(simulated.manifest.warnings)
+    diagnoses = warnings.pop("diagnoses")
+    assert diagnoses["listed"] > diagnoses["unlisted"] > 0  # some of its diagnoses are of no phenotype
+    assert diagnoses["start listed"] == diagnoses["not ICD"] == 0
+    assert warnings == {
         "rejected_rows": {},
         "unreadable_images": [],
         "undated_images": 0,
+        "stays_with_unknown": {"phenotypes": 0, "in_hospital_mortality": 0, "los": 0},
         "phenotypes_without_positive": [],
     }
 

@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score
 
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
-from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, Task
+from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, Task, TaskName
 from drfuse.errors import BusyError, InputError, MissingInputError
 from drfuse.models import (
     DAFT,
@@ -581,13 +581,16 @@ def test_what_is_said_without_radiographs_is_kept(finished: TrainedRun, small_co
 
 @pytest.mark.parametrize(("task", "n_labels"), [("mortality", 1), ("los", 7)])
 def test_a_task_predicts_the_stays_that_take_part(
-    fit: Trainer, small_cohort: Path, task: str, n_labels: int
+    small_cohort: Path, tmp_path: Path, task: TaskName, n_labels: int
 ) -> None:
-    result = fit(model=FirstHour, epochs=1, task=task)
-    of_cohort = Task.of(Cohort.open(small_cohort), task)  # type: ignore[arg-type]
+    hospital, cohort = small_cohort.parent, tmp_path / "cohort"
+    # another split than that of `small_cohort`: a stay of its validation split must end in death
+    prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=48, seed=7)
+    result = train(cohort, tmp_path / "run", FirstHour, epochs=1, crop_size=32, accelerator="cpu", task=task)
+    of_cohort = Task.of(Cohort.open(cohort), task)
     assert 0 < of_cohort.eligible.sum() < len(of_cohort.eligible)
     predictions = Predictions.read(RunFiles(result.folder).predictions)
-    stay_ids = Cohort.open(small_cohort).stays["stay_id"].to_numpy()[of_cohort.eligible]
+    stay_ids = Cohort.open(cohort).stays["stay_id"].to_numpy()[of_cohort.eligible]
     assert predictions.stays["stay_id"].to_list() == stay_ids.tolist()
     assert predictions.logits.shape == (len(stay_ids), n_labels)
     np.testing.assert_array_equal(predictions.labels, of_cohort.labels[of_cohort.eligible])
