@@ -132,3 +132,24 @@ def test_no_radiograph_gives_none(training: bool) -> None:
 
 def test_a_single_radiograph_is_augmented() -> None:
     assert CxrTransform(16).train()(images(1)).shape == (1, 1, 16, 16)
+
+
+def test_shifts_keep_a_radiograph_upright_and_move_it_by_a_sixteenth_of_the_side_at_most() -> None:
+    size, n = 64, 300
+    stored = torch.full((n, 1, size, size), 40, dtype=torch.uint8)
+    stored[:, :, 20:24, 10:14] = 240  # a spot up on the left, far from the edges
+    torch.manual_seed(0)
+    got = pixels(CxrTransform(size, shifts=True).train()(stored))[:, 0] - 40 / 255
+    mass = got.sum(dim=(1, 2))
+    torch.testing.assert_close(mass, torch.full((n,), 16 * 200 / 255), rtol=0.02, atol=0)
+    along = torch.arange(size).float()
+    for dim, place in ((2, 21.5), (1, 11.5)):
+        moved = (got.sum(dim=dim) * along).sum(dim=1) / mass - place
+        assert 3.5 < moved.abs().max() <= 4 + 0.1
+        assert abs(moved.mean()) < 0.5
+
+
+def test_what_a_shift_brings_in_is_the_edge_and_not_black() -> None:
+    stored = torch.full((20, 1, 32, 32), 200, dtype=torch.uint8)
+    got = pixels(CxrTransform(32, shifts=True).train()(stored))
+    torch.testing.assert_close(got, torch.full_like(got, 200 / 255), rtol=1e-3, atol=1e-3)

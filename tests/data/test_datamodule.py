@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from drfuse.data import Batch, Cohort, CohortDataModule, EhrFeatures, StayDataset
+from drfuse.data.augmentation import CxrTransform
 from drfuse.data.cohort import Subset
 from drfuse.data.datamodule import drop_cxr
 from drfuse.errors import InputError
@@ -272,6 +273,14 @@ def test_augmentation_can_be_left_out(larger: Cohort) -> None:
     for _, batch in recorder.trained:
         assert grey_levels(batch) == [(int(batch.stay_id[at]) - 1000) // 10 for at in batch.cxr_of]
         assert all(image.max() == image.min() for image in batch.cxr)
+
+
+def test_training_radiographs_are_shifted_alone_if_asked_for(larger: Cohort) -> None:
+    data = CohortDataModule(larger, crop_size=8, augment="shifts")
+    assert data.augment
+    assert type(data.transform_cxr.augment) is type(CxrTransform(8, shifts=True).augment)
+    with pytest.raises(InputError, match="augment is 'flips'; expected one of True, False, 'shifts'"):
+        CohortDataModule(larger, crop_size=8, augment="flips")  # type: ignore[arg-type]
 
 
 def test_prediction_neither_drops_nor_augments(larger: Cohort) -> None:

@@ -62,11 +62,14 @@ CXR = {"cxr_backbone": TINY_BACKBONE}
 
 MODELS = {
     "DrFuse": small(DrFuse, **TRANSFORMER, **CXR),
+    "DrFuse of pooled hours": small(DrFuse, **TRANSFORMER, **CXR, pooling="mean-max-last"),
     "DrFuse without disentanglement": small(DrFuse, **TRANSFORMER, **CXR, disentangle=False),
     "DrFuse with MSE alignment": small(DrFuse, **TRANSFORMER, **CXR, alignment="mse"),
     "DrFuse without attention ranking": small(DrFuse, **TRANSFORMER, **CXR, attention_ranking=False),
     "EhrTransformer": small(EhrTransformer, **TRANSFORMER),
+    "EhrTransformer of pooled hours": small(EhrTransformer, **TRANSFORMER, pooling="mean-max-last"),
     "EhrLstm": small(EhrLstm, **LSTM),
+    "EhrLstm of pooled hours": small(EhrLstm, **LSTM, pooling="mean-max-last"),
     "CxrResNet": small(CxrResNet, **CXR),
     "LateFusion": small(LateFusion, **TRANSFORMER, **CXR),
     "MedFuse": small(MedFuse, **LSTM, **CXR, fusion_dim=12),

@@ -1,6 +1,7 @@
 """The encoders: what reaches a representation, and which networks they are."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from drfuse.models.encoders import (
     Dropout,
     EhrEncoder,
     EhrLstmEncoder,
+    HourPooling,
+    MeanMaxLastHour,
     build_backbone,
     enough_for_batch_norm,
 )
@@ -31,9 +34,11 @@ from tests.models import reference
 STEM_WEIGHTS_PER_CHANNEL = 64 * 7 * 7
 
 
-def ehr_encoder(branches: int = 2, layers: int = 1, dropout: float = 0.0) -> EhrEncoder:
+def ehr_encoder(
+    branches: int = 2, layers: int = 1, dropout: float = 0.0, pooling: HourPooling = "published"
+) -> EhrEncoder:
     torch.manual_seed(0)
-    return EhrEncoder(5, 8, 2, layers, dropout, branches, max_hours=12, feedforward=16)
+    return EhrEncoder(5, 8, 2, layers, dropout, branches, max_hours=12, feedforward=16, pooling=pooling)
 
 
 def series(n_stays: int = 3, hours: int = 7) -> Tensor:
@@ -47,10 +52,11 @@ def n_parameters(module: nn.Module) -> int:
 # --- EHR ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pooling", get_args(HourPooling))
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("padding", [0.0, 1e4, -7.0])
-def test_padded_hours_have_no_influence(training: bool, padding: float) -> None:
-    encoder = ehr_encoder().train(training)
+def test_padded_hours_have_no_influence(training: bool, padding: float, pooling: HourPooling) -> None:
+    encoder = ehr_encoder(pooling=pooling).train(training)
     ehr, n_hours = series(), torch.tensor([7, 3, 1])
     ehr[torch.arange(7) >= n_hours[:, None]] = padding
     together = encoder(ehr, n_hours)
@@ -78,6 +84,23 @@ def test_a_representation_is_the_mean_over_the_hours_of_its_branch() -> None:
         by_hour = branch(hidden)[0]
         expected = sum(by_hour[hour] for hour in range(4)) / 4
         torch.testing.assert_close(representation[0], expected)
+
+
+def test_hours_are_pooled_to_their_mean_maximum_and_last_one() -> None:
+    pool = MeanMaxLastHour(1)
+    with torch.no_grad():
+        pool.project.bias.zero_()
+        pool.project.weight.copy_(torch.tensor([[1.0, 10.0, 100.0]]))
+    hidden = torch.tensor([[[-4.0], [-1.0], [-2.5]], [[3.0], [1.0], [99.0]]])
+    padded = torch.tensor([[False, False, False], [False, False, True]])
+    expected = [[-2.5 + 10 * -1.0 + 100 * -2.5], [2.0 + 10 * 3.0 + 100 * 1.0]]
+    torch.testing.assert_close(pool(hidden, padded), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("kind", [EhrEncoder, EhrLstmEncoder])
+def test_an_unknown_pooling_is_refused(kind: type[EhrEncoder | EhrLstmEncoder]) -> None:
+    with pytest.raises(ValueError, match="pooling is 'max'; expected one of 'published', 'mean-max-last'"):
+        kind(5, pooling="max")  # type: ignore[arg-type]
 
 
 def test_padded_hours_get_no_gradient() -> None:
@@ -145,9 +168,19 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         EhrEncoder(5, dim=10, heads=4)
 
 
-def lstm_encoder(layers: int = 2, dropout: float = 0.0) -> EhrLstmEncoder:
+def lstm_encoder(layers: int = 2, dropout: float = 0.0, pooling: HourPooling = "published") -> EhrLstmEncoder:
     torch.manual_seed(0)
-    return EhrLstmEncoder(5, 8, layers, dropout)
+    return EhrLstmEncoder(5, 8, layers, dropout, pooling)
+
+
+def test_the_lstm_s_hidden_states_are_pooled() -> None:
+    encoder, ehr, n_hours = lstm_encoder(pooling="mean-max-last"), series(), torch.tensor([7, 3, 1])
+    (pooled,) = encoder(ehr, n_hours)
+    assert encoder.pool is not None
+    for row, hours in enumerate(n_hours.tolist()):
+        states = encoder.lstm(ehr[row : row + 1, :hours])[0]
+        expected = encoder.pool(states, torch.zeros(1, hours, dtype=torch.bool))
+        torch.testing.assert_close(pooled[row], expected[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -166,8 +199,11 @@ def test_the_lstm_s_representation_is_the_last_hidden_state_of_the_stay_s_own_ho
         torch.testing.assert_close(together[row].double(), torch.from_numpy(hidden[-1]), rtol=1e-4, atol=1e-5)
 
 
-def test_hours_after_the_stay_s_last_one_have_no_influence_on_the_lstm_and_get_no_gradient() -> None:
-    encoder, n_hours = lstm_encoder(), torch.tensor([7, 3, 1])
+@pytest.mark.parametrize("pooling", get_args(HourPooling))
+def test_hours_after_the_stay_s_last_one_have_no_influence_on_the_lstm_and_get_no_gradient(
+    pooling: HourPooling,
+) -> None:
+    encoder, n_hours = lstm_encoder(pooling=pooling), torch.tensor([7, 3, 1])
     after = torch.arange(7) >= n_hours[:, None]
     ehr = series().masked_fill(after[..., None], 1e4).requires_grad_()
     (h,) = encoder(ehr, n_hours)

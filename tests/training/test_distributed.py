@@ -221,6 +221,8 @@ def test_an_interruption_ends_all(tmp_path: Path) -> None:
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # a suite that runs in the background may have been started with this signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         start_ranks(in_ranks.sleep, {"folder": tmp_path}, 2)

@@ -5,6 +5,7 @@ any rows of it at once: imputed, scaled and one-hot hourly values of every stay,
 exist.
 """
 
+from drfuse.data.augmentation import Augmentation
 from drfuse.data.batch import Batch
 from drfuse.data.cohort import Cohort, Split, Subset
 from drfuse.data.datamodule import CohortDataModule, StayDataset
@@ -12,6 +13,7 @@ from drfuse.data.features import EhrFeatures
 from drfuse.data.tasks import Task, TaskName
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "Cohort",
     "CohortDataModule",

@@ -1,5 +1,7 @@
 """Stored radiographs -> what an encoder reads; whole batches at once, on the device."""
 
+from typing import Literal
+
 import torch
 from kornia import augmentation
 from torch import Tensor, nn
@@ -9,22 +11,32 @@ _MEAN = (0.485 + 0.456 + 0.406) / 3
 _STD = (0.229 + 0.224 + 0.225) / 3
 
 
+Augmentation = bool | Literal["shifts"]
+"""How training radiographs are changed at random: as published (True), shifted alone, or not at all."""
+
+
 class CxrTransform(nn.Module):
     """Scale radiographs to zero mean and unit deviation, and crop them; in training mode, augment them first.
 
     The published augmentation: horizontal flip, then rotation within 45 degrees, scaling by 0.85 to 1.15 and
-    translation by up to 0.15 of the side; black fills what comes in from outside.
+    translation by up to 0.15 of the side; black fills what comes in from outside. Shifts alone are of up to a
+    sixteenth of the side, and repeat the edge.
 
     Args:
         crop_size: Side of the centre crop, in pixels.
+        shifts: Augment by shifts alone, for radiographs that always show the chest upright and in place.
     """
 
-    def __init__(self, crop_size: int) -> None:
+    def __init__(self, crop_size: int, shifts: bool = False) -> None:
         super().__init__()
         self.crop_size = crop_size
-        self.augment = nn.Sequential(
-            augmentation.RandomHorizontalFlip(p=0.5),
-            augmentation.RandomAffine(degrees=45.0, translate=(0.15, 0.15), scale=(0.85, 1.15), p=1.0),
+        self.augment = (
+            augmentation.RandomAffine(0.0, translate=(1 / 16, 1 / 16), p=1.0, padding_mode="border")
+            if shifts
+            else nn.Sequential(
+                augmentation.RandomHorizontalFlip(p=0.5),
+                augmentation.RandomAffine(degrees=45.0, translate=(0.15, 0.15), scale=(0.85, 1.15), p=1.0),
+            )
         )
 
     @torch.no_grad()

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from drfuse.data.augmentation import CxrTransform
+from drfuse.data.augmentation import Augmentation, CxrTransform
 from drfuse.data.batch import Batch
 from drfuse.data.cohort import Cohort, Split, Subset
 from drfuse.data.features import EhrFeatures
 from drfuse.data.loader import BatchLoader
 from drfuse.data.sampler import EvenBatches
 from drfuse.data.tasks import Task, TaskName
-from drfuse.errors import InputError
+from drfuse.errors import InputError, check_choice
 
 
 class StayDataset(Dataset[Batch]):
@@ -70,7 +70,7 @@ class CohortDataModule(L.LightningDataModule):
         batch_size: The most stays a batch.
         matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch.
         crop_size: Side of the centre crop of the radiographs, in pixels.
-        augment: Whether training radiographs are augmented.
+        augment: How training radiographs are augmented.
         num_workers: Processes that make batches; 0 makes them in this one.
         seed: Seed of the order of the training batches.
         task: What is predicted; stays that do not take part in it are in no batch.
@@ -95,7 +95,7 @@ class CohortDataModule(L.LightningDataModule):
         batch_size: int = 16,
         matched_cxr_dropout: float = 0.3,
         crop_size: int = 224,
-        augment: bool = True,
+        augment: Augmentation = True,
         num_workers: int = 0,
         seed: int = 0,
         task: TaskName = "phenotyping",
@@ -112,6 +112,7 @@ class CohortDataModule(L.LightningDataModule):
                 "expected batch_size of at least 1, num_workers of at least 0, "
                 "and matched_cxr_dropout and cxr_share from 0 to 1"
             )
+        check_choice("augment", augment, (True, False, "shifts"))
         if batch_size < n_ranks:
             raise InputError(
                 f"batch_size is {batch_size}, the stays of all {n_ranks} devices together; choose at least "
@@ -136,11 +137,11 @@ class CohortDataModule(L.LightningDataModule):
                     "larger cohort, or one with another --seed or --split-file"
                 )
         self.train_rows, self.validation_rows = used
-        self.transform_cxr = CxrTransform(crop_size)
+        self.transform_cxr = CxrTransform(crop_size, shifts=augment == "shifts")
         self.matched_cxr_dropout = matched_cxr_dropout if train_on == "matched" else 0.0
         self.cxr_share = cxr_share
         self.batch_size = batch_size
-        self.augment = augment
+        self.augment = bool(augment)
         self.num_workers = num_workers
         self.seed = seed
         self.rank, self.n_ranks = rank, n_ranks

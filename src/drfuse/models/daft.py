@@ -14,6 +14,7 @@ from drfuse.models.encoders import (
     BackboneSpec,
     CxrStages,
     EhrEncoder,
+    HourPooling,
     enough_for_batch_norm,
     mean_over_hours,
 )
@@ -73,6 +74,7 @@ class DAFT(FusionModel):
         max_hours: The longest time series.
         modulate: The modality that is scaled and shifted, and predicts: `cxr` (the paper) or `ehr` (MedFuse's
             comparison).
+        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
     def __init__(
@@ -87,11 +89,14 @@ class DAFT(FusionModel):
         cxr_backbone: BackboneSpec = "resnet50",
         max_hours: int = 48,
         modulate: Literal["cxr", "ehr"] = "cxr",
+        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
         check_choice("modulate", modulate, ("cxr", "ehr"))
         self.modulate = modulate
-        self.ehr_encoder = EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward)
+        self.ehr_encoder = EhrEncoder(
+            n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling
+        )
         self.cxr_stages = CxrStages(cxr_backbone)
         if modulate == "cxr":
             modulated = cast(ResNetConvLayer, self.cxr_stages.blocks[-1].layer[0]).convolution.in_channels

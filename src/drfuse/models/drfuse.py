@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from drfuse.data.batch import Batch
 from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder
+from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, HourPooling
 from drfuse.models.losses import at_least_float32, attention_ranking, jensen_shannon, orthogonality
 from drfuse.models.precision import Head, in_float32
 
@@ -102,6 +102,7 @@ class DrFuse(FusionModel):
         auxiliary_layers: Layers of the auxiliary heads: 2 (paper) or 1 (code).
         ranking_normalization: Divide the ranking loss by 2C (`pairs`, Eq. 10) or by its non-zero terms
             (`nonzero`, code).
+        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class DrFuse(FusionModel):
         stay_reduction: Literal["batch", "own"] = "batch",
         auxiliary_layers: Literal[1, 2] = 2,
         ranking_normalization: Literal["pairs", "nonzero"] = "pairs",
+        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
         check_choice("alignment", alignment, ("jsd", "mse"))
@@ -151,7 +153,9 @@ class DrFuse(FusionModel):
         self.stay_reduction = stay_reduction
         self.ranking_normalization = ranking_normalization
 
-        self.ehr_encoder = EhrEncoder(n_features, dim, heads, layers, dropout, 2, max_hours, feedforward)
+        self.ehr_encoder = EhrEncoder(
+            n_features, dim, heads, layers, dropout, 2, max_hours, feedforward, pooling
+        )
         self.cxr_shared_encoder = CxrEncoder(dim, cxr_backbone)
         self.cxr_distinct_encoder = CxrEncoder(dim, cxr_backbone)
         self.common_projection = _common_projection(dim) if common_projection else nn.Identity()

@@ -1,24 +1,30 @@
 """Encoders that all models share, so that a comparison changes the fusion and nothing else."""
 
 import inspect
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoBackbone, AutoConfig, PreTrainedModel, ResNetBackbone, ResNetConfig
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
-from drfuse.errors import InputError, MissingInputError
+from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.models.precision import Lstm
 
 BackboneSpec = str | Mapping[str, Any]
 """A new ResNet by name or by the fields of a `ResNetConfig`, or a folder or hub name of a pretrained one."""
+
+HourPooling = Literal["published", "mean-max-last"]
+"""What becomes of a stay's hours. `published`: of a Transformer their mean, of an LSTM the last one.
+`mean-max-last`: all three of mean, maximum and last hour, projected to the width of one."""
 
 _RESNETS: dict[str, dict[str, Any]] = {
     "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
@@ -35,8 +41,8 @@ _RESNETS: dict[str, dict[str, Any]] = {
 class EhrEncoder(nn.Module):
     """Hourly features -> several representations: a shared first Transformer, then one for each of them.
 
-    f(X) = Transformer([phi(x_1) + delta_1, ..., phi(x_T) + delta_T]) (DrFuse, section 3.3), averaged over the
-    hours of the stay. Padded hours are masked out of attention and mean.
+    f(X) = Transformer([phi(x_1) + delta_1, ..., phi(x_T) + delta_T]) (DrFuse, section 3.3), pooled over the
+    hours of the stay. Padded hours are masked out of attention and pooling.
 
     Args:
         n_features: F, the features of an hour.
@@ -47,6 +53,7 @@ class EhrEncoder(nn.Module):
         branches: How many representations.
         max_hours: The longest series that has positions.
         feedforward: Width of the Transformers' feed-forward layers.
+        pooling: What becomes of the hours after the last layer (see `HourPooling`).
     """
 
     def __init__(
@@ -59,8 +66,10 @@ class EhrEncoder(nn.Module):
         branches: int = 2,
         max_hours: int = 48,
         feedforward: int = 2048,
+        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
+        check_choice("pooling", pooling, get_args(HourPooling))
         if min(dim, heads, layers, max_hours) < 1 or not 0 <= dropout < 1:
             raise InputError(
                 "expected dim, heads, layers and max_hours of at least 1, dropout from 0 to below 1"
@@ -78,6 +87,8 @@ class EhrEncoder(nn.Module):
         self.positions = nn.Parameter(torch.empty(max_hours, dim).uniform_(-0.1, 0.1))
         self.first = transformer(1)
         self.branches = nn.ModuleList(transformer(layers) for _ in range(branches))
+        pool = MeanOverHours if pooling == "published" else partial(MeanMaxLastHour, dim)
+        self.pools = nn.ModuleList(pool() for _ in range(branches))
 
     def forward(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor, ...]:
         """Return a representation (B, D) for each branch, from ehr (B, T, F) and n_hours (B,).
@@ -104,8 +115,38 @@ class EhrEncoder(nn.Module):
     def finish(self, hidden: Tensor, padded: Tensor) -> tuple[Tensor, ...]:
         """Return a representation (B, D) for each branch, from what `embed` returned, changed or not."""
         return tuple(
-            mean_over_hours(branch(hidden, src_key_padding_mask=padded), padded) for branch in self.branches
+            pool(branch(hidden, src_key_padding_mask=padded), padded)
+            for branch, pool in zip(self.branches, self.pools, strict=True)
         )
+
+
+class MeanOverHours(nn.Module):
+    """Hours -> their mean."""
+
+    def forward(self, hidden: Tensor, padded: Tensor) -> Tensor:
+        """Return (B, D) of hours (B, T, D) that are not `padded` (B, T)."""
+        return mean_over_hours(hidden, padded)
+
+
+class MeanMaxLastHour(nn.Module):
+    """Hours -> their mean, their maximum and the last one side by side, projected to their width.
+
+    A mean forgets when something was seen and how far it went; these three keep some of both.
+
+    Args:
+        dim: D, the width of an hour.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(3 * dim, dim)
+
+    def forward(self, hidden: Tensor, padded: Tensor) -> Tensor:
+        """Return (B, D) of hours (B, T, D) that are not `padded` (B, T)."""
+        highest = hidden.masked_fill(padded[..., None], -math.inf).amax(dim=1)
+        last = hidden[torch.arange(len(hidden), device=hidden.device), (~padded).sum(dim=1) - 1]
+        projected: Tensor = self.project(torch.cat([mean_over_hours(hidden, padded), highest, last], dim=-1))
+        return projected
 
 
 class Dropout(nn.Dropout):
@@ -136,7 +177,7 @@ def mean_over_hours(hidden: Tensor, padded: Tensor) -> Tensor:
 
 
 class EhrLstmEncoder(nn.Module):
-    """Hourly features -> one representation: the last hidden state of stacked LSTM layers.
+    """Hourly features -> one representation: the last hidden state of stacked LSTM layers, or all pooled.
 
     As in MedFuse (Hayat et al., MLHC 2022): recurrent weights start orthogonal, input weights by Xavier's
     rule, biases at zero. Padded hours are never read.
@@ -146,13 +187,23 @@ class EhrLstmEncoder(nn.Module):
         dim: D, the width of the representation and of every layer.
         layers: LSTM layers, each reading the hidden states of the one below.
         dropout: Dropout of the representation.
+        pooling: What becomes of the last layer's hidden states (see `HourPooling`).
     """
 
-    def __init__(self, n_features: int, dim: int = 256, layers: int = 2, dropout: float = 0.3) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        dim: int = 256,
+        layers: int = 2,
+        dropout: float = 0.3,
+        pooling: HourPooling = "published",
+    ) -> None:
         super().__init__()
+        check_choice("pooling", pooling, get_args(HourPooling))
         if min(dim, layers) < 1 or not 0 <= dropout < 1:
             raise InputError("expected dim and layers of at least 1, dropout from 0 to below 1")
         self.lstm = Lstm(n_features, dim, layers, batch_first=True)
+        self.pool = None if pooling == "published" else MeanMaxLastHour(dim)
         self.dropout = nn.Dropout(dropout)
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("weight_hh"):
@@ -165,8 +216,12 @@ class EhrLstmEncoder(nn.Module):
     def forward(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor]:
         """Return the representation (B, D), alone in a tuple, from ehr (B, T, F) and n_hours (B,)."""
         hours = pack_padded_sequence(ehr, n_hours.cpu(), batch_first=True, enforce_sorted=False)
-        _, (hidden, _) = self.lstm(hours)  # (layers, B, D)
-        return (self.dropout(hidden[-1]),)
+        states, (hidden, _) = self.lstm(hours)  # hidden (layers, B, D)
+        if self.pool is None:
+            return (self.dropout(hidden[-1]),)
+        states, _ = pad_packed_sequence(states, batch_first=True)  # (B, T, D)
+        padded = torch.arange(states.shape[1], device=states.device) >= n_hours[:, None]
+        return (self.dropout(self.pool(states, padded)),)
 
 
 class CxrEncoder(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor
 from drfuse.data.batch import Batch
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.models.drfuse import logit_pool
-from drfuse.models.encoders import BackboneSpec
+from drfuse.models.encoders import BackboneSpec, HourPooling
 from drfuse.models.unimodal import CxrResNet, EhrTransformer
 
 
@@ -25,6 +25,7 @@ class LateFusion(FusionModel):
         feedforward: Width of its feed-forward layers.
         cxr_backbone: The architecture of the ResNet (see `build_backbone`).
         max_hours: The longest time series.
+        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
     def __init__(
@@ -38,9 +39,12 @@ class LateFusion(FusionModel):
         feedforward: int = 2048,
         cxr_backbone: BackboneSpec = "resnet50",
         max_hours: int = 48,
+        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
-        self.ehr = EhrTransformer(n_features, n_labels, dim, heads, layers, dropout, feedforward, max_hours)
+        self.ehr = EhrTransformer(
+            n_features, n_labels, dim, heads, layers, dropout, feedforward, max_hours, pooling
+        )
         self.cxr = CxrResNet(n_features, n_labels, dim, cxr_backbone)
 
     def forward(self, batch: Batch) -> FusionOutput:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from drfuse.data.batch import Batch
 from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder
+from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder, HourPooling
 from drfuse.models.losses import at_least_float32
 from drfuse.models.precision import Head, Lstm
 
@@ -37,6 +37,7 @@ class MedFuse(FusionModel):
         feedforward: Width of its feed-forward layers.
         max_hours: The longest time series that it takes.
         dropout: Dropout of the EHR encoder.
+        pooling: What becomes of its hours (see `encoders.HourPooling`).
     """
 
     def __init__(
@@ -54,14 +55,15 @@ class MedFuse(FusionModel):
         feedforward: int = 2048,
         max_hours: int = 48,
         dropout: float = 0.3,
+        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
         check_choice("ehr_encoder", ehr_encoder, ("lstm", "transformer"))
         check_choice("absent_cxr", absent_cxr, ("learned", "skip"))
         self.ehr_encoder = (
-            EhrLstmEncoder(n_features, dim, lstm_layers, dropout)
+            EhrLstmEncoder(n_features, dim, lstm_layers, dropout, pooling)
             if ehr_encoder == "lstm"
-            else EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward)
+            else EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling)
         )
         self.cxr_encoder = CxrEncoder(dim, cxr_backbone)
         self.absent_cxr = nn.Parameter(torch.zeros(dim)) if absent_cxr == "learned" else None

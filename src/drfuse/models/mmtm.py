@@ -13,6 +13,7 @@ from drfuse.models.encoders import (
     BackboneSpec,
     CxrStages,
     EhrEncoder,
+    HourPooling,
     enough_for_batch_norm,
     mean_over_hours,
 )
@@ -75,6 +76,7 @@ class MMTM(FusionModel):
         max_hours: The longest time series.
         exchange_after: Stages of the ResNet after which the modalities gate each other: `every`, or `last`.
         ratio: How much narrower the joint layer of an exchange is than twice its input.
+        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
     def __init__(
@@ -90,10 +92,13 @@ class MMTM(FusionModel):
         max_hours: int = 48,
         exchange_after: Literal["every", "last"] = "every",
         ratio: int = 4,
+        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
         check_choice("exchange_after", exchange_after, ("every", "last"))
-        self.ehr_encoder = EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward)
+        self.ehr_encoder = EhrEncoder(
+            n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling
+        )
         self.cxr_stages = CxrStages(cxr_backbone)
         channels = self.cxr_stages.channels
         self.first_exchange = 0 if exchange_after == "every" else len(channels) - 1

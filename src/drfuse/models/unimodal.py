@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
 from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder
+from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder, HourPooling
 from drfuse.models.precision import Head
 
 
@@ -49,6 +49,7 @@ class EhrTransformer(_EhrAlone):
         dropout: Dropout of the Transformer layers.
         feedforward: Width of their feed-forward layers.
         max_hours: The longest time series.
+        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
     reads_cxr = False
@@ -63,9 +64,12 @@ class EhrTransformer(_EhrAlone):
         dropout: float = 0.3,
         feedforward: int = 2048,
         max_hours: int = 48,
+        pooling: HourPooling = "published",
     ) -> None:
         super().__init__(
-            EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward), dim, n_labels
+            EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling),
+            dim,
+            n_labels,
         )
 
 
@@ -78,14 +82,21 @@ class EhrLstm(_EhrAlone):
         dim: D, the width of the representation.
         lstm_layers: LSTM layers.
         dropout: Dropout of the representation.
+        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
     reads_cxr = False
 
     def __init__(
-        self, n_features: int, n_labels: int, dim: int = 256, lstm_layers: int = 2, dropout: float = 0.3
+        self,
+        n_features: int,
+        n_labels: int,
+        dim: int = 256,
+        lstm_layers: int = 2,
+        dropout: float = 0.3,
+        pooling: HourPooling = "published",
     ) -> None:
-        super().__init__(EhrLstmEncoder(n_features, dim, lstm_layers, dropout), dim, n_labels)
+        super().__init__(EhrLstmEncoder(n_features, dim, lstm_layers, dropout, pooling), dim, n_labels)
 
 
 class CxrResNet(FusionModel):

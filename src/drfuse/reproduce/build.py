@@ -10,7 +10,7 @@ import polars as pl
 from filelock import FileLock
 
 from drfuse import __version__
-from drfuse.data import Cohort, CohortDataModule, Subset, Task, TaskName
+from drfuse.data import Augmentation, Cohort, CohortDataModule, Subset, Task, TaskName
 from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
 from drfuse.report.figures import write_figure
@@ -55,7 +55,7 @@ def reproduce(
     batch_size: int = 16,
     matched_cxr_dropout: float = 0.3,
     crop_size: int = 224,
-    augment: bool = True,
+    augment: Augmentation = True,
     precision: Precision = "32-true",
     accelerator: str = "auto",
     num_workers: int = 0,
@@ -88,7 +88,8 @@ def reproduce(
         matched_cxr_dropout: With training on matched, the share of radiographs taken away from each batch. A
             model that reads radiographs alone keeps them all.
         crop_size: Side of the centre crop of the radiographs, in pixels.
-        augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
+        augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
+            published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
         precision: Numbers to compute with.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
         num_workers: Processes that make batches, for each run.

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
-from drfuse.data import Cohort, CohortDataModule, Subset, TaskName
+from drfuse.data import Augmentation, Cohort, CohortDataModule, Subset, TaskName
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.files import appearing
 from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
@@ -79,7 +79,7 @@ def train(
     batch_size: int = 16,
     matched_cxr_dropout: float = 0.3,
     crop_size: int = 224,
-    augment: bool = True,
+    augment: Augmentation = True,
     seed: int = 0,
     precision: Precision = "32-true",
     accelerator: str = "auto",
@@ -119,7 +119,8 @@ def train(
         matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch. A
             model that reads radiographs alone keeps them all.
         crop_size: Side of the centre crop of the radiographs, in pixels.
-        augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
+        augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
+            published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
         seed: Seed of the weights, the order of the batches, and everything random in training.
         precision: Numbers to compute with. `bf16-mixed` is faster where the processor has bfloat16; `32-true`
             repeats bit by bit on a CPU.

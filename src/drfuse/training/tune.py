@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from drfuse.data import Cohort, CohortDataModule, Subset, TaskName
+from drfuse.data import Augmentation, Cohort, CohortDataModule, Subset, TaskName
 from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
 from drfuse.models import DrFuse
@@ -92,7 +92,7 @@ def tune(
     patience: int = 10,
     batch_size: int = 16,
     crop_size: int = 224,
-    augment: bool = True,
+    augment: Augmentation = True,
     seed: int = 0,
     precision: Precision = "32-true",
     accelerator: str = "auto",
@@ -125,7 +125,8 @@ def tune(
         patience: Stop a training after this many epochs without a better validation PRAUC.
         batch_size: The most stays a batch.
         crop_size: Side of the centre crop of the radiographs, in pixels.
-        augment: Whether training radiographs are flipped, rotated, scaled and shifted at random.
+        augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
+            published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
         seed: Seed of the trainings, and of the sampler.
         precision: Numbers to compute with.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
