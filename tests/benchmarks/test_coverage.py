@@ -72,7 +72,7 @@ def test_what_is_not_given_does_not_count() -> None:
 def test_the_true_calibration_error_and_shares_by_hand() -> None:
     given = np.array([[0.15, 0.95], [0.15, 0.95], [0.85, 1.0]])
     truly = np.array([[0.10, 0.90], [0.10, 0.80], [0.95, 0.90]])
-    # first label: bin 1 is off by 0.05 + 0.05 of 2, bin 8 by -0.1 of 1; second: bin 9 by 0.05 + 0.15 + 0.1 of 3
+    # first label: bin 1 is off by 0.05 twice, bin 8 by -0.1 once; second: bin 9 by 0.05, 0.15 and 0.1
     squares = 0.1**2 / 2 + 0.1**2 + 0.3**2 / 3
     assert _true_error(given, truly) == pytest.approx(math.sqrt(squares / 6))
     assert _true_error(truly, truly) == 0
