@@ -273,8 +273,8 @@ def reading(files: Sequence[SourceFile]) -> Iterator[None]:
             for path in (Path(path) for path in named if path.endswith(".gz")):
                 if _is_padded(path):
                     raise InputError(
-                        f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; write it "
-                        "anew without them: `gzip -dc FILE | gzip > NEW`"
+                        f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; write "
+                        "it anew without them: `gzip -dc FILE | gzip > NEW`"
                     ) from error
                 if damage := _gzip_damage(path, Event()):
                     raise InputError(f"{path} is damaged ({damage}); fetch it again") from error
@@ -319,7 +319,7 @@ def _is_padded(path: Path) -> bool:
     """Return whether zero bytes follow a gzip stream, as gzip itself ignores them."""
     member = None
     with path.open("rb") as file:
-        for block in iter(partial(file.read, 1 << 20), b""):
+        while block := file.read(1 << 20):
             while block:
                 if member is None and block[0] == 0:  # where the next member would begin
                     return True
