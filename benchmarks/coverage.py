@@ -38,6 +38,7 @@ from drfuse.simulate.disease import Disease
 
 Floats = NDArray[np.float64]
 _READ = 0.42  # how reliable a system's reading of the factors is: macro PRAUC of about 0.4
+_SETS_OF_TRAININGS = 12  # test sets that trainings of one system are compared on
 
 
 @dataclass
@@ -120,7 +121,7 @@ def coverage(
 
     Args:
         out: File for the tables, as Markdown.
-        sets: Test sets of each row.
+        sets: Test sets of each row; trainings are compared on 12 at most.
         largest_sets: Test sets of 11,914 stays.
         population: Stays that the truth is measured on.
         resamples: Resamples behind an interval.
@@ -139,8 +140,11 @@ def coverage(
         {"share of intervals that hold the truth": name} | {str(row["test stays"]): row[name] for row in rows}
         for name in names
     ]
+    test_sets = min(sets, _SETS_OF_TRAININGS)
     tests = [
-        _tests(size, trainings, resamples // 2, spread) for spread in (0.02, 0.1) for size in (820, 2136)
+        _tests(size, trainings, resamples // 2, spread, test_sets)
+        for spread in (0.1, 0.3)
+        for size in (820, 2136)
     ]
     text = "\n\n".join(
         [
@@ -253,7 +257,9 @@ def _true_shares(given: Floats, probability: Floats, n_bins: int = 10) -> Floats
     return shares
 
 
-def _tests(n_stays: int, trainings: int, resamples: int, spread: float) -> dict[str, str | float | None]:
+def _tests(
+    n_stays: int, trainings: int, resamples: int, spread: float, n_sets: int
+) -> dict[str, str | float | None]:
     """Return how often trainings of one system differ at p < 0.05, by the seeds of each side.
 
     A training weighs what it reads of the factors by weights of its own, off by `spread` in log-odds.
@@ -263,7 +269,7 @@ def _tests(n_stays: int, trainings: int, resamples: int, spread: float) -> dict[
     readings = np.sqrt(_READ) * people.factors
     readings += np.sqrt(1 - _READ) * np.random.default_rng(3).standard_normal(readings.shape)
     found: dict[int, list[float]] = {1: [], 2: [], 3: []}
-    for k, rows in enumerate(people.test_sets(n_stays, 12)):
+    for k, rows in enumerate(people.test_sets(n_stays, n_sets)):
         generator = np.random.default_rng((k, 99))
         scores = []
         for _ in range(trainings):

@@ -370,6 +370,18 @@ def test_a_stay_without_outtime_never_enters(tmp_path: Path) -> None:
     assert [step.stays for step in cohort.manifest.flow] == [2, 2, 2, 2, 1]
 
 
+def test_a_stay_observed_only_before_the_admission_is_left_out(tmp_path: Path) -> None:
+    hospital = Hospital()
+    before, within = hospital.add_stay(), hospital.add_stay()
+    for stay in (before, within):
+        hospital.chart(stay, HEIGHT_INCHES, 70, at=-2)
+    hospital.chart(within, HEART_RATE, 70)
+    cohort = prepare_hospital(hospital, tmp_path)
+    assert cohort.stays["stay_id"].to_list() == [within.stay_id]
+    assert cohort.values(within, "height") == {0: pytest.approx(177.8)}
+    assert [step.stays for step in cohort.manifest.flow] == [2, 2, 2, 2, 1]
+
+
 def test_a_subject_stays_on_its_side_when_the_cohort_grows(tmp_path: Path) -> None:
     hospital = Hospital()
     first = hospital.add_stay()

@@ -136,6 +136,8 @@ def frames() -> Frames:
     hospital.chart(second, HEART_RATE, 70, charttime=None)
     hospital.chart(second, HEART_RATE, 71, stay_id=None)
     hospital.chart(second, HEART_RATE, 72, at=0)
+    hospital.chart(second, HEIGHT_INCHES, 70, at=-2)
+    hospital.lab(second, PH_LAB, 7.4, at=0, hadm_id=None)
     hospital.chart(second, HEART_RATE, 73, at=20)
     hospital.chart(second, HEART_RATE, 74, at=20 + SECOND)
     hospital.lab(second, GLUCOSE_LAB, 90, at=3, hadm_id=None)
@@ -186,7 +188,7 @@ def queries_on(mimic: MimicIV) -> dict[str, ir.Table]:
     diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
     queries = {"stays": everyone, "diagnoses": match_diagnoses(diagnoses, read_phenotypes())}
     for preset in get_args(Preset):
-        queries[preset] = last_of_each_hour(measure(mimic, candidates, preset), preset)
+        queries[preset] = last_of_each_hour(measure(mimic, candidates, preset, before_hours=6), preset)
     return queries
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 
 import polars as pl
@@ -61,6 +62,31 @@ def test_a_flipped_bit_anywhere_is_found(hospital: Path, place: float) -> None:
     with pytest.raises(InputError, match=r"chartevents\.csv\.gz"):
         make(hospital)
     assert not (hospital / "cohort").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "zeros"), [("hosp/patients", 1), ("icu/chartevents", 500), ("icu/chartevents", 2_000_000)]
+)
+def test_zero_bytes_behind_a_gzip_stream_are_named_with_what_to_do(
+    table: str, zeros: int, hospital: Path
+) -> None:
+    path = hospital / "mimic-iv" / f"{table}.csv.gz"
+    half = len(text := gzip.decompress(path.read_bytes())) // 2
+    path.write_bytes(gzip.compress(text[:half]) + gzip.compress(text[half:]) + bytes(zeros))
+    with pytest.raises(InputError) as caught:
+        make(hospital)
+    assert str(caught.value) == (
+        f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; "
+        "write it anew without them: `gzip -dc FILE | gzip > NEW`"
+    )
+
+
+def test_a_broken_file_is_named_alone(hospital: Path) -> None:
+    path = hospital / "mimic-iv/hosp/labevents.csv.gz"
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(InputError) as caught:
+        make(hospital)
+    assert re.fullmatch(f"{path} is damaged .*; fetch it again", str(caught.value))
 
 
 def test_a_table_of_which_much_does_not_parse_is_refused(hospital: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from drfuse.cohort.manifest import FlowStep, Manifest, sha256
+from drfuse.cohort.manifest import FORMAT_VERSION, FlowStep, Manifest, sha256
 from drfuse.cohort.variables import load_variables
 from drfuse.errors import InputError, MissingInputError
 
@@ -31,7 +31,7 @@ def test_any_tool_can_read_it(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
     fields = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert fields["flow"][1] == {"criterion": "age at least 18 years", "stays": 2}
-    assert fields["format_version"] == 1
+    assert fields["format_version"] == FORMAT_VERSION == 2
     assert fields["variables"][0]["name"] == "capillary_refill_rate"
     assert fields["phenotypes"][1] == "Café-au-lait"
 
@@ -43,10 +43,15 @@ def test_a_folder_without_manifest_is_no_cohort(tmp_path: Path) -> None:
         Manifest.read(tmp_path / "nowhere")
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    dataclasses.replace(MANIFEST, format_version=99).write(tmp_path)
-    with pytest.raises(InputError, match=r"manifest\.json has format version 99.*reads 1"):
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_format_is_refused(version: int, tmp_path: Path) -> None:
+    dataclasses.replace(MANIFEST, format_version=version).write(tmp_path)
+    with pytest.raises(InputError) as caught:
         Manifest.read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'manifest.json'} has format version {version}, this drfuse reads 2; "
+        "delete the cohort, or replace it with `drfuse prepare --overwrite`"
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,9 +62,9 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         b"[]",
         b"null",
         b"\xff\xfe\x00",
-        b'{"format_version": 1}',
-        b'{"format_version": 1, "flow": [{"step": 1}]}',
-        b'{"format_version": 1, "flow": 3}',
+        b'{"format_version": 2}',
+        b'{"format_version": 2, "flow": [{"step": 1}]}',
+        b'{"format_version": 2, "flow": 3}',
         b"{}",
     ],
 )

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from drfuse.cohort import Manifest, prepare, radiographs, reuse
+from drfuse.data import Cohort
 from drfuse.errors import InputError
 from tests.mimic import HEART_RATE, Hospital, write_hospital
 
@@ -120,7 +121,13 @@ def test_another_option_makes_again_only_what_depends_on_it(
     assert make(hospital, **named) == expected  # and is known again
 
 
-@pytest.mark.parametrize("change", ["event", "window", "version", "damage"])
+def by_older_rules(cohort: Path) -> None:
+    """Let a cohort say that it was made before the rules of reading changed."""
+    path = cohort / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+
+
+@pytest.mark.parametrize("change", ["event", "window", "version", "rules", "damage"])
 def test_what_no_longer_holds_is_read_again(
     change: str, hospital: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,12 +139,32 @@ def test_what_no_longer_holds_is_read_again(
         options["window_hours"] = 24
     elif change == "version":
         monkeypatch.setattr(reuse, "__version__", "0.0.0")
+    elif change == "rules":
+        by_older_rules(hospital / "cohort")
     else:
         with (hospital / "cohort/ehr.npy").open("r+b") as file:
             file.seek(-1, os.SEEK_END)
             file.write(b"?")
     with pytest.raises(InputError, match=r"chartevents\.csv\.gz is damaged"):
         make(hospital, overwrite=True, **options)
+
+
+def test_nothing_of_a_cohort_by_older_rules_is_kept(hospital: Path) -> None:
+    expected = Manifest.read(hospital / "cohort")
+    by_older_rules(hospital / "cohort")
+    with pytest.raises(InputError, match="--overwrite"):  # though files and options are the same
+        make(hospital)
+    with pytest.raises(InputError, match=r"format version 1, this drfuse reads 2; .*--overwrite"):
+        Cohort.open(hospital / "cohort")
+    before = {path.name: path.stat().st_ino for path in (hospital / "cohort").iterdir()}
+    assert make(hospital, overwrite=True) == expected
+    after = {path.name: path.stat().st_ino for path in (hospital / "cohort").iterdir()}
+    assert not set(before.values()) & set(after.values())
+    by_older_rules(hospital / "cohort")
+    for image in (hospital / "mimic-cxr").rglob("*.jpg"):
+        spoil_image(image)
+    with pytest.raises(InputError, match=r"radiographs under .* can be read"):  # each was tried again
+        make(hospital, overwrite=True)
 
 
 def test_a_damaged_cohort_is_made_anew(hospital: Path) -> None:

@@ -1,3 +1,4 @@
+import math
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from tests.mimic import (
     GLUCOSE_CHART,
     GLUCOSE_LAB,
     HEART_RATE,
+    HEIGHT_INCHES,
     INTIME,
     MEAN_PRESSURE,
     O2_SATURATION_LAB,
+    PH_LAB,
     SECOND,
     SPECIMEN_TYPE,
     UNUSED_CHART_ITEM,
     Hospital,
     Stay,
+    Suffix,
 )
 
 Hours = dict[int, float]
@@ -35,10 +39,16 @@ class Hourly(dict[tuple[int, str], Hours]):
         return self.get((stay.stay_id, variable), {})
 
 
-def hourly(hospital: Hospital, folder: Path, preset: Preset = "extended", window_hours: int = 48) -> Hourly:
+def hourly(
+    hospital: Hospital,
+    folder: Path,
+    preset: Preset = "extended",
+    window_hours: int = 48,
+    suffix: Suffix = ".csv",
+) -> Hourly:
     """Return what stands in each hour of each included stay."""
     connection = ibis.duckdb.connect()
-    mimic = open_mimic_iv(hospital.write(folder, suffix=".csv"), connection)
+    mimic = open_mimic_iv(hospital.write(folder, suffix=suffix), connection)
     stays = connection.create_table("stays", select_stays(describe_stays(mimic, window_hours))[-1].stays)
     measurements = connection.create_table("measurements", measure(mimic, stays, preset))
     rows = last_of_each_hour(measurements, preset).to_pyarrow().to_pylist()
@@ -141,6 +151,21 @@ def test_a_stay_without_outtime_is_never_observed(hospital: Hospital, tmp_path: 
     assert hourly(hospital, tmp_path) == {}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_where_the_number_is_nan_the_text_counts(suffix: Suffix, hospital: Hospital, tmp_path: Path) -> None:
+    stay = hospital.add_stay()
+    hospital.chart(stay, HEART_RATE, "71.5", valuenum=math.nan)
+    hospital.chart(stay, GCS_EYE, "To Speech", valuenum=math.nan)
+    hospital.chart(stay, MEAN_PRESSURE, "65", valuenum=64)
+    hospital.lab(stay, GLUCOSE_LAB, "90", at=0.5, valuenum=math.nan)
+    if suffix == ".csv":
+        hospital.write(tmp_path, suffix=suffix)
+        assert (tmp_path / "icu/chartevents.csv").read_text().count(",NaN") == 2
+    found = hourly(hospital, tmp_path, suffix=suffix)
+    names = ("heart_rate", "gcs_eye_opening", "mean_blood_pressure", "glucose")
+    assert [found.of(stay, name) for name in names] == [{0: 71.5}, {0: 3}, {0: 64}, {0: 90}]
+
+
 def test_the_last_value_of_an_hour_wins(hospital: Hospital, tmp_path: Path) -> None:
     stay = hospital.add_stay()
     hospital.chart(stay, HEART_RATE, 60, at=0.9)
@@ -234,6 +259,54 @@ def test_a_lab_without_admission_goes_to_the_stay_of_its_time(hospital: Hospital
     found = hourly(hospital, tmp_path)
     assert found.of(first, "glucose") == {}
     assert found.of(second, "glucose") == {2: 90}
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_a_lab_of_the_minute_in_which_a_stay_follows_another_counts_in_the_later(
+    seconds: int, hospital: Hospital, tmp_path: Path
+) -> None:
+    moved = INTIME + timedelta(hours=10, seconds=seconds)
+    first = hospital.add_stay(hours=10 + seconds * SECOND)
+    second = hospital.add_stay(same_subject=first, intime=moved)
+    hospital.lab(first, GLUCOSE_LAB, 89, at=10 - 60 * SECOND, hadm_id=None)
+    hospital.lab(first, GLUCOSE_LAB, 90, at=10, hadm_id=None)
+    hospital.lab(first, PH_LAB, 7.4, at=10)  # it names the admission of the first
+    hospital.lab(second, GLUCOSE_LAB, 91, at=1.5, hadm_id=None)
+    found = hourly(hospital, tmp_path)
+    assert found.of(first, "glucose") == {9: 89}
+    assert found.of(first, "ph") == {9: 7.4}
+    assert found.of(second, "glucose") == {0: 90, 1: 91}
+
+
+def test_a_lab_after_a_stay_within_another_counts_in_the_one_that_goes_on(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    outer = hospital.add_stay(hours=20)
+    inner = hospital.add_stay(hours=5, same_subject=outer, intime=INTIME + timedelta(hours=5))
+    for at in (4, 7, 12):
+        hospital.lab(outer, GLUCOSE_LAB, 90 + at, at=at, hadm_id=None)
+    found = hourly(hospital, tmp_path)
+    assert found.of(outer, "glucose") == {3: 94, 11: 102}
+    assert found.of(inner, "glucose") == {1: 97}
+
+
+def test_what_counts_from_before_the_admission_is_not_in_the_window(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    before, within, both = (hospital.add_stay() for _ in range(3))
+    hospital.chart(before, HEIGHT_INCHES, 70, at=-2)
+    hospital.chart(within, HEIGHT_INCHES, 70, at=0)
+    hospital.chart(both, HEIGHT_INCHES, 70, at=0.5)
+    hospital.chart(both, HEIGHT_INCHES, 60, at=-2)
+    connection = ibis.duckdb.connect()
+    mimic = open_mimic_iv(hospital.write(tmp_path, suffix=".csv"), connection)
+    stays = select_stays(describe_stays(mimic, 48))[-1].stays
+    rows = last_of_each_hour(measure(mimic, stays, "extended", 6), "extended").to_pyarrow().to_pylist()
+    assert {(row["stay_id"], row["hour"], round(row["value"], 1), row["in_window"]) for row in rows} == {
+        (before.stay_id, 0, 177.8, False),
+        (within.stay_id, 0, 177.8, True),
+        (both.stay_id, 0, 177.8, True),
+    }
 
 
 def test_the_gcs_total_needs_its_three_parts_at_one_time(hospital: Hospital, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """From a cohort to a run on disk."""
 
 import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +21,7 @@ from lightning import Trainer as Lightning
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
+from torch.utils.data import get_worker_info
 
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
@@ -307,6 +310,23 @@ def test_a_command_that_was_killed_at_its_start_is_in_nobodys_way(fit: Trainer, 
     (tmp_path / "run" / ".lock").touch()
     (tmp_path / "run" / ".config.yaml.partial").write_text("cohort: a\nmo")
     assert RunFiles(fit(epochs=1).folder).predictions.is_file()
+
+
+@pytest.mark.parametrize("model", [FirstHour, LogisticEhr], ids=lambda model: model.__name__)
+def test_a_killed_process_that_makes_batches_is_told_in_a_sentence(
+    model: type[FusionModel], fit: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = StayDataset.__getitem__
+
+    def die(dataset: StayDataset, rows: list[int]) -> Batch:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory is short
+        return make(dataset, rows)
+
+    monkeypatch.setattr(StayDataset, "__getitem__", die)
+    with pytest.raises(InputError, match=r"^a process that makes batches was killed, .*lower --num-workers"):
+        fit(model=model, num_workers=1)
+    assert fit(model=model).val_prauc > 0  # the same command without such processes
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(fit: Trainer, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
                 measure(mimic, there, options["preset"], options["before_hours"]), options["preset"]
             )
             hourly = _bring(last, "hourly", mimic, store, order_by="stay_id")
-            candidates = candidates.semi_join(hourly, "stay_id")
+            candidates = candidates.semi_join(hourly.filter(hourly.in_window), "stay_id")
         else:
             candidates = candidates.semi_join(ibis.memtable(series.stays("stay_id")), "stay_id")
         progress.update(bar, description="reading diagnoses")

@@ -10,7 +10,8 @@ from typing import Any
 from drfuse.cohort.variables import Variable
 from drfuse.errors import InputError, MissingInputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Raised when the same sources and options give other files: an older cohort is never taken for a new one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Manifest:
             if fields["format_version"] != FORMAT_VERSION:
                 raise InputError(
                     f"{path} has format version {fields['format_version']}, this drfuse reads "
-                    f"{FORMAT_VERSION}; run `drfuse prepare` again"
+                    f"{FORMAT_VERSION}; delete the cohort, or replace it with `drfuse prepare --overwrite`"
                 )
             fields["flow"] = [FlowStep(**step) for step in fields["flow"]]
             fields["variables"] = [Variable(**variable) for variable in fields["variables"]]

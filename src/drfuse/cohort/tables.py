@@ -268,12 +268,16 @@ def reading(files: Sequence[SourceFile]) -> Iterator[None]:
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = str(error).split("\n", 1)[0]
         paths = [str(file.path) for file in files]
-        if "GZIP" in reason and (padded := [path for path in paths if _is_padded(Path(path))]):
-            raise InputError(
-                f"{padded[0]} ends in zero bytes after its gzip stream, which DuckDB cannot read; write it "
-                "anew with `gzip -dc FILE | gzip > NEW`"
-            ) from error
         named = [path for path in paths if path in str(error)] or paths or ["the database"]
+        if "gzip" in reason.lower():  # it does not always say which file
+            for path in (Path(path) for path in named if path.endswith(".gz")):
+                if _is_padded(path):
+                    raise InputError(
+                        f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; write "
+                        "it anew without them: `gzip -dc FILE | gzip > NEW`"
+                    ) from error
+                if damage := _gzip_damage(path, Event()):
+                    raise InputError(f"{path} is damaged ({damage}); fetch it again") from error
         raise InputError(
             f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
         ) from error
@@ -312,10 +316,21 @@ def _gzip_damage(path: Path, given_up: Event) -> str | None:
 
 
 def _is_padded(path: Path) -> bool:
-    """Return whether a gzip file ends in more zero bytes than a stream can: its length and its sum have 8."""
+    """Return whether zero bytes follow a gzip stream, as gzip itself ignores them."""
+    member = None
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 9, 0))
-        return path.suffix == ".gz" and not any(file.read())
+        while block := file.read(1 << 20):
+            while block:
+                if member is None and block[0] == 0:  # where the next member would begin
+                    return True
+                member = member or isal_zlib.decompressobj(wbits=31)
+                try:
+                    member.decompress(block)
+                except isal_zlib.error:
+                    return False
+                block = member.unused_data
+                member = None if member.eof else member
+    return False
 
 
 def count_rejected_rows(connection: Backend) -> dict[str, int]:

@@ -28,8 +28,9 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
     is charted for the stay itself, so that nothing of an earlier stay comes in.
 
     Chart events belong to the stay they name. Laboratory results belong to the stay of their admission; where
-    they name no admission, the preset `extended` gives them to the subject's stay that lasted at that time,
-    and saturations of blood that is not known to be arterial are left out.
+    they name no admission, the preset `extended` gives them to the subject's stay that lasted at that time
+    (in a minute in which one ends and the next begins, to the next), and saturations of blood that is not
+    known to be arterial are left out.
 
     Args:
         mimic: The release.
@@ -39,8 +40,8 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
 
     Returns:
         Rows of `stay_id`, `variable` (its place in `load_variables()`), `charttime`, `storetime`, `measured`
-        and `hour`. Hour k holds the times (k, k+1] hours after `intime`; hour 0 also holds all that counts
-        from before.
+        and `hour`. Hour k holds the times (k, k+1] hours after `intime`; hour 0 also holds the minute of
+        `intime`, and hour -1 what counts from before.
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
     chart, labs = mimic.chartevents, mimic.labevents
@@ -50,22 +51,26 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
     if preset == "extended":
         labs = arterial_saturation(labs.filter(labs.itemid.isin([*wanted, SPECIMEN_TYPE])))
     labs = labs.filter(labs.itemid.isin(wanted)).rename(lab_hadm_id="hadm_id")
-    labs = labs.join(stays, "subject_id")
-    same_admission = labs.lab_hadm_id == labs.hadm_id
-    if preset == "extended":
-        same_admission |= labs.lab_hadm_id.isnull()
-    labs = labs.filter(same_admission).select(_EVENT)
+    if preset == "benchmark":
+        labs = labs.join(stays, "subject_id")
+        labs = labs.filter(labs.lab_hadm_id == labs.hadm_id)
+    else:
+        in_order = ibis.window(group_by="subject_id", order_by=["intime", "stay_id"])
+        begin, end = _minute(stays.intime), stays.window_end
+        stays = stays.mutate(next_begin=begin.lead().over(in_order), next_end=end.lead().over(in_order))
+        labs = labs.join(stays, "subject_id")
+        is_of_next = ibis.coalesce(labs.charttime.between(labs.next_begin, labs.next_end), False)
+        labs = labs.filter((labs.lab_hadm_id == labs.hadm_id) | (labs.lab_hadm_id.isnull() & ~is_of_next))
 
-    events = chart.union(labs)
-    begin = events.intime
-    if preset == "extended":
-        begin = begin.truncate("m").cast(begin.type())
-        if before_hours:
-            earlier = events.intime - ibis.interval(hours=before_hours)
-            begin = events.itemid.isin(items_before_admission()).ifelse(earlier, begin)
+    events = chart.union(labs.select(_EVENT))
+    begin = events.intime if preset == "benchmark" else _minute(events.intime)
+    if before_hours and preset == "extended":
+        earlier = events.intime - ibis.interval(hours=before_hours)
+        begin = events.itemid.isin(items_before_admission()).ifelse(earlier, begin)
     events = events.filter(events.charttime.between(begin, events.window_end))
     seconds = seconds_between(events.intime, events.charttime)
-    hour = ((seconds - 1).clip(lower=0) // 3600).cast("int16")
+    hour = (seconds - 1).clip(lower=0) // 3600
+    hour = (events.charttime < _minute(events.intime)).ifelse(-1, hour).cast("int16")
     # The published extraction has no storing time: at one time, its largest value wins.
     stored = ibis.coalesce(events.storetime, events.charttime) if preset == "extended" else events.charttime
     events = events.mutate(hour=hour, storetime=stored)
@@ -73,13 +78,18 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
 
 
 def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
-    """Return the value that stands for each stay, variable and hour: `stay_id`, `variable`, `hour`, `value`.
+    """Return the value that stands for each stay, variable and hour.
 
     The last one charted wins; at the same time the last stored one, then the larger. With the preset
     `extended` the GCS total is derived first.
+
+    Returns:
+        Rows of `stay_id`, `variable`, `hour`, `value` and `in_window`: what counts from before the admission
+        is not in the window, and stands in hour 0 where nothing else does.
     """
     if preset == "extended":
         measurements = measurements.union(derive_gcs_total(measurements))
+    measurements = measurements.mutate(in_window=_.hour >= 0, hour=ibis.greatest(_.hour, 0).cast("int16"))
     last = ibis.row_number().over(
         ibis.window(
             group_by=["stay_id", "variable", "hour"],
@@ -87,4 +97,9 @@ def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
         )
     )
     measurements = measurements.mutate(rank=last).filter(_.rank == 0)
-    return measurements.select("stay_id", "variable", "hour", value="measured")
+    return measurements.select("stay_id", "variable", "hour", "in_window", value="measured")
+
+
+def _minute(time: ir.TimestampColumn) -> ir.TimestampColumn:
+    """Return the beginning of a minute: charted times have no seconds."""
+    return time.truncate("m").cast(time.type())

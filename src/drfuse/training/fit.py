@@ -443,7 +443,8 @@ def _fit(trainer: L.Trainer, task: FusionTask, data: CohortDataModule, checkpoin
 def _save_best(run: RunFiles, fusion: FusionTask, data: CohortDataModule) -> TrainedRun:
     """Give a model the weights that its training came to, and save them."""
     if isinstance(fusion.model, FittedModel):
-        return _solve(run, fusion.model, data)
+        with _needing_batches():
+            return _solve(run, fusion.model, data)
     return _keep_best(run, fusion, data)
 
 
@@ -479,18 +480,30 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
         InputError: If a process that makes batches was killed.
     """
     try:
-        yield
+        with _needing_batches():
+            yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
-    except RuntimeError as error:  # a signal's handler raises it, wherever the trainer is
+    if trainer.state.status != TrainerStatus.FINISHED:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _needing_batches() -> Iterator[None]:
+    """Turn what PyTorch says of a process that makes batches, and was killed, into one sentence.
+
+    Raises:
+        InputError: If one was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # a signal's handler raises it, wherever the training is
         if not str(error).startswith("DataLoader worker"):
             raise
         raise InputError(
             "a process that makes batches was killed, perhaps for lack of memory; lower --num-workers (0 "
             "needs none), and the same command goes on after the last complete epoch"
         ) from error
-    if trainer.state.status != TrainerStatus.FINISHED:
-        raise KeyboardInterrupt
 
 
 class _BestCheckpoint(ModelCheckpoint):
