@@ -17,8 +17,10 @@ def test_the_best_mean_over_hospitals_is_chosen() -> None:
 
 
 def test_the_measured_hospital_is_not_searched_on(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not seed 0"):
-        search(tmp_path, tmp_path / "small.yaml", hospitals=(0,))
+    config = tmp_path / "small.yaml"
+    config.write_text("epochs: 1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="seed 0 is the hospital that is measured later"):
+        search(tmp_path, config, hospitals=(0,))
 
 
 def test_every_system_is_searched_and_gets_settings(tmp_path: Path) -> None:
@@ -38,7 +40,14 @@ def test_every_system_is_searched_and_gets_settings(tmp_path: Path) -> None:
     config = tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump(shared), encoding="utf-8")
     settings = search(
-        tmp_path, config, lr=(1e-3,), weight_decay=(0.3,), stays=120, cxr_rate=0.6, image_size=32
+        tmp_path,
+        config,
+        hospitals=(101,),
+        lr=(1e-3,),
+        weight_decay=(0.3,),
+        stays=120,
+        cxr_rate=0.6,
+        image_size=32,
     )
     systems = {"transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse"}
     assert settings == {name: {"lr": 1e-3, "weight_decay": 0.3} for name in systems}

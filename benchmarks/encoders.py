@@ -1,0 +1,193 @@
+"""What makes the encoders of one modality as good as linear models, or not, at a few thousand stays?
+
+`python -m benchmarks.encoders --out DIR` trains the Transformer, the LSTM and the ResNet on development
+hospitals, each with one thing changed at a time, and judges them and the linear baselines on stays that
+trained nothing. It also fits logistic regressions on the hourly features that the Transformer reads, pooled
+in several ways, which shows what the pooling loses. It goes on where it was interrupted, and writes
+`DIR/encoders.md`.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.development import development_cohort, unseen_prauc
+from benchmarks.results import markdown_table
+from drfuse.data import Batch, Cohort, CohortDataModule, Subset
+from drfuse.errors import InputError
+from drfuse.evaluation import macro_mean, prauc_auroc
+from drfuse.models.encoders import mean_over_hours
+from drfuse.models.linear import LogisticHead
+from drfuse.run import Predictions
+from drfuse.training.matrix import RunSpec, specify, train_all
+
+BACKBONE = {
+    "layer_type": "basic",
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128, 256],
+    "depths": [1, 1, 1, 1],
+}
+SHARED: dict[str, Any] = {
+    "epochs": 15,
+    "patience": 4,
+    "lr": 5e-4,
+    "batch_size": 32,
+    "crop_size": 64,
+    "augment": False,
+    "precision": "bf16-mixed",
+}
+"""Options of every training where a trial says nothing else: those of `small.yaml` before it was tuned."""
+
+TRANSFORMER = {"dim": 128, "feedforward": 256}
+POOLED = {**TRANSFORMER, "pooling": "mean-max-last"}
+
+Trial = tuple[str, Mapping[str, Any], Mapping[str, Any]]
+"""A class of `drfuse.models`, its arguments, and options of `train`."""
+
+EHR_TRIALS: dict[str, Trial] = {
+    "logistic regression on five summaries": ("LogisticEhr", {}, {}),
+    "Transformer": ("EhrTransformer", TRANSFORMER, {}),
+    "Transformer, pooled": ("EhrTransformer", POOLED, {}),
+    "pooled, lr 2e-4": ("EhrTransformer", POOLED, {"lr": 2e-4}),
+    "pooled, lr 1e-3": ("EhrTransformer", POOLED, {"lr": 1e-3}),
+    "pooled, dropout 0.1": ("EhrTransformer", {**POOLED, "dropout": 0.1}, {}),
+    "pooled, weight decay 0.3": ("EhrTransformer", POOLED, {"weight_decay": 0.3}),
+    "pooled, width 64": ("EhrTransformer", {**POOLED, "dim": 64, "feedforward": 128}, {}),
+    "LSTM": ("EhrLstm", {"dim": 128}, {}),
+    "LSTM, pooled": ("EhrLstm", {"dim": 128, "pooling": "mean-max-last"}, {}),
+}
+"""Encoders of the record, trained on all stays."""
+
+_RESNET: tuple[str, Mapping[str, Any]] = ("CxrResNet", {"dim": 128, "cxr_backbone": BACKBONE})
+CXR_TRIALS: dict[str, Trial] = {
+    "logistic regression on 120 components": ("LogisticCxr", {}, {}),
+    "ResNet": (*_RESNET, {}),
+    "published augmentation": (*_RESNET, {"augment": True}),
+    "shifts": (*_RESNET, {"augment": "shifts"}),
+    "weight decay 0.3": (*_RESNET, {"weight_decay": 0.3}),
+    "shifts, weight decay 0.3": (*_RESNET, {"augment": "shifts", "weight_decay": 0.3}),
+    "shifts, lr 2e-4": (*_RESNET, {"augment": "shifts", "lr": 2e-4}),
+    "shifts, lr 1e-3": (*_RESNET, {"augment": "shifts", "lr": 1e-3}),
+    "shifts, 30 epochs": (*_RESNET, {"augment": "shifts", "epochs": 30, "patience": 8}),
+}
+"""Encoders of the radiograph, trained on the stays that have one."""
+
+
+def encoders(
+    out: Path,
+    hospitals: Sequence[int] = (101, 102),
+    stays: int = 3000,
+    cxr_rate: float = 0.5,
+    image_size: int = 64,
+    workers: int = 1,
+    epochs: int | None = None,
+) -> str:
+    """Train every trial on every development hospital, and write what each reaches.
+
+    Args:
+        out: Folder for hospitals, cohorts, runs and the result.
+        hospitals: Seeds of the development hospitals.
+        stays: Of each hospital.
+        cxr_rate: Share of them with a radiograph.
+        image_size: Side of the radiographs, in pixels.
+        workers: Runs at a time.
+        epochs: The most epochs of every trial, in place of its own.
+
+    Returns:
+        The tables, as Markdown.
+
+    Raises:
+        InputError: If a run failed.
+    """
+    cohorts = [Cohort.open(development_cohort(out, seed, stays, cxr_rate, image_size)) for seed in hospitals]
+    given = {"crop_size": image_size} | ({} if epochs is None else {"epochs": epochs})
+    runs: dict[str, list[RunSpec]] = defaultdict(list)
+    for cohort in cohorts:
+        for train_on, trials in (("full", EHR_TRIALS), ("matched", CXR_TRIALS)):
+            for title, (model, arguments, options) in trials.items():
+                described = {"class_path": f"drfuse.models.{model}", "init_args": dict(arguments)}
+                trained = {**SHARED, **options, **given, "train_on": train_on}
+                runs[title].append(specify(cohort, out / "runs", title, described, **trained))
+    if failed := train_all([spec for specs in runs.values() for spec in specs], workers):
+        raise InputError(f"{len(failed)} runs failed, the first of them {failed[0]}")
+    tables: list[list[dict[str, Any]]] = [[], [], []]
+    test_on: Subset
+    for table, trials, test_on in zip(tables, (EHR_TRIALS, CXR_TRIALS), ("full", "matched"), strict=False):
+        for title in trials:
+            said = [Predictions.read(spec.run.predictions) for spec in runs[title]]
+            table.append(_row(title, unseen_prauc(said, test_on)))
+    read = [_pooled_regressions(cohort) for cohort in cohorts]
+    for title in read[0]:
+        tables[2].append(_row(title, [praucs[title] for praucs in read]))
+    heads = (
+        "**Record**, all stays",
+        "**Radiograph**, stays that have one",
+        "**Logistic regression on the hours that the Transformer reads**, all stays",
+    )
+    text = "\n\n".join(
+        part for head, rows in zip(heads, tables, strict=True) for part in (head, _shown(rows))
+    )
+    (out / "encoders.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def _row(title: str, praucs: Sequence[float]) -> dict[str, Any]:
+    each = "; ".join(f"{prauc:.3f}" for prauc in praucs)
+    return {"macro PRAUC": title, "mean": f"{np.mean(praucs):.3f}", "hospitals": each}
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> str:
+    return markdown_table(list(rows))
+
+
+def _pooled_regressions(cohort: Cohort) -> dict[str, float]:
+    """Return the macro PRAUC, by what is kept of the hours, of logistic regressions on unseen stays.
+
+    The penalty is chosen as that of the linear baselines is, on the validation split.
+    """
+    data = CohortDataModule(cohort, crop_size=cohort.image_size, batch_size=256)
+    splits = {name: cohort.rows(name) for name in ("train", "validation", "test")}
+    batches = {name: list(data.batches(rows)) for name, rows in splits.items()}
+    labels = {
+        name: torch.cat([batch.labels for batch in of]).double().numpy() for name, of in batches.items()
+    }
+    praucs = {}
+    for title, parts in {
+        "mean over the hours": ("mean",),
+        "mean and last hour": ("mean", "last"),
+        "mean, maximum and last hour": ("mean", "maximum", "last"),
+    }.items():
+        inputs: dict[str, NDArray[np.float64]] = {
+            name: torch.cat([_pooled(batch, parts) for batch in of]).double().numpy()
+            for name, of in batches.items()
+        }
+        head = LogisticHead(inputs["train"].shape[1], labels["train"].shape[1])
+        head.fit(inputs["train"], labels["train"], inputs["validation"], labels["validation"])
+        with torch.no_grad():
+            logits = head(torch.from_numpy(inputs["test"]).float()).numpy()
+        praucs[title] = float(macro_mean(prauc_auroc(labels["test"], logits)[0])[0])
+    return praucs
+
+
+def _pooled(batch: Batch, parts: Sequence[str]) -> Tensor:
+    """Return what is kept of the hours (B, T, F) of a batch, side by side."""
+    padded = torch.arange(batch.ehr.shape[1]) >= batch.n_hours[:, None]
+    pooled = {
+        "mean": mean_over_hours(batch.ehr, padded),
+        "maximum": batch.ehr.masked_fill(padded[..., None], -torch.inf).amax(dim=1),
+        "last": batch.ehr[torch.arange(len(batch)), batch.n_hours - 1],
+    }
+    return torch.cat([pooled[part] for part in parts], dim=1)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(auto_cli(encoders, as_positional=False))  # noqa: T201
