@@ -442,15 +442,15 @@ def _read(file: SourceFile, schema: Mapping[str, str], connection: Backend) -> i
 def _typed(table: ir.Table, schema: Mapping[str, str]) -> ir.Table:
     """Return the columns in `schema`, with those types.
 
-    What is no finite number, such as the NaN that pandas writes for a missing one, is null. A float of 32 bits
-    is taken for the decimal that it stands for: 36.6 is not 36.599998.
+    NaN, as pandas writes a missing number, and what is infinite are null. A float of 32 bits is taken for the
+    decimal that it stands for: 36.6 is not 36.599998.
     """
     columns = {}
     for name, kind in schema.items():
         column = table[name]
         if column.type().is_floating():
-            # not `isnan`: DuckDB trusts the smallest and largest value that a Parquet file states, which leave
-            # NaN out, and takes every test of a range, and that of NaN, for answered
+            # not `isnan`: DuckDB trusts the smallest and largest value that a Parquet file states, which
+            # leave NaN out, and answers tests of NaN and of ranges without a look at the values
             column = (column - column == 0).ifelse(column, ibis.null(column.type()))
         if column.type().is_float32() and kind == "float64":
             column = column.cast("string")
