@@ -1,3 +1,5 @@
+import struct
+import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -213,6 +215,32 @@ def test_images_of_floats_are_scaled_or_unreadable(tmp_path: Path) -> None:
     assert abs(int(found[16, 0]) - 127) <= 4
     pixels[0, 0] = np.nan
     Image.fromarray(pixels).save(image)
+    assert not is_readable(image)
+
+
+def png_of_16_bits(pixels: NDArray[np.uint16], kind: int) -> bytes:
+    """Return the PNG file of an image (height, width, channels), which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    chunks = (
+        (b"IHDR", struct.pack(">2I5B", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines)),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in (*chunks, (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize(("kind", "n_channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_are_unreadable_instead_of_black(
+    kind: int, n_channels: int, tmp_path: Path
+) -> None:
+    grey = np.linspace(0, 4095, 32 * 32).reshape(32, 32, 1).astype(np.uint16)
+    image = tmp_path / "image.png"
+    image.write_bytes(png_of_16_bits(np.repeat(grey, n_channels, axis=2), kind))
+    with Image.open(image) as opened:
+        assert opened.size == (32, 32)  # it is an image
     assert not is_readable(image)
 
 

@@ -87,17 +87,17 @@ def test_parquet_ids_of_another_type_are_cast(
     assert rows(mimic.icustays)[0]["stay_id"] == 92_000_001
 
 
-def test_nan_in_parquet_is_missing(hospital: Hospital, tmp_path: Path) -> None:
-    frames = {
-        stem: frame.with_columns(
-            pl.lit(math.nan).alias(name) for name in ("hadm_id", "valuenum") if name in frame.columns
-        )
-        for stem, frame in hospital.frames().items()
-        if stem.endswith("events")
-    }
-    mimic = open_folder(write_tables(hospital.frames() | frames, tmp_path, ".parquet"))
-    (row,) = rows(mimic.chartevents)
-    assert (row["hadm_id"], row["valuenum"]) == (None, None)
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+@pytest.mark.parametrize("column", ["subject_id", "hadm_id", "stay_id", "itemid", "valuenum"])
+def test_nan_among_the_numbers_of_a_parquet_file_is_missing(
+    column: str, odd: float, hospital: Hospital, tmp_path: Path
+) -> None:
+    frames = hospital.frames()
+    chart = pl.concat([frames["icu/chartevents"]] * 3)
+    # the file states 1 and 2 as the smallest and the largest number
+    frames["icu/chartevents"] = chart.with_columns(pl.Series(column, [odd, 1, 2], pl.Float64))
+    read = rows(open_folder(write_tables(frames, tmp_path, ".parquet")).chartevents)
+    assert [row[column] for row in read] == [None, 1, 2]
 
 
 def test_a_number_of_32_bits_is_the_decimal_that_it_stands_for(hospital: Hospital, tmp_path: Path) -> None:

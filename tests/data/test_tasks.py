@@ -101,6 +101,25 @@ def test_a_cohort_without_the_outcome_is_refused(tmp_path: Path, task: str, colu
     assert Task.of(cohort).eligible.all()
 
 
+@pytest.mark.parametrize(
+    ("task", "column", "what"),
+    [
+        ("mortality", "in_hospital_mortality", "whether the patient died"),
+        ("mortality", "los", "how long it lasted"),
+        ("los", "los", "how long it lasted"),
+    ],
+)
+def test_a_cohort_whose_outcome_is_unknown_is_refused(
+    tmp_path: Path, task: str, column: str, what: str
+) -> None:
+    folder = write_cohort(tmp_path / "cohort", los=DAYS)
+    stays = pl.read_parquet(folder / "stays.parquet")
+    unknown = pl.lit(None, stays.schema[column]).alias(column)
+    stays.with_columns(unknown).write_parquet(folder / "stays.parquet")
+    with pytest.raises(InputError, match=rf"says of no stay .*{what}.*; choose another --task"):
+        Task.of(Cohort.open(folder), task)  # type: ignore[arg-type]
+
+
 def test_a_cohort_of_short_stays_only_is_refused(tmp_path: Path) -> None:
     cohort = Cohort.open(write_cohort(tmp_path / "cohort", window_hours=48, los=(2.0,) * 12))
     for task in ("mortality", "los"):

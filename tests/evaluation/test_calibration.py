@@ -34,25 +34,38 @@ def test_hand_worked() -> None:
 
 
 def naive_squared_error(labels: np.ndarray, probabilities: np.ndarray, units: np.ndarray) -> float:
-    """Return the debiased squared error: products of residuals of different units, cell by cell."""
-    total = 0.0
+    """Return the debiased squared error: the mean product of residuals of different units, cell by cell."""
+    of_cells, sizes = [], []
     for c in range(labels.shape[1]):
+        residuals = probabilities[:, c] - labels[:, c]
         for b in range(10):
             here = np.flatnonzero(np.minimum((probabilities[:, c] * 10).astype(int), 9) == b)
-            for i in here:
-                for j in here:
-                    if units[i] != units[j]:
-                        residuals = [probabilities[k, c] - labels[k, c] for k in (i, j)]
-                        total += residuals[0] * residuals[1] / (len(here) - 1)
-    return total / labels.size
+            products = [residuals[i] * residuals[j] for i in here for j in here if units[i] != units[j]]
+            if products:
+                of_cells.append(np.mean(products))
+                sizes.append(len(here))
+    return float(np.average(of_cells, weights=sizes))
 
 
-def test_the_squared_error_is_the_sum_over_pairs_of_different_units() -> None:
+def test_the_squared_error_is_of_pairs_of_different_units() -> None:
     labels, probabilities = example()
     units = np.arange(60) // 2
     expected = naive_squared_error(labels, probabilities, units)
     assert expected > 0
     assert calibration(labels, probabilities, units).error.value == pytest.approx(np.sqrt(expected))
+
+
+@pytest.mark.parametrize("stays_each", [1, 2, 4])
+def test_the_error_does_not_depend_on_how_many_stays_a_subject_has(stays_each: int) -> None:
+    labels = np.repeat([[0.0], [0.0], [1.0], [1.0]], stays_each, axis=0)
+    found = calibration(labels, 1 - labels, np.repeat(np.arange(4), stays_each)).error
+    assert (found.value, found.high) == (1, 1)
+
+
+def test_there_is_no_calibration_error_of_one_subject() -> None:
+    labels, probabilities = example()
+    found = calibration(labels, probabilities, np.zeros(60)).error
+    assert np.isnan([found.value, found.low, found.high]).all()
 
 
 def test_the_error_of_calibrated_predictions_is_0_within_its_interval_and_ece_is_not() -> None:

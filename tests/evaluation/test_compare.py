@@ -64,7 +64,7 @@ def test_a_perfect_system_is_better_and_both_directions_agree() -> None:
 
 def system(values: list[float], resampled: list[list[float]]) -> SeededPrauc:
     of_seeds, drawn = np.array(values), np.array(resampled)
-    return SeededPrauc(of_seeds, drawn, of_seeds[:, None], drawn[..., None])
+    return SeededPrauc(of_seeds, drawn, of_seeds[:, None], drawn[..., None], np.array([False]))
 
 
 def test_the_p_value_of_one_seed_each_is_that_of_a_normal_difference() -> None:
@@ -105,6 +105,18 @@ def test_a_label_of_few_positives_has_no_interval() -> None:
     assert np.isnan(found.of_label(2).mean.low)
     assert found.of_label(2).mean.value > 0
     assert not np.isnan(found.mean.low)
+
+
+def test_systems_that_are_compared_by_few_positives_or_one_subject_have_no_p_value() -> None:
+    labels, scores, units = example()
+    one_subject = np.zeros(len(labels))
+    for ours, theirs in (
+        [seeded_prauc(labels, [of], units, 50).of_label(2) for of in scores[:2]],
+        [seeded_prauc(labels, [of], one_subject, 50) for of in scores[:2]],
+    ):
+        found = compare(ours, theirs)
+        assert found.difference == ours.values[0] - theirs.values[0] != 0
+        assert np.isnan([found.low, found.high, found.p]).all()
 
 
 def test_systems_on_other_resamples_are_refused() -> None:

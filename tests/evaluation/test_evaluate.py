@@ -2,7 +2,9 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -10,7 +12,15 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from drfuse.errors import InputError
-from drfuse.evaluation import evaluate, evaluate_test_set
+from drfuse.evaluation import (
+    Intervals,
+    evaluate,
+    evaluate_test_set,
+    macro_prauc,
+    missing_curve,
+    seeded_prauc,
+    subgroups,
+)
 from drfuse.run import Predictions, RunFiles
 
 
@@ -45,6 +55,47 @@ def test_macro_is_the_mean_over_the_phenotypes_that_occur() -> None:
     assert measured.prauc_macro.value == pytest.approx(np.mean(expected))
     assert measured.left_out == ["p3"]
     assert np.isnan(measured.phenotypes[3].prauc.value)
+
+
+@pytest.mark.parametrize("intervals", get_args(Intervals))
+def test_every_macro_prauc_is_that_of_the_public_function(intervals: Intervals) -> None:
+    given = predictions()
+    test = (given.stays["split"] == "test").to_numpy()
+    labels, logits, units = given.labels[test], given.logits[test], given.stays["subject_id"].to_numpy()[test]
+    everyone = pl.DataFrame({"ward": ["all"] * len(labels)})
+    expected = macro_prauc(labels, logits, units, 90, 3, intervals)
+    assert not np.isnan(expected.low)
+    measured = evaluate_test_set(given, "full", 90, seed=3, intervals=intervals)
+    curve = missing_curve(labels, logits, logits, units, [0], n_resamples=90, seed=3, intervals=intervals)
+    (group,) = subgroups(labels, logits, everyone, units, 90, 3, intervals=intervals).groups
+    seeded = seeded_prauc(labels, [logits], units, 90, 3, intervals).mean
+    for found in (measured.prauc_macro, curve[0].prauc_macro, group.prauc_macro, seeded):
+        assert found == expected
+
+
+def test_a_mean_over_labels_that_all_have_few_positives_has_no_interval() -> None:
+    given = predictions()
+    labels = np.zeros_like(given.labels)
+    for c in range(3):
+        labels[np.arange(8, 8 * (c + 2), 8) + 2, c] = 1  # of 1, 2 and 3 subjects of the test split
+    few = replace(given, labels=labels)
+    everyone = pl.DataFrame({"ward": ["all"] * len(labels)})
+    units = given.stays["subject_id"].to_numpy()
+    (point,) = missing_curve(labels, given.logits, given.logits, units, [1], n_resamples=20)
+    (group,) = subgroups(labels, given.logits, everyone, units, 20).groups
+    measured = evaluate_test_set(few, "full", n_resamples=20)
+    for found in (
+        measured.prauc_macro,
+        measured.auroc_macro,
+        macro_prauc(labels, given.logits, units, 20),
+        seeded_prauc(labels, [given.logits], units, 20).mean,
+        point.prauc_macro,
+        group.prauc_macro,
+        group.auroc_macro,
+        group.tpr_macro,
+    ):
+        assert not np.isnan(found.value)
+        assert np.isnan([found.low, found.high]).all()
 
 
 def test_only_the_test_split_counts() -> None:

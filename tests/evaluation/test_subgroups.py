@@ -148,6 +148,18 @@ def test_few_positives_are_marked() -> None:
     assert few == {"White": (51, False), "Black": (50, False), "other": (49, True), "unknown": (0, True)}
 
 
+def test_a_group_of_one_subject_has_no_interval_and_others_have() -> None:
+    labels, scores, _, units = example()
+    labels[:2] = [[1, 1, 0], [0, 0, 1]]
+    attributes = pl.DataFrame({"ward": ["one"] * 2 + ["others"] * (len(labels) - 2)})
+    one, others = subgroups(labels, scores, attributes, units, 20).groups
+    for found in (one.auroc_macro, one.auroc_gap, one.prauc_macro, one.tpr_macro, one.tpr_gap):
+        assert not np.isnan(found.value)
+        assert np.isnan([found.low, found.high]).all()
+    assert np.isnan([others.auroc_gap.low, others.tpr_gap.low]).all()
+    assert others.auroc_macro.low < others.auroc_macro.value < others.auroc_macro.high
+
+
 def test_a_group_without_a_positive_is_undefined() -> None:
     labels, scores, attributes, units = example()
     labels[(attributes["sex"] == "female").to_numpy()] = 0

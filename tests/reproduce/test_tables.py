@@ -191,6 +191,49 @@ def test_systems_are_tested_against_drfuse_on_the_same_subjects(test_on: Subset)
         assert math.isnan(number(table, "ResNet50", str(setting)).value)
 
 
+@pytest.mark.parametrize(
+    ("n_seeds", "caption"),
+    [
+        ((2, 2, 2), "The variance between trainings counts, too."),
+        ((1, 1, 1), "With one seed these tests compare two trained models"),
+        ((1, 2, 2), "Where a system has one seed, tests compare two trained models"),
+        ((2, 2, 1), "With one seed these tests compare two trained models"),
+    ],
+)
+def test_the_caption_says_whether_systems_are_compared(n_seeds: tuple[int, ...], caption: str) -> None:
+    labels = draw_labels()
+    names = ("transformer", "medfuse", "drfuse")
+    results = results_of(
+        {
+            (name, "matched"): [predict(name, labels, "matched", seed).of_split("test") for seed in range(n)]
+            for name, n in zip(names, n_seeds, strict=True)
+        }
+    )
+    systems = [paper_systems()[name] for name in names]
+    for table in (tables.tests(results, "table2-tests", SETTINGS[:1], systems), tables.label_tests(results)):
+        assert table is not None
+        assert caption in table.caption
+
+
+def test_a_label_of_few_positives_is_not_tested() -> None:
+    labels = draw_labels()
+    labels[:, 2] = 0
+    labels[np.flatnonzero(MATCHED_TEST)[0], 2] = 1
+    results = results_of(
+        {
+            (name, "matched"): [predict(name, labels, "matched", 0).of_split("test")]
+            for name in ("transformer", "drfuse")
+        },
+        make_cohort(labels),
+    )
+    table = tables.label_tests(results)
+    assert table is not None
+    tested, *_, few = table.numbers
+    assert tested.note.startswith("p ")
+    assert (few.note, few.shown.interval) == ("", "")
+    assert abs(few.value) > 0
+
+
 def test_a_small_p_value_is_said_to_be_small() -> None:
     labels = draw_labels()
     certain = dataclasses.replace(predict("drfuse", labels, "full", 0), logits=labels.astype(np.float32))

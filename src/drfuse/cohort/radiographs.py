@@ -102,17 +102,23 @@ def _is_image(path: Path) -> bool:
 def decode(path: Path, size: int) -> NDArray[np.uint8]:
     """Return a grey image (`size`, `size`): resized so that the short side fits, then centre-cropped.
 
-    An image of more than 8 bits, or of floats, is scaled by its own range, as MIMIC-CXR-JPG was made from
+    A grey image of more than 8 bits, or of floats, is scaled by its own range, as MIMIC-CXR-JPG was made from
     DICOM: the minimum becomes 0, the maximum 255, what is between is cut down. MIMIC-CXR-JPG then equalised
-    the histogram, which is not done here.
+    the histogram, which is not done here. Of colours and grey with alpha Pillow reads the upper 8 of 16 bits,
+    in which 12-bit data are black: these are refused.
 
     Raises:
         OSError: If there is no such file, or it is not a readable image.
-        ValueError: If a pixel is not a finite number.
+        ValueError: If a pixel is not a finite number, or a colour has 16 bits.
     """
     with Image.open(path) as image:
         image.draft("L", (size, size))  # JPEG decodes at 1/2, 1/4 or 1/8 of its size, never below `size`
-        grey = _eight_bits(image) if image.mode.startswith(("I", "F")) else image.convert("L")
+        if image.mode.startswith(("I", "F")):
+            grey = _eight_bits(image)
+        elif any(";16" in str(tile.args) for tile in image.tile):  # how the pixels lie in the file
+            raise ValueError("a colour has 16 bits, of which Pillow reads 8")
+        else:
+            grey = image.convert("L")
     return np.asarray(ImageOps.fit(grey, (size, size), method=Image.Resampling.BICUBIC))
 
 

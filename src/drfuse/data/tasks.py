@@ -63,6 +63,10 @@ class Task:
                 f"{cohort.folder}/stays.parquet lacks {min(missing)}; run `drfuse prepare` again"
             )
         days = cohort.stays["los"].cast(pl.Float64).to_numpy()  # NaN where unknown
+        if np.isnan(days).all():
+            raise InputError(
+                f"{cohort.folder} says of no stay how long it lasted (los); choose another --task"
+            )
         outlasts = days > cohort.manifest.options["window_hours"] / 24
         if not outlasts.any():
             raise InputError(

@@ -65,9 +65,9 @@ def calibration(
 
     A phenotype's expected calibration error is the mean distance between what was predicted and what was
     observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5). The
-    squared error is debiased (Kumar et al., NeurIPS 2019): only products of the residuals of different units
-    are summed, so that its mean is 0 if the predictions are calibrated. Its variance is that of a U-statistic
-    of degree 2, and its interval holds in both cases, calibrated or not.
+    squared error is debiased (Kumar et al., NeurIPS 2019): it is the mean product of the residuals of two
+    predictions of different units, so that its mean is 0 if the predictions are calibrated. Its variance is
+    that of a U-statistic of degree 2, and its interval holds in both cases, calibrated or not.
 
     Args:
         labels: (n, C), 0 or 1; phenotypes without a positive count too.
@@ -101,14 +101,13 @@ def calibration(
         np.abs(_sums(given - _draw(given, n_seeds, generator), cells, n_cells)).sum() / (n * n_columns)
         for _ in range(n_draws)
     ]
-    counts = np.bincount(cells.ravel(), minlength=n_cells)
-    residuals = by_unit(given - present, cells, n_cells)
+    ones = np.ones_like(given)
+    residuals, sizes = (by_unit(values, cells, n_cells) for values in (given - present, ones))
     squares = _per_unit((given - present) ** 2, unit_of_row, n_seeds)
     seeds = np.arange(n_columns) // (n_columns // n_seeds)
-    ones, of_bins = np.ones_like(given), by_unit(present, bins, n_bins)
-    in_bins = by_unit(ones, bins, n_bins)
+    of_bins, in_bins = (by_unit(values, bins, n_bins) for values in (present, ones))
     return Calibration(
-        error=_root(_squared_error(residuals, counts, n * n_columns, np.repeat(seeds, n_bins))),
+        error=_root(_squared_error(residuals, sizes, np.repeat(seeds, n_bins))),
         ece=float(excess),
         ece_if_calibrated=float(np.mean(drawn)),
         brier=_mean_of_units(squares, np.bincount(unit_of_row)),
@@ -144,19 +143,22 @@ def _per_unit(
     return np.stack([np.bincount(unit_of_row, of_seed) for of_seed in of_seeds.T], axis=1)
 
 
-def _squared_error(
-    residuals: csr_array, counts: NDArray[np.int64], n_predictions: int, seeds: NDArray[np.intp]
-) -> Estimate:
+def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.intp]) -> Estimate:
     """Return the mean squared calibration error without what chance adds, with a normal interval.
+
+    That of a cell is the mean product of two residuals, over its pairs of predictions of different units.
+    Cells of a single unit have no such pair and are left out.
 
     Args:
         residuals: The sum of predicted less observed of each unit and cell (u, K).
-        counts: Predictions in each cell (K,).
-        n_predictions: All predictions.
+        sizes: Predictions of each unit and cell (u, K).
         seeds: The seed of each cell (K,).
     """
-    used = counts > 1
-    weights = np.where(used, 1 / np.maximum(counts - 1, 1), 0.0) / n_predictions
+    counts = np.asarray(sizes.sum(axis=0)).ravel()
+    n_pairs = counts**2 - np.asarray(sizes.multiply(sizes).sum(axis=0)).ravel()
+    if not n_pairs.any():
+        return Estimate(math.nan, math.nan, math.nan)
+    weights = np.where(n_pairs > 0, counts / np.maximum(n_pairs, 1), 0.0) / counts[n_pairs > 0].sum()
     scaled = (residuals @ _diagonal(np.sqrt(weights))).tocsr()  # so that products of rows are the kernel h
     total = np.asarray(scaled.sum(axis=0)).ravel()
     own = np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel()
@@ -188,7 +190,7 @@ def _diagonal(values: NDArray[np.float64]) -> csr_array:
 def _root(squared: Estimate) -> Estimate:
     """Return the root of a squared error; one below 0, as chance makes of none, is 0."""
     value, low, high = (
-        end if math.isnan(end) else math.sqrt(max(end, 0.0))
+        end if math.isnan(end) else math.sqrt(min(max(end, 0.0), 1.0))
         for end in (squared.value, squared.low, squared.high)
     )
     return Estimate(value, low, high)

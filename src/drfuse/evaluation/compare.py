@@ -1,5 +1,6 @@
 """Is one system better than another? Macro PRAUC over several seeds, compared on the same resamples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, difference_spread, macro_of_seeds
-from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, without_interval
+from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, unless_too_few
 
 
 @dataclass(frozen=True)
@@ -20,23 +21,21 @@ class SeededPrauc:
         resampled: The same in each of R resamples of the stays (R, S); NaN where one has no positive.
         label_values: Each seed's PRAUC of each label (S, C); NaN of one without a positive.
         label_resampled: The same in each resample (R, S, C).
-        intervals: How the resamples were drawn.
         few: Whether a label has too few positives or negatives for an interval (C,).
+        intervals: How the resamples were drawn.
     """
 
     values: NDArray[np.float64]
     resampled: NDArray[np.float64]
     label_values: NDArray[np.float64]
     label_resampled: NDArray[np.float64]
+    few: NDArray[np.bool_]
     intervals: Intervals = "half-sampling"
-    few: NDArray[np.bool_] | None = None
 
     @property
     def mean(self) -> Estimate:
         """The mean over the seeds, with its interval."""
-        found = Estimate.of(self.values, self.resampled, self.intervals)
-        is_single = self.few is not None and len(self.few) == 1
-        return without_interval(found) if is_single and self.few is not None and self.few[0] else found
+        return unless_too_few(Estimate.of(self.values, self.resampled, self.intervals), self.few)
 
     @property
     def spread(self) -> float | None:
@@ -46,8 +45,8 @@ class SeededPrauc:
     def of_label(self, c: int) -> "SeededPrauc":
         """Return the PRAUC of one label alone."""
         values, resampled = self.label_values[:, c], self.label_resampled[:, :, c]
-        few = None if self.few is None else self.few[c : c + 1]
-        return SeededPrauc(values, resampled, values[:, None], resampled[..., None], self.intervals, few)
+        few = self.few[c : c + 1]
+        return SeededPrauc(values, resampled, values[:, None], resampled[..., None], few, self.intervals)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Comparison:
         difference: Our mean macro PRAUC over the seeds, less theirs.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        p: Two-sided p-value of no difference; NaN where nothing is defined.
+        p: Two-sided p-value of no difference; NaN where there is no interval.
         counts_seeds: Whether the variance between trainings is in interval and p-value: each system has two
             seeds or more. Otherwise two trained models are compared, not two systems.
     """
@@ -111,7 +110,7 @@ def seeded_prauc(
         axis=1,
     )  # (R, S, C)
     return SeededPrauc(
-        *macro_of_seeds(praucs, resampled), praucs, resampled, intervals, too_few(labels, units)
+        *macro_of_seeds(praucs, resampled), praucs, resampled, too_few(labels, units), intervals
     )
 
 
@@ -135,9 +134,10 @@ def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
             f"{len(theirs.resampled)}; measure both on the same"
         )
     spread = difference_spread((ours.values, ours.resampled), (theirs.values, theirs.resampled))
-    found = spread.estimate(bounded=False)
+    found = unless_too_few(spread.estimate(bounded=False), ours.few)
+    p = math.nan if math.isnan(found.low) else spread.p
     counts_seeds = min(len(ours.values), len(theirs.values)) > 1
-    return Comparison(found.value, found.low, found.high, spread.p, counts_seeds)
+    return Comparison(found.value, found.low, found.high, p, counts_seeds)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

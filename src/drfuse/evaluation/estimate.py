@@ -126,7 +126,7 @@ class Spread:
         """Return the value with its bias-corrected interval; one between 0 and 1 has it on the log-odds."""
         centre = self.value - self.bias
         reach = self.quantile * self.error
-        if not bounded or math.isnan(reach):
+        if not bounded or not reach > 0:
             return Estimate(self.value, centre - reach, centre + reach, self.bias)
         inside = float(np.clip(centre, _CLOSEST, 1 - _CLOSEST))
         reach /= inside * (1 - inside)

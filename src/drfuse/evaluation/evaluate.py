@@ -18,7 +18,7 @@ from scipy.special import expit
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
-from drfuse.evaluation.metrics import Counts, prauc_auroc, resample, too_few, without_interval
+from drfuse.evaluation.metrics import Counts, prauc_auroc, resample, too_few, unless_too_few
 from drfuse.evaluation.subgroups import Subgroups, groups_of, subgroups
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
@@ -196,11 +196,10 @@ def evaluate_test_set(
     few = too_few(labels, units)
 
     def macro(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Estimate:
-        return Estimate.of(*macro_of_seeds(values, resampled[:, None]), intervals)
+        return unless_too_few(Estimate.of(*macro_of_seeds(values, resampled[:, None]), intervals), few)
 
     def of_label(c: int, values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Estimate:
-        estimate = Estimate.of(values[0, c], resampled[:, c], intervals)
-        return without_interval(estimate) if few[c] else estimate
+        return unless_too_few(Estimate.of(values[0, c], resampled[:, c], intervals), few[c])
 
     return Evaluation(
         test_on=test_on,

@@ -54,6 +54,7 @@ def macro_prauc(
     PRAUC of few positives is biased upwards, and so is that of resamples, in which positives repeat: so
     percentiles of a bootstrap miss the truth below. Halves of the units, drawn without replacement, tell both
     the variance and the bias of the whole (docs/statistics.md). Labels without a positive are left out.
+    Without a label that has positives and negatives of 5 units each there is no interval.
 
     Args:
         labels: (n, C), 0 or 1.
@@ -75,7 +76,8 @@ def macro_prauc(
         found.reshape(-1, n_seeds, np.shape(labels)[1])
         for found in (prauc_auroc(present, given)[0], prauc_auroc(present, given, blocks)[0])
     )
-    return Estimate.of(*macro_of_seeds(values[0], resampled), intervals)
+    found = Estimate.of(*macro_of_seeds(values[0], resampled), intervals)
+    return unless_too_few(found, too_few(labels, rows))
 
 
 def resample(
@@ -124,9 +126,9 @@ def too_few(labels: ArrayLike, units: ArrayLike) -> NDArray[np.bool_]:
     )
 
 
-def without_interval(estimate: Estimate) -> Estimate:
-    """Return an estimate that claims no interval and no bias."""
-    return Estimate(estimate.value, np.nan, np.nan)
+def unless_too_few(estimate: Estimate, few: ArrayLike) -> Estimate:
+    """Return an estimate, without interval and bias if `few` says so of every label that it is of."""
+    return Estimate(estimate.value, np.nan, np.nan) if np.all(few) else estimate
 
 
 def _halves(n_resamples: int, n_units: int, generator: np.random.Generator) -> Counts:

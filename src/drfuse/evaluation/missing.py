@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
-from drfuse.evaluation.metrics import prauc_auroc, resample
+from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, unless_too_few
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def missing_curve(
     fallback = np.where(guessed[:, None], guess, unseen)
     generator = np.random.default_rng(seed)
     places = np.stack([generator.permutation(n) for _ in range(n_draws)])  # each stay's place in each order
+    few = too_few(labels, units)
     points = []
     for share in shares:
         n_taken = round(share * n)
@@ -100,7 +101,7 @@ def missing_curve(
             for macro in macro_of_seeds(values[0], resampled)
         )
         value, drawn = of_seeds
-        estimate = Estimate.of(value[0], drawn, intervals)
+        estimate = unless_too_few(Estimate.of(value[0], drawn, intervals), few)
         n_guessed = float((taken & guessed).sum(axis=1).mean())
         points.append(MissingPoint(float(share), n_taken, n_guessed, estimate))
     return points

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
-from drfuse.evaluation.metrics import Counts, prauc_auroc, resample
+from drfuse.evaluation.metrics import Counts, prauc_auroc, resample, too_few, unless_too_few
 
 UNKNOWN = "unknown"
 FEW = 50
@@ -130,6 +130,7 @@ def subgroups(
     """
     if not 0 < specificity <= 1:
         raise InputError(f"specificity is {specificity}; expected a number above 0, up to 1")
+    labels, units = np.asarray(labels), np.asarray(units)
     present, given, n_seeds = stack_seeds(labels, scores)
     once: Counts = np.ones((1, len(present)), np.uint8)
     blocks = [once, *resample(units, n_resamples, seed, intervals)]
@@ -140,10 +141,11 @@ def subgroups(
     within[-1] = 1
     caught, positives = _caught(present, given, within, blocks, specificity)
 
-    def estimate(found: NDArray[np.float64], bounded: bool = True) -> Estimate:
+    def estimate(found: NDArray[np.float64], few: NDArray[np.bool_], bounded: bool = True) -> Estimate:
         """Return the macro mean of what was found on all stays and then in each resample (1 + R, S C)."""
         of_seeds = found.reshape(len(found), n_seeds, -1)
-        return Estimate.of(*macro_of_seeds(of_seeds[0], of_seeds[1:]), intervals, bounded)
+        macro = macro_of_seeds(of_seeds[0], of_seeds[1:])
+        return unless_too_few(Estimate.of(*macro, intervals, bounded), few)
 
     groups = []
     for place, (attribute, group, rows) in enumerate(members):
@@ -152,7 +154,8 @@ def subgroups(
         _, auroc_of_others = _measure(present, given, others, blocks)
         rate = _ratio(caught[place], positives[place])
         rate_of_others = _ratio(caught[-1] - caught[place], positives[-1] - positives[place])
-        n_positive = np.asarray(labels)[rows].sum(axis=0)
+        n_positive = labels[rows].sum(axis=0)
+        few, few_others = (too_few(labels[some], units[some]) for some in (rows, others))
         groups.append(
             GroupMetrics(
                 attribute=attribute,
@@ -160,14 +163,15 @@ def subgroups(
                 n_stays=len(rows),
                 n_positive=int(n_positive.sum()),
                 few=bool(np.median(n_positive) < FEW),
-                auroc_macro=estimate(auroc),
-                auroc_gap=estimate(auroc - auroc_of_others, bounded=False),
-                prauc_macro=estimate(prauc),
-                tpr_macro=estimate(rate),
-                tpr_gap=estimate(rate - rate_of_others, bounded=False),
+                auroc_macro=estimate(auroc, few),
+                auroc_gap=estimate(auroc - auroc_of_others, few | few_others, bounded=False),
+                prauc_macro=estimate(prauc, few),
+                tpr_macro=estimate(rate, few),
+                tpr_gap=estimate(rate - rate_of_others, few | few_others, bounded=False),
             )
         )
-    return Subgroups(specificity, estimate(_ratio(caught[-1], positives[-1])), groups)
+    of_all = estimate(_ratio(caught[-1], positives[-1]), too_few(labels, units))
+    return Subgroups(specificity, of_all, groups)
 
 
 def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:

@@ -1,7 +1,8 @@
 """The paper's tables 1 to 4 from the predictions of runs, with the paper's numbers beside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def tests(results: Results, key: str, settings: Sequence[Setting], systems: Sequ
         title=f"{key.replace('table', 'Table ').replace('-tests', '')}, tested: difference from DrFuse",
         caption="Macro PRAUC of the system less that of DrFuse on the same resampled subjects, means over "
         "seeds: below zero, DrFuse is better. 95 % interval without bias, two-sided p, and p corrected for "
-        f"the systems of its column by Holm's method. {_what_is_compared(results)}",
+        f"the systems of its column by Holm's method. {_what_is_compared(chain(*compared.values()))}",
         columns=["system", *(str(setting) for setting in settings)],
         rows=[
             Row(
@@ -195,7 +196,7 @@ def label_tests(results: Results) -> Table | None:
         title="Table 3, tested: difference from DrFuse",
         caption="PRAUC of the system less that of DrFuse on the same resampled subjects, means over seeds: "
         "below zero, DrFuse is better. 95 % interval without bias, two-sided p, and p corrected for the "
-        f"labels of its column by Holm's method. {_what_is_compared(results)}",
+        f"labels of its column by Holm's method. {_what_is_compared(chain(*compared))}",
         columns=["label", *others],
         rows=[
             Row(name, [_difference(compared[s][c], corrected[s][c]) for s in range(len(others))])
@@ -279,7 +280,7 @@ def _phenotype(score: SeededPrauc, best: float, published: float | None) -> Numb
 def _difference(one: Comparison | None, corrected: float) -> Number:
     if one is None or np.isnan(one.difference):
         return Number(np.nan)
-    note = f"p {_p(one.p)}, corrected {_p(corrected)}"
+    note = "" if np.isnan(one.p) else f"p {_p(one.p)}, corrected {_p(corrected)}"
     return Number(one.difference, one.low, one.high, note=note)
 
 
@@ -310,13 +311,13 @@ def _intervals(results: Results) -> str:
     return f"{resamples}; one seed"
 
 
-def _what_is_compared(results: Results) -> str:
-    """Return whether a test is of systems, or of one training of each."""
-    if results.n_seeds > 1:
+def _what_is_compared(compared: Iterable[Comparison | None]) -> str:
+    """Return whether tests are of systems, or of one training of each."""
+    counts_seeds = {one.counts_seeds for one in compared if one is not None}
+    if counts_seeds == {True}:
         return "The variance between trainings counts, too."
-    return (
-        "With one seed these tests compare two trained models, not two systems: another seed may turn them."
-    )
+    which = "Where a system has one seed, tests" if True in counts_seeds else "With one seed these tests"
+    return f"{which} compare two trained models, not two systems: another seed may turn them."
 
 
 def _p(p: float) -> str:
