@@ -28,10 +28,11 @@ from drfuse import __version__
 from drfuse.data import Cohort
 from drfuse.demo import NAMES, learn, run_of
 from drfuse.evaluation import TestSet, compare, evaluate_test_set, resample, seeded_prauc
-from drfuse.models import CxrResNet, DrFuse, EhrTransformer
+from drfuse.models import CxrResNet, DrFuse, EhrTransformer, LogisticCxr, LogisticEhr, LogisticLate
 from drfuse.reproduce.representations import FOLDS, divergences, probe_origin, represent
 from drfuse.run import Predictions
 from drfuse.simulate import Disease, Reader, Truth, expected_advantage, factors_given, oracle
+from drfuse.training import Precision
 
 _BACKBONE = {
     "layer_type": "basic",
@@ -39,12 +40,20 @@ _BACKBONE = {
     "hidden_sizes": [32, 64, 128, 256],
     "depths": [1, 1, 1, 1],
 }
+_TRANSFORMER: dict[str, Any] = {"dim": 128, "feedforward": 256, "pooling": "mean-max-last"}
 MODELS: dict[Reader, Any] = {
-    "ehr": partial(EhrTransformer, dim=128, feedforward=256),
+    "ehr": partial(EhrTransformer, **_TRANSFORMER),
     "cxr": partial(CxrResNet, dim=128, cxr_backbone=_BACKBONE),
-    "fused": partial(DrFuse, dim=128, feedforward=256, cxr_backbone=_BACKBONE),
+    "fused": partial(DrFuse, **_TRANSFORMER, cxr_backbone=_BACKBONE),
 }
 """Models of either modality, and of both, by what they read; larger than those of the demo."""
+
+BASELINES: dict[str, Any] = {
+    "logistic-ehr": LogisticEhr,
+    "logistic-cxr": LogisticCxr,
+    "logistic-late": LogisticLate,
+}
+"""Linear models of either modality, and the mean of both."""
 
 VARIANTS: dict[str, Any] = {
     "no alignment": partial(MODELS["fused"], alignment_weight=0.0),
@@ -70,6 +79,7 @@ def claims(
     lr: float = 5e-4,
     batch_size: int = 32,
     image_size: int = 64,
+    precision: Precision = "bf16-mixed",
     variants: bool = True,
 ) -> None:
     """Test the paper's claims on simulated hospitals.
@@ -84,6 +94,7 @@ def claims(
         lr: Learning rate.
         batch_size: Stays a batch.
         image_size: Side of the radiographs in pixels.
+        precision: Numbers to compute with.
         variants: Whether to train DrFuse with one thing changed, too, for the first seed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -95,10 +106,17 @@ def claims(
         learn(
             folder,
             {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed},
-            {"epochs": epochs, "patience": patience, "lr": lr, "batch_size": batch_size, "seed": seed},
-            {**MODELS, **VARIANTS} if variants and seed == seeds[0] else MODELS,
+            {
+                "epochs": epochs,
+                "patience": patience,
+                "lr": lr,
+                "batch_size": batch_size,
+                "seed": seed,
+                "precision": precision,
+            },
+            {**MODELS, **BASELINES, **(VARIANTS if variants and seed == seeds[0] else {})},
         )
-        measured.append(measure(folder))
+        measured.append(measure(folder, baselines=tuple(BASELINES)))
     of_variants = {"DrFuse": measured[0]} | {
         name: measure(out / f"seed-{seeds[0]}", name) for name in (VARIANTS if variants else ())
     }
@@ -110,12 +128,13 @@ def claims(
     print(report)  # noqa: T201
 
 
-def measure(folder: Path, fused: str = "fused") -> dict[str, Numbers]:
+def measure(folder: Path, fused: str = "fused", baselines: Sequence[str] = ()) -> dict[str, Numbers]:
     """Return everything that is measured of the runs that `learn` left in `folder`.
 
     Args:
         folder: Where they lie.
         fused: Name of the run of DrFuse.
+        baselines: Names of the linear models' runs.
     """
     truth = Truth.read(folder / "hospital")
     cohort = Cohort.open(folder / "cohort")
@@ -123,7 +142,7 @@ def measure(folder: Path, fused: str = "fused") -> dict[str, Numbers]:
     predictions = {reader: Predictions.read(run.predictions) for reader, run in runs.items()}
     here = truth.of(cohort.stays["stay_id"].to_numpy())
     return {
-        "prauc": measure_prauc(predictions, truth),
+        "prauc": measure_prauc(predictions, truth) | _measure_baselines(folder, baselines),
         "gain": measure_gain(predictions),
         **measure_weights(predictions["fused"], here),
         **measure_representations(runs["fused"].folder, cohort, here),
@@ -146,6 +165,18 @@ def measure_prauc(predictions: Mapping[Any, Predictions], truth: Truth) -> Numbe
                 f"stays {test_on}": of_model.n_stays,
                 f"subjects {test_on}": of_model.n_subjects,
             }
+    return numbers
+
+
+def _measure_baselines(folder: Path, baselines: Sequence[str]) -> Numbers:
+    """Return the macro PRAUC of linear models, with intervals over subjects."""
+    numbers: Numbers = {}
+    for name in baselines:
+        predictions = Predictions.read(run_of(folder, name).predictions)
+        for test_on in ("matched", "full") if name != "logistic-cxr" else ("matched",):
+            estimate = evaluate_test_set(predictions, test_on).prauc_macro
+            key = f"{name} {test_on}"
+            numbers |= {key: estimate.value, f"{key} low": estimate.low, f"{key} high": estimate.high}
     return numbers
 
 
@@ -299,6 +330,11 @@ def tables(measured: Sequence[Mapping[str, Numbers]]) -> str:
     for test_on in ("matched", "full"):
         readers = [reader for reader in MODELS if (reader, test_on) != ("cxr", "full")]
         lines += [row(f"{test_on}: {NAMES[reader]}", "prauc", f"{reader} {test_on}") for reader in readers]
+        lines += [
+            row(f"{test_on}: {name}", "prauc", f"{name} {test_on}")
+            for name in BASELINES
+            if f"{name} {test_on}" in measured[0]["prauc"]
+        ]
         lines += [
             row(f"{test_on}: perfect model of {what}", "prauc", f"perfect {reader} {test_on}")
             for reader, what in zip(MODELS, ("the EHR", "the radiograph", "both"), strict=True)

@@ -28,14 +28,15 @@ _BACKBONE = {
     "hidden_sizes": [16, 32, 64, 128],
     "depths": [1, 1, 1, 1],
 }
+_TRANSFORMER: dict[str, Any] = {"dim": 64, "feedforward": 128, "pooling": "mean-max-last"}
 _FEWEST_STAYS = 100
 
 _Model = Callable[[int, int], FusionModel]
 
 MODELS: dict[Reader, _Model] = {
-    "ehr": partial(EhrTransformer, dim=64, feedforward=128),
+    "ehr": partial(EhrTransformer, **_TRANSFORMER),
     "cxr": partial(CxrResNet, dim=64, cxr_backbone=_BACKBONE),
-    "fused": partial(DrFuse, dim=64, feedforward=128, cxr_backbone=_BACKBONE),
+    "fused": partial(DrFuse, **_TRANSFORMER, cxr_backbone=_BACKBONE),
 }
 """Small models of either modality, and of both, by what they read."""
 
@@ -165,12 +166,12 @@ def learn(
     opened = Cohort.open(cohort)
     options = {
         "crop_size": opened.image_size,
-        "augment": False,  # the simulated thorax is always in place, and hardly rotated
+        "augment": "shifts",  # the simulated chest is always upright
         **trained,
     }
     for name, model in models.items():
         run = run_of(out, name)
-        described = {**trained, "model": describe_model(model(1, 1))}
+        described = {**options, "model": describe_model(model(1, 1))}
         if _is_done(run.config, described) and run.predictions.is_file():
             try:
                 known = read_facts(run.folder)["cohort"] == opened.fingerprint

@@ -32,6 +32,13 @@ def test_the_macro_prauc_is_that_of_the_demo(measured: dict[str, dict[str, float
             assert measured["prauc"][f"perfect {reader} {test_set}"] == perfect
 
 
+def test_a_linear_model_is_measured_as_the_others_are(small_demo: Demo) -> None:
+    found = claims._measure_baselines(small_demo.folder, ["ehr"])  # any run that lies there
+    for test_set, one in small_demo.contestants[0].measured.items():
+        assert found[f"ehr {test_set}"] == one.prauc_macro.value
+        assert found[f"ehr {test_set} low"] == one.prauc_macro.low
+
+
 def test_the_pooled_correlation_is_spearman_s(
     measured: dict[str, dict[str, float]], small_demo: Demo
 ) -> None:

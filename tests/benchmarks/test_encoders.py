@@ -1,0 +1,28 @@
+"""The encoders' benchmark trains what it says, and measures on stays that trained nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import encoders as benchmark
+from benchmarks.encoders import _pooled, encoders
+from drfuse.data import Batch
+
+
+def test_hours_are_pooled_up_to_the_stay_s_last_one() -> None:
+    ehr = torch.tensor([[[1.0], [5.0], [3.0]], [[2.0], [7.0], [0.0]]])
+    none, no_images = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1, 8, 8)
+    batch = Batch(torch.tensor([1, 2]), ehr, torch.tensor([3, 1]), no_images, none, torch.zeros(2, 1))
+    pooled = _pooled(batch, ("mean", "maximum", "last"))
+    assert pooled.tolist() == [[3.0, 5.0, 3.0], [2.0, 2.0, 2.0]]
+
+
+def test_every_trial_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ehr = {"linear": ("LogisticEhr", {}, {}), "Transformer": ("EhrTransformer", {"dim": 8, "heads": 2}, {})}
+    monkeypatch.setattr(benchmark, "EHR_TRIALS", ehr)
+    monkeypatch.setattr(benchmark, "CXR_TRIALS", {"components": ("LogisticCxr", {"n_components": 5}, {})})
+    text = encoders(tmp_path, hospitals=(101,), stays=150, image_size=32, epochs=1)
+    for title in (*ehr, "components", "mean over the hours", "mean and last hour"):
+        assert text.count(f"| {title} |") == 1
+    assert (tmp_path / "encoders.md").read_text() == text + "\n"
