@@ -28,6 +28,12 @@ def test_an_interval_between_0_and_1_is_that_of_the_log_odds() -> None:
     found = Estimate.of(0.9, [0.85, 0.95])
     reach = 1.959964 * np.sqrt(0.005) / (0.9 * 0.1)
     assert (found.low, found.high) == pytest.approx((expit(logit(0.9) - reach), expit(logit(0.9) + reach)))
+    # near an end, where the log-odds would reach from 0 to 1, it is cut off
+    rare = [0.0] * 9 + [0.04]
+    found = Estimate.of(0.004, rare)
+    assert (found.low, found.high) == pytest.approx((0, 0.004 + 1.959964 * np.std(rare, ddof=1)))
+    found = Estimate.of(0.98, [0.94, 0.96])  # 1.01 without its bias
+    assert (found.low, found.high) == pytest.approx((1.01 - 1.959964 * np.sqrt(0.0002), 1))
     always_right = Estimate.of(1.0, [1.0, 1.0])
     assert (always_right.low, always_right.high) == (1, 1)
 

@@ -76,6 +76,9 @@ def test_the_record_shows_what_factors_say_that_it_shows() -> None:
 def test_items_name_what_there_is() -> None:
     items = read_definitions("items")
     assert items["itemid"].is_unique().all()
+    (specimen_type,) = items.filter(itemid=52033).iter_rows(named=True)  # says of others where they are from
+    assert (specimen_type["variable"], specimen_type["round"]) == (None, None)
+    items = items.filter(pl.col("itemid") != 52033)
     assert set(items["variable"].drop_nulls()) == {
         *read_definitions("courses")["variable"],
         "mean_blood_pressure",

@@ -18,6 +18,7 @@ Intervals = Literal["half-sampling", "bootstrap"]
 FEWEST = 5
 """Positives, and negatives, from which on the interval of a single label can be trusted."""
 _CLOSEST = 1e-6  # to 0 and 1, where the log-odds would be infinite
+_WIDEST = 4.0  # log-odds to either side; so near to 0 or 1 that an interval is wider, they say nothing
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,20 @@ class Spread:
         return float(2 * student.sf(distance / self.error, self.freedom))
 
     def estimate(self, bounded: bool) -> Estimate:
-        """Return the value with its bias-corrected interval; one between 0 and 1 has it on the log-odds."""
+        """Return the value with its bias-corrected interval.
+
+        That of a number between 0 and 1 is made on the log-odds or, near the ends, cut off there.
+        """
         centre = self.value - self.bias
         reach = self.quantile * self.error
         if not bounded or not reach > 0:
             return Estimate(self.value, centre - reach, centre + reach, self.bias)
         inside = float(np.clip(centre, _CLOSEST, 1 - _CLOSEST))
-        reach /= inside * (1 - inside)
-        low, high = (float(expit(logit(inside) + side * reach)) for side in (-1, 1))
+        log_reach = reach / (inside * (1 - inside))
+        if log_reach > _WIDEST:
+            low, high = (float(np.clip(centre + side * reach, 0, 1)) for side in (-1, 1))
+        else:
+            low, high = (float(expit(logit(inside) + side * log_reach)) for side in (-1, 1))
         return Estimate(self.value, low, high, self.bias)
 
 

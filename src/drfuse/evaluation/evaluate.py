@@ -96,7 +96,7 @@ def evaluate(
         run: Folder that `drfuse train` wrote.
         test_on: All stays of the test split (`full`), or those with a radiograph (`matched`); without it,
             both.
-        n_resamples: Bootstrap resamples behind each interval.
+        n_resamples: Resamples behind each interval.
         bootstrap_unit: Resample subjects, since one person may have many stays, or single stays as the
             published code does.
         seed: Seed of the resampling.
@@ -161,7 +161,7 @@ def evaluate_test_set(
     Args:
         predictions: What a run says of every stay.
         test_on: All stays of the test split (`full`), or those with a radiograph (`matched`).
-        n_resamples: Bootstrap resamples behind each interval.
+        n_resamples: Resamples behind each interval.
         bootstrap_unit: What is resampled.
         seed: Seed of the resampling.
         attributes: The groups of each stay of `predictions`, as `groups_of` returns them.

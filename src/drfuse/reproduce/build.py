@@ -94,7 +94,7 @@ def reproduce(
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
         num_workers: Processes that make batches, for each run.
         task: What is predicted; the paper has numbers for phenotyping.
-        n_resamples: Bootstrap resamples behind each interval and test.
+        n_resamples: Half samples of the subjects behind each interval and test.
         workers: Runs at a time, each in a process of its own.
         ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine; the cluster
             then says how many at a time.

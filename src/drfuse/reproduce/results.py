@@ -36,7 +36,7 @@ class Results:
         systems: The systems, in the order of the tables.
         cells: The finished runs.
         predictions: Of the test split, by system and training set, one for each seed.
-        n_resamples: Bootstrap resamples behind each interval and test; whole subjects are drawn.
+        n_resamples: Half samples of the subjects behind each interval and test.
     """
 
     cohort: Cohort
