@@ -167,6 +167,13 @@ def test_no_batch_holds_a_stay_that_does_not_take_part(tmp_path: Path, task: Any
     assert set(module.example().stay_id.tolist()) <= {1000 + 10 * row for row in rows}
 
 
+def test_the_example_holds_the_longest_stay(tmp_path: Path) -> None:
+    cohort = Cohort.open(write_cohort(tmp_path / "cohort"))
+    longest = CohortDataModule(cohort, crop_size=8).example()
+    assert longest.n_hours.max() == cohort.n_hours.max()
+    assert longest.ehr.shape[1] == cohort.n_hours.max()
+
+
 def test_a_split_whose_stays_take_no_part_is_empty(tmp_path: Path) -> None:
     stays = (5.0,) * 6 + (1.0,) * 3 + (5.0,) * 3
     cohort = Cohort.open(write_cohort(tmp_path / "cohort", window_hours=48, los=stays))

@@ -207,9 +207,11 @@ class CohortDataModule(L.LightningDataModule):
         return EvaluationBatches(self, self._loader(self._split(rows)))
 
     def example(self) -> Batch:
-        """Return a batch of a stay with and one without a radiograph, as evaluation sees it."""
-        has_cxr = self.dataset.cohort.has_cxr[self.rows]
-        rows = [int(found[0]) for found in (self.rows[has_cxr], self.rows[~has_cxr]) if len(found)]
+        """Return a batch of the longest stay with and without a radiograph, as evaluation sees it."""
+        cohort = self.dataset.cohort
+        has_cxr = cohort.has_cxr[self.rows]
+        parts = (self.rows[has_cxr], self.rows[~has_cxr])
+        rows = [int(part[np.argmax(cohort.n_hours[part])]) for part in parts if len(part)]
         return self.as_evaluated(self.dataset[rows])
 
     def is_whole(self, number: int) -> bool:

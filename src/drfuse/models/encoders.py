@@ -107,7 +107,8 @@ class EhrEncoder(nn.Module):
         hours = ehr.shape[1]
         if hours > len(self.positions):
             raise InputError(
-                f"the series has {hours} hours, the model positions for {len(self.positions)}; set max_hours"
+                f"a stay has {hours} hours, and the model positions for {len(self.positions)}; make it with "
+                f"--model.max_hours {hours}"
             )
         padded = torch.arange(hours, device=ehr.device) >= n_hours[:, None]  # (B, T)
         return self.first(self.project(ehr) + self.positions[:hours], src_key_padding_mask=padded), padded
