@@ -83,6 +83,7 @@ DECIDING: dict[str, Any] = {
     "init_cxr": Path("cxr"),
     "accumulate": 2,
     "weight_decay": 0.1,
+    "schedule": "cosine",
     "cxr_share": 0.5,
     "freeze_cxr": True,
 }

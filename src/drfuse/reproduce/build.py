@@ -20,7 +20,7 @@ from drfuse.reproduce.plan import Experiment, plan
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.sections import sections_of
 from drfuse.reproduce.systems import System, choose_systems
-from drfuse.training import Precision, check_options, read_facts
+from drfuse.training import Precision, Schedule, check_options, read_facts
 from drfuse.training.matrix import RunSpec, train_all
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def reproduce(
     matched_cxr_dropout: float = 0.3,
     crop_size: int = 224,
     augment: Augmentation = True,
+    schedule: Schedule = "constant",
     precision: Precision = "32-true",
     accelerator: str = "auto",
     num_workers: int = 0,
@@ -90,6 +91,8 @@ def reproduce(
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
             published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
+        schedule: Keep the learning rate (`constant`, as published), or let it rise over a tenth of the steps
+            and then fall to 0 (`cosine`).
         precision: Numbers to compute with.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
         num_workers: Processes that make batches, for each run.
@@ -107,6 +110,7 @@ def reproduce(
     Raises:
         InputError: If the cohort or an option cannot be used, or runs failed; the others are kept.
     """
+    check_choice("schedule", schedule, get_args(Schedule))
     check_choice("what", what, get_args(Experiment))
     if not seeds or n_resamples < 1:
         raise InputError("expected at least one seed, and n_resamples of at least 1")
@@ -122,6 +126,7 @@ def reproduce(
         "matched_cxr_dropout": matched_cxr_dropout,
         "crop_size": crop_size,
         "augment": augment,
+        "schedule": schedule,
         "precision": precision,
         "accelerator": accelerator,
         "num_workers": num_workers,
@@ -137,7 +142,8 @@ def reproduce(
             batch_size,
             matched_cxr_dropout,
             crop_size,
-            num_workers=num_workers,
+            augment,
+            num_workers,
             task=task,
             validate_on=validate_on,
         )

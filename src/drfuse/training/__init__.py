@@ -12,11 +12,12 @@ from drfuse.training.fit import (
     read_facts,
     train,
 )
-from drfuse.training.task import FusionTask
+from drfuse.training.task import FusionTask, Schedule
 
 __all__ = [
     "FusionTask",
     "Precision",
+    "Schedule",
     "TrainedRun",
     "check_options",
     "describe_model",

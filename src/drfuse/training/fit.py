@@ -31,7 +31,7 @@ from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.run import Predictions, RunFiles
 from drfuse.training.claim import claim, load_checkpoint
 from drfuse.training.distributed import Ranks, start_ranks
-from drfuse.training.task import FusionTask, MacroPrauc, Predicted
+from drfuse.training.task import FusionTask, MacroPrauc, Predicted, Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ def train(
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),
     weight_decay: float = 0.0,
+    schedule: Schedule = "constant",
 ) -> TrainedRun:
     """Train a model on a cohort, keep its best weights, and predict every stay.
 
@@ -149,6 +150,8 @@ def train(
         callbacks: What else Lightning is to call while it trains.
         weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
             Adam has none.
+        schedule: Keep the learning rate (`constant`, as published), or let it rise over a tenth of the steps
+            and then fall to 0 (`cosine`).
 
     Returns:
         Where the run lies, and its best epoch.
@@ -161,6 +164,7 @@ def train(
     check_choice("train_on", train_on, get_args(Subset))
     validate_on = validate_on or train_on
     check_choice("validate_on", validate_on, get_args(Subset))
+    check_choice("schedule", schedule, get_args(Schedule))
     check_choice("precision", precision, get_args(Precision))
     ranks = Ranks.of_environment(devices, nodes)
     if ranks is None and (devices or 1) > 1:
@@ -199,7 +203,7 @@ def train(
             _start_from(network, modality, unimodal, opened.fingerprint)
     _check_alone(ranks, compile=compile, freeze_cxr=freeze_cxr)
     _arrange(network, precision, compile, checkpoint_activations)
-    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks, weight_decay)
+    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks, weight_decay, schedule)
 
     run = RunFiles(Path(out).resolve())
     trainer = _trainer(
@@ -235,6 +239,7 @@ def train(
         "init_cxr": None if init_cxr is None else str(Path(init_cxr).resolve()),
         "accumulate": accumulate,
         "weight_decay": weight_decay,
+        "schedule": schedule,
         "cxr_share": cxr_share,
         "freeze_cxr": freeze_cxr,
         "compile": compile,

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from typing import Any, NamedTuple, cast
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
 
 import lightning as L
 import numpy as np
@@ -23,6 +24,24 @@ logger = logging.getLogger(__name__)
 _HALF = (torch.bfloat16, torch.float16)
 _STEPS_UNSEEN = 50
 """Of training, at most, before a loss that is not finite is noticed."""
+
+
+Schedule = Literal["constant", "cosine"]
+"""The learning rate stays, or rises over a tenth of the steps and then falls to 0 as a cosine does."""
+
+_WARM_UP = 0.1
+
+
+def cosine(n_steps: int, step: int) -> float:
+    """Return the share of the learning rate at a step, from 0, of a training of so many steps.
+
+    >>> [round(cosine(20, step), 3) for step in (0, 1, 2, 11, 20)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    warm_up = _WARM_UP * n_steps
+    if step < warm_up:
+        return (step + 1) / math.ceil(warm_up)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (n_steps - warm_up)))
 
 
 class MacroPrauc(Metric):
@@ -112,6 +131,7 @@ class FusionTask(L.LightningModule):
             up to the gradient of all of these stays together, in the last group of an epoch as well.
         ranks: The processes that train it together, each on its part of every batch.
         weight_decay: Share of itself, times the learning rate, that every weight loses at each step.
+        schedule: What becomes of the learning rate over all epochs that may be trained.
     """
 
     def __init__(
@@ -123,11 +143,13 @@ class FusionTask(L.LightningModule):
         accumulate: int = 1,
         ranks: Ranks | None = None,
         weight_decay: float = 0.0,
+        schedule: Schedule = "constant",
     ) -> None:
         super().__init__()
         self.model = model
         self.lr = lr
         self.weight_decay = weight_decay
+        self.schedule = schedule
         self.seed = seed
         self.cohort = cohort
         self.accumulate = accumulate
@@ -209,15 +231,20 @@ class FusionTask(L.LightningModule):
         checkpoint["cohort"] = self.cohort
         checkpoint["val_prauc"] = self.latest_val_prauc
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam with its default moments; weights decay apart from the gradient (AdamW)."""
-        return torch.optim.Adam(
+    def configure_optimizers(self) -> Any:
+        """Return Adam with its default moments and the schedule; weights decay apart from the gradient."""
+        adam = torch.optim.Adam(
             self.parameters(),
             lr=self.lr,
             weight_decay=self.weight_decay,
             decoupled_weight_decay=True,
             fused=True,
         )
+        if self.schedule == "constant":
+            return adam
+        share = partial(cosine, int(self.trainer.estimated_stepping_batches))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(adam, share)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _run(self, batch: Batch, batch_idx: int) -> tuple[FusionOutput, Batch]:
         """Return what the model says of a batch, and the batch; of a part, those of the whole."""

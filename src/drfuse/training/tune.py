@@ -26,6 +26,7 @@ from drfuse.files import write_whole
 from drfuse.models import DrFuse
 from drfuse.training.fit import Precision, check_options, read_facts
 from drfuse.training.matrix import SECONDS_TO_WAIT, RunSpec, specify, spread, train_all, train_one
+from drfuse.training.task import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def tune(
     batch_size: int = 16,
     crop_size: int = 224,
     augment: Augmentation = True,
+    schedule: Schedule = "constant",
     seed: int = 0,
     precision: Precision = "32-true",
     accelerator: str = "auto",
@@ -127,6 +129,8 @@ def tune(
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
             published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
+        schedule: Keep the learning rate (`constant`, as published), or let it rise over a tenth of the steps
+            and then fall to 0 (`cosine`).
         seed: Seed of the trainings, and of the sampler.
         precision: Numbers to compute with.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
@@ -142,6 +146,7 @@ def tune(
     Raises:
         InputError: If the cohort or an option cannot be used, or runs failed.
     """
+    check_choice("schedule", schedule, get_args(Schedule))
     check_choice("sampler", sampler, get_args(Sampler))
     grid = dict(zip(_NAMES, (alignment_weight, orthogonality_weight, auxiliary_weight, lr), strict=True))
     for name, values in grid.items():
@@ -159,6 +164,7 @@ def tune(
         train_on,
         batch_size,
         crop_size=crop_size,
+        augment=augment,
         num_workers=num_workers,
         task=task,
         validate_on=validate_on,
@@ -171,6 +177,7 @@ def tune(
         "batch_size": batch_size,
         "crop_size": crop_size,
         "augment": augment,
+        "schedule": schedule,
         "seed": seed,
         "precision": precision,
         "accelerator": accelerator,
