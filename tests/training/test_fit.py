@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -43,8 +43,9 @@ from drfuse.models import (
 )
 from drfuse.models.encoders import CxrEncoder
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import FusionTask, TrainedRun, load_model, read_facts, train
+from drfuse.training import FusionTask, Schedule, TrainedRun, load_model, read_facts, train
 from drfuse.training.claim import claim
+from drfuse.training.task import cosine
 from tests.builders import TINY_BACKBONE
 from tests.mimic import write_hospital
 from tests.training.own_model import FirstHour
@@ -189,17 +190,49 @@ def logits_of(run: TrainedRun) -> np.ndarray:
     return Predictions.read(RunFiles(run.folder).predictions).logits
 
 
+@pytest.mark.parametrize("schedule", get_args(Schedule))
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: Schedule
 ) -> None:
-    whole = fit(epochs=4, out=tmp_path / "whole")
-    cut(fit, 2, monkeypatch, epochs=4)
+    whole = fit(epochs=4, out=tmp_path / "whole", schedule=schedule)
+    cut(fit, 2, monkeypatch, epochs=4, schedule=schedule)
     assert not (tmp_path / "run" / "predictions.parquet").exists()
-    resumed = fit(epochs=4)
+    resumed = fit(epochs=4, schedule=schedule)
     assert (resumed.best_epoch, resumed.val_prauc) == (whole.best_epoch, whole.val_prauc)
     np.testing.assert_array_equal(logits_of(resumed), logits_of(whole))
     for name in ("model.safetensors", "predictions.parquet", "config.yaml"):
         assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+class Rates(Callback):
+    """The learning rate of each batch."""
+
+    def __init__(self) -> None:
+        self.of_batches: list[float] = []
+
+    def on_train_batch_start(self, trainer: Lightning, *args: Any) -> None:  # noqa: ARG002
+        self.of_batches.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_learning_rate_rises_and_falls_over_the_steps_of_all_epochs(
+    fit: Trainer, accumulate: int
+) -> None:
+    rates = Rates()
+    fit(epochs=3, lr=0.01, schedule="cosine", accumulate=accumulate, callbacks=[rates])
+    n_batches = len(rates.of_batches) // 3
+    n_steps = 3 * -(-n_batches // accumulate)
+    steps = [epoch * n_steps // 3 + batch // accumulate for epoch in range(3) for batch in range(n_batches)]
+    expected = [0.01 * cosine(n_steps, step) for step in steps]
+    assert rates.of_batches == pytest.approx(expected)
+    assert max(expected) > 0.0095
+    assert expected[-1] < 0.002
+
+
+def test_the_learning_rate_stays_where_nothing_is_said(fit: Trainer) -> None:
+    rates = Rates()
+    fit(epochs=2, lr=0.01, callbacks=[rates])
+    assert set(rates.of_batches) == {0.01}
 
 
 def test_an_interrupted_run_goes_on_after_its_last_epoch_not_its_best(
