@@ -160,7 +160,7 @@ def coverage(
 
 
 def _means(tally: Tally) -> dict[str, float]:
-    return {name: round(float(np.mean(found)), 4) for name, found in tally.hits.items()}
+    return {name: round(float(np.mean(found)), 4) + 0.0 for name, found in tally.hits.items()}
 
 
 def _intervals(people: Population, n_stays: int, n_sets: int, resamples: int) -> Tally:

@@ -34,7 +34,7 @@ def search(
     out: Path,
     config_file: Path,
     hospitals: Sequence[int] = (101, 102),
-    lr: Sequence[float] = (2e-4, 5e-4, 1e-3),
+    lr: Sequence[float] = (5e-4, 1e-3, 2e-3),
     weight_decay: Sequence[float] = (0.0,),
     stays: int = 3000,
     cxr_rate: float = 0.5,
