@@ -116,6 +116,7 @@ def coverage(
     population: int = 300_000,
     resamples: int = 1000,
     trainings: int = 40,
+    macro_alone: bool = False,
 ) -> str:
     """Measure how often intervals contain the truth and tests err.
 
@@ -126,13 +127,14 @@ def coverage(
         population: Stays that the truth is measured on.
         resamples: Resamples behind an interval.
         trainings: Trainings of one system, whose comparison finds nothing but chance.
+        macro_alone: Measure the macro PRAUC and nothing else, for which there can be many more test sets.
     """
     sizes = [(300, False, sets), (820, False, sets), (820, True, sets), (2136, True, sets)]
     sizes += [(11914, True, largest_sets)] if largest_sets else []
     rows: list[dict[str, str | float | None]] = []
     for n_stays, clustered, n_sets in sizes:
         people = Population.draw(population, clustered)
-        tally = _intervals(people, n_stays, n_sets, resamples)
+        tally = _intervals(people, n_stays, n_sets, resamples, macro_alone)
         title = f"{n_stays:,}{', clustered' if clustered else ''}"
         rows.append({"test stays": title, "sets": n_sets} | _means(tally))
     names = [name for name in rows[0] if name not in ("test stays", "sets")]
@@ -141,19 +143,23 @@ def coverage(
         for name in names
     ]
     test_sets = min(sets, _SETS_OF_TRAININGS)
-    tests = [
-        _tests(size, trainings, resamples // 2, spread, test_sets)
-        for spread in (0.1, 0.3)
-        for size in (820, 2136)
-    ]
-    text = "\n\n".join(
-        [
-            f"**Intervals**: {sets} test sets ({largest_sets} of 11,914 stays), {resamples} resamples each",
-            markdown_table(transposed),
-            f"**Tests**: {trainings} trainings of one system, compared with each other at p < 0.05",
-            markdown_table(tests),
+    tests = (
+        []
+        if macro_alone
+        else [
+            _tests(size, trainings, resamples // 2, spread, test_sets)
+            for spread in (0.1, 0.3)
+            for size in (820, 2136)
         ]
     )
+    parts = [
+        f"**Intervals**: {sets} test sets ({largest_sets} of 11,914 stays), {resamples} resamples each",
+        markdown_table(transposed),
+    ]
+    if tests:
+        parts.append(f"**Tests**: {trainings} trainings of one system, compared with each other at p < 0.05")
+        parts.append(markdown_table(tests))
+    text = "\n\n".join(parts)
     if out is not None:
         write_whole(out, text + "\n")
     return text
@@ -163,7 +169,9 @@ def _means(tally: Tally) -> dict[str, float]:
     return {name: round(float(np.mean(found)), 4) + 0.0 for name, found in tally.hits.items()}
 
 
-def _intervals(people: Population, n_stays: int, n_sets: int, resamples: int) -> Tally:
+def _intervals(
+    people: Population, n_stays: int, n_sets: int, resamples: int, macro_alone: bool = False
+) -> Tally:
     """Count how often each interval that a report shows contains the truth."""
     logits, weaker = people.read(_READ, 1), people.read(_READ - 0.05, 2)
     labels, tally = people.labels, Tally()
@@ -196,6 +204,8 @@ def _intervals(people: Population, n_stays: int, n_sets: int, resamples: int) ->
         tally.add("macro PRAUC, bootstrap percentiles", percentile, float(prauc.mean()))
         tally.add("macro PRAUC", found.mean, float(prauc.mean()))
         tally.note("bias left in macro PRAUC", found.mean.corrected - float(prauc.mean()))
+        if macro_alone:
+            continue
         _add_auroc(tally, y, logits[rows], units, resamples, seed, auroc)
         for c in range(len(prauc)):
             tally.add("PRAUC of one label", found.of_label(c).mean, float(prauc[c]))

@@ -115,3 +115,15 @@ def test_the_tables_have_a_row_for_every_interval_and_every_test(tmp_path: Path)
     ]
     assert {row[-1] for row in rows} == {"2"}  # a pair of three seeds each on every test set
     assert all(0 <= float(cell) <= 1 for row in rows for cell in row[2:5])
+
+
+def test_the_macro_prauc_can_be_measured_alone() -> None:
+    text = coverage(sets=2, largest_sets=0, population=5000, resamples=20, macro_alone=True)
+    _, *rows = _table(text.split("\n\n")[1])
+    assert len(text.split("\n\n")) == 2
+    assert [row[0] for row in rows] == [
+        "bias of macro PRAUC",
+        "macro PRAUC, bootstrap percentiles",
+        "macro PRAUC",
+        "bias left in macro PRAUC",
+    ]
