@@ -9,7 +9,8 @@ in several ways, which shows what the pooling loses. It goes on where it was int
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +167,16 @@ def _pooled_regressions(cohort: Cohort) -> dict[str, float]:
         name: torch.cat([batch.labels for batch in of]).double().numpy() for name, of in batches.items()
     }
     praucs = {}
-    for title, parts in {
-        "mean over the hours": ("mean",),
-        "mean and last hour": ("mean", "last"),
-        "mean, maximum and last hour": ("mean", "maximum", "last"),
-    }.items():
+    values_of = data.dataset.features.values_of
+    pooled: dict[str, Callable[[Batch], Tensor]] = {
+        "mean over the hours": lambda batch: _pooled(batch, ("mean",)),
+        "mean and last hour": lambda batch: _pooled(batch, ("mean", "last")),
+        "mean, maximum and last hour": lambda batch: _pooled(batch, ("mean", "maximum", "last")),
+        "mean and last hour, categories as numbers": lambda batch: _pooled_numbers(batch, values_of),
+    }
+    for title, pool in pooled.items():
         inputs: dict[str, NDArray[np.float64]] = {
-            name: torch.cat([_pooled(batch, parts) for batch in of]).double().numpy()
-            for name, of in batches.items()
+            name: torch.cat([pool(batch) for batch in of]).double().numpy() for name, of in batches.items()
         }
         head = LogisticHead(inputs["train"].shape[1], labels["train"].shape[1])
         head.fit(inputs["train"], labels["train"], inputs["validation"], labels["validation"])
@@ -192,6 +195,13 @@ def _pooled(batch: Batch, parts: Sequence[str]) -> Tensor:
         "last": batch.ehr[torch.arange(len(batch)), batch.n_hours - 1],
     }
     return torch.cat([pooled[part] for part in parts], dim=1)
+
+
+def _pooled_numbers(batch: Batch, values_of: Tensor) -> Tensor:
+    """Return mean and last hour of the V variables, and the shares of hours in which they were observed."""
+    observed = replace(batch, ehr=batch.ehr[..., -values_of.shape[1] :])
+    numbers = replace(batch, ehr=batch.ehr @ values_of)
+    return torch.cat([_pooled(numbers, ("mean", "last")), _pooled(observed, ("mean",))], dim=1)
 
 
 if __name__ == "__main__":
