@@ -136,6 +136,7 @@ def learn(
     simulated: dict[str, Any],
     trained: dict[str, Any],
     models: Mapping[Reader, _Model] | Mapping[str, _Model],
+    own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Simulate a hospital, prepare its cohort and train models on it; nothing is done twice.
 
@@ -144,6 +145,7 @@ def learn(
         simulated: Options of `simulate`, with the image size and the seed, which are also those of `prepare`.
         trained: Options of `train`.
         models: The models, by the name of their run.
+        own: Options of `train` for one of them, by the same name; they go before those for all.
 
     Raises:
         InputError: If something of it is there, but was made in another way.
@@ -164,13 +166,14 @@ def learn(
         logger.info("preparing the cohort from raw files")
         prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", **prepared)
     opened = Cohort.open(cohort)
-    options = {
-        "crop_size": opened.image_size,
-        "augment": "shifts",  # the simulated chest is always upright
-        **trained,
-    }
     for name, model in models.items():
         run = run_of(out, name)
+        options = {
+            "crop_size": opened.image_size,
+            "augment": "shifts",  # the simulated chest is always upright
+            **trained,
+            **(own or {}).get(name, {}),
+        }
         described = {**options, "model": describe_model(model(1, 1))}
         if _is_done(run.config, described) and run.predictions.is_file():
             try:

@@ -1,5 +1,7 @@
 """The benchmark measures what it says, on inputs small enough to check."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata
@@ -77,3 +79,18 @@ def test_a_factor_that_is_in_a_representation_is_read_off() -> None:
     r2 = claims._probe_factors(h, factors, np.arange(400) // 2)
     assert r2[0] > 0.99
     assert r2[1] < 0.05
+
+
+def test_each_model_gets_what_was_chosen_for_its_system(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "settings: {transformer: {lr: 1.0}, resnet50: {lr: 2.0}, drfuse: {lr: 3.0}, mmtm: {lr: 4.0}}"
+    )
+    own = claims._own_settings(file)
+    assert own.keys() == {*claims.MODELS, *claims.VARIANTS}
+    assert {name: options["lr"] for name, options in own.items() if name in claims.MODELS} == {
+        "ehr": 1.0,
+        "cxr": 2.0,
+        "fused": 3.0,
+    }
+    assert {own[name]["lr"] for name in claims.VARIANTS} == {3.0}
