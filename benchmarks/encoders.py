@@ -19,7 +19,8 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.development import development_cohort, unseen_prauc
+from benchmarks.claims import BACKBONE
+from benchmarks.development import development_cohorts, unseen_prauc
 from benchmarks.results import markdown_table
 from drfuse.data import Batch, Cohort, CohortDataModule, Subset
 from drfuse.errors import InputError
@@ -29,12 +30,6 @@ from drfuse.models.linear import LogisticHead
 from drfuse.run import Predictions
 from drfuse.training.matrix import RunSpec, specify, train_all
 
-BACKBONE = {
-    "layer_type": "basic",
-    "embedding_size": 32,
-    "hidden_sizes": [32, 64, 128, 256],
-    "depths": [1, 1, 1, 1],
-}
 SHARED: dict[str, Any] = {
     "epochs": 15,
     "patience": 4,
@@ -111,9 +106,9 @@ def encoders(
         The tables, as Markdown.
 
     Raises:
-        InputError: If a run failed.
+        InputError: If a hospital is one that is measured, or was made with other options, or a run failed.
     """
-    cohorts = [Cohort.open(development_cohort(out, seed, stays, cxr_rate, image_size)) for seed in hospitals]
+    cohorts = development_cohorts(out, hospitals, stays, cxr_rate, image_size)
     given = {"crop_size": image_size} | ({} if epochs is None else {"epochs": epochs})
     runs: dict[str, list[RunSpec]] = defaultdict(list)
     for cohort in cohorts:
@@ -160,7 +155,10 @@ def _pooled_regressions(cohort: Cohort) -> dict[str, float]:
     The penalty is chosen as that of the linear baselines is, on the validation split.
     """
     data = CohortDataModule(cohort, crop_size=cohort.image_size, batch_size=256)
-    splits = {name: cohort.rows(name) for name in ("train", "validation", "test")}
+    data.dataset.cxr_as = "nothing"
+    test = cohort.rows("test")
+    test = test[data.dataset.task.eligible[test]]
+    splits = {"train": data.train_rows, "validation": data.validation_rows, "test": test}
     batches = {name: list(data.batches(rows)) for name, rows in splits.items()}
     labels = {
         name: torch.cat([batch.labels for batch in of]).double().numpy() for name, of in batches.items()
