@@ -23,7 +23,7 @@ class BatchLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yield the batches. Their order is drawn when the first one is asked for.
 
-        Lightning starts to iterate before it tells the sampler the epoch that an interrupted run goes on with.
+        Lightning starts to iterate before it tells the sampler at which epoch an interrupted run goes on.
         """
         batches = super().__iter__()
         yield from batches if self.num_workers else _made_ahead(batches)

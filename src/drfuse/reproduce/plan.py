@@ -143,7 +143,7 @@ def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: set[str]) 
         if unknown := sorted(own.keys() - OWN_OPTIONS):
             raise InputError(f"settings: {unknown[0]!r} cannot be set for {name} alone; expected {options}")
         for option, value in own.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise InputError(
-                    f"settings: {option} of {name} is {value!r}; expected a number of at least 0"
-                )
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf or (option == "lr" and value == 0):
+                expected = "a number above 0" if option == "lr" else "a number of at least 0"
+                raise InputError(f"settings: {option} of {name} is {value!r}; expected {expected}")

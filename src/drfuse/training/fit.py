@@ -150,8 +150,8 @@ def train(
         callbacks: What else Lightning is to call while it trains.
         weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
             Adam has none.
-        schedule: Keep the learning rate (`constant`, as published), or let it rise over a tenth of the steps
-            and then fall to 0 (`cosine`).
+        schedule: Keep the learning rate (`constant`, as published), or let it rise over the first tenth
+            of `epochs` and then fall to 0 at their end (`cosine`). `patience` may stop a training before.
 
     Returns:
         Where the run lies, and its best epoch.
