@@ -119,23 +119,20 @@ def encoders(
                 runs[title].append(specify(cohort, out / "runs", title, described, **trained))
     if failed := train_all([spec for specs in runs.values() for spec in specs], workers):
         raise InputError(f"{len(failed)} runs failed, the first of them {failed[0]}")
-    tables: list[list[dict[str, Any]]] = [[], [], []]
-    test_on: Subset
-    for table, trials, test_on in zip(tables, (EHR_TRIALS, CXR_TRIALS), ("full", "matched"), strict=False):
-        for title in trials:
-            said = [Predictions.read(spec.run.predictions) for spec in runs[title]]
-            table.append(_row(title, unseen_prauc(said, test_on)))
-    read = [_pooled_regressions(cohort) for cohort in cohorts]
-    for title in read[0]:
-        tables[2].append(_row(title, [praucs[title] for praucs in read]))
-    heads = (
-        "**Record**, all stays",
-        "**Radiograph**, stays that have one",
-        "**Logistic regression on the hours that the Transformer reads**, all stays",
-    )
-    text = "\n\n".join(
-        part for head, rows in zip(heads, tables, strict=True) for part in (head, _shown(rows))
-    )
+
+    def row(title: str, test_on: Subset) -> dict[str, Any]:
+        predictions = [Predictions.read(spec.run.predictions) for spec in runs[title]]
+        return _row(title, unseen_prauc(predictions, test_on))
+
+    regressions = [_pooled_regressions(cohort) for cohort in cohorts]
+    tables = {
+        "**Record**, all stays": [row(title, "full") for title in EHR_TRIALS],
+        "**Radiograph**, stays that have one": [row(title, "matched") for title in CXR_TRIALS],
+        "**Logistic regression on the hours that the Transformer reads**, all stays": [
+            _row(title, [praucs[title] for praucs in regressions]) for title in regressions[0]
+        ],
+    }
+    text = "\n\n".join(part for head, rows in tables.items() for part in (head, markdown_table(rows)))
     (out / "encoders.md").write_text(text + "\n", encoding="utf-8")
     return text
 
@@ -143,10 +140,6 @@ def encoders(
 def _row(title: str, praucs: Sequence[float]) -> dict[str, Any]:
     each = "; ".join(f"{prauc:.3f}" for prauc in praucs)
     return {"macro PRAUC": title, "mean": f"{np.mean(praucs):.3f}", "hospitals": each}
-
-
-def _shown(rows: Sequence[Mapping[str, Any]]) -> str:
-    return markdown_table(list(rows))
 
 
 def _pooled_regressions(cohort: Cohort) -> dict[str, float]:

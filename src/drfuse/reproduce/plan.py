@@ -129,10 +129,10 @@ def _own(system: System, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[s
 
 
 def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: set[str]) -> None:
-    """Refuse settings of an unknown system, and options that one system cannot have for itself.
+    """Check that settings are of known systems, and of options that one system may have for itself.
 
     Raises:
-        InputError: If there are such.
+        InputError: If a system or an option is not, or a value is out of range.
     """
     options = ", ".join(sorted(OWN_OPTIONS))
     for name, own in settings.items():

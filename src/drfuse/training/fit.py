@@ -271,10 +271,10 @@ def train(
 def check_options(
     epochs: int, patience: int, lr: float, seed: int, accumulate: int = 1, weight_decay: float = 0.0
 ) -> None:
-    """Refuse numbers that no training can be done with.
+    """Check the ranges of the options.
 
     Raises:
-        InputError: If one of them is such.
+        InputError: If one is out of range.
     """
     if min(epochs, patience, accumulate) < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
         raise InputError(

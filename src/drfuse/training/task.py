@@ -37,6 +37,8 @@ def cosine(n_steps: int, step: int) -> float:
 
     >>> [round(cosine(20, step), 3) for step in (0, 1, 2, 11, 20)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
+    >>> cosine(1, 0)
+    1.0
     """
     warm_up = _WARM_UP * n_steps
     if step < warm_up:
@@ -182,7 +184,7 @@ class FusionTask(L.LightningModule):
             if not math.isfinite(total):
                 raise InputError(
                     f"the training loss is {total} in epoch {self.current_epoch}; "
-                    "choose a smaller --lr, or mend the model"
+                    "lower --lr, or check the model for a division by zero or a logarithm of 0"
                 )
 
     def on_train_epoch_end(self) -> None:
