@@ -1,9 +1,10 @@
 """Does DrFuse learn what the paper says it does? Measured on simulated hospitals, where the truth is known.
 
-For each seed a hospital of its own is simulated and prepared, and DrFuse and both unimodal models are trained
-on its full dataset, all with the same settings. Then three claims are held against the truth: that fusion
-beats each modality, that the modality weights follow the modality that tells more, and that the
-representations are disentangled. `python benchmarks/claims.py --out DIR` takes about an hour on two cores and
+For each seed a hospital of its own is simulated and prepared. DrFuse and both unimodal models are trained on
+its full dataset, all with the same settings, and the linear baselines are fitted to it. Then three claims are
+held against the truth: that fusion beats each modality, that the modality weights follow the modality that
+tells more, and that the representations are disentangled.
+`python benchmarks/claims.py --out DIR` takes about an hour on two cores and
 goes on where it was interrupted; `docs/claims.md` discusses the tables that it writes to `DIR/claims.md`.
 """
 
@@ -35,7 +36,7 @@ from drfuse.run import Predictions
 from drfuse.simulate import Disease, Reader, Truth, expected_advantage, factors_given, oracle
 from drfuse.training import Precision
 
-_BACKBONE = {
+BACKBONE: dict[str, Any] = {
     "layer_type": "basic",
     "embedding_size": 32,
     "hidden_sizes": [32, 64, 128, 256],
@@ -44,8 +45,8 @@ _BACKBONE = {
 _TRANSFORMER: dict[str, Any] = {"dim": 128, "feedforward": 256, "pooling": "mean-max-last"}
 MODELS: dict[Reader, Any] = {
     "ehr": partial(EhrTransformer, **_TRANSFORMER),
-    "cxr": partial(CxrResNet, dim=128, cxr_backbone=_BACKBONE),
-    "fused": partial(DrFuse, **_TRANSFORMER, cxr_backbone=_BACKBONE),
+    "cxr": partial(CxrResNet, dim=128, cxr_backbone=BACKBONE),
+    "fused": partial(DrFuse, **_TRANSFORMER, cxr_backbone=BACKBONE),
 }
 """Models of either modality, and of both, by what they read; larger than those of the demo."""
 

@@ -1,35 +1,49 @@
-"""Hospitals to choose settings on: simulated with other seeds than the one that is measured later."""
+"""Hospitals to choose settings on: simulated with other seeds than those that are measured later."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from drfuse.cohort import prepare
-from drfuse.data import Subset
+from drfuse.data import Cohort, Subset
 from drfuse.errors import InputError
 from drfuse.evaluation import macro_mean, prauc_auroc
 from drfuse.run import Predictions
 from drfuse.simulate import simulate
 
-MEASURED = 0
-"""The seed of the hospital that results are reported on."""
+MEASURED = (0, 1, 2)
+"""The seeds of the hospitals that results are reported on: `claims.py` measures all three."""
 
 
-def development_cohort(
-    out: Path, seed: int, stays: int = 3000, cxr_rate: float = 0.5, image_size: int = 64
-) -> Path:
-    """Return the cohort of a hospital, in a folder of `out` by its seed; made where it is not there yet.
+def development_cohorts(
+    out: Path, seeds: Sequence[int], stays: int = 3000, cxr_rate: float = 0.5, image_size: int = 64
+) -> list[Cohort]:
+    """Return the cohort of each hospital, in a folder of `out` by its seed; what is there is not made again.
 
     Raises:
-        InputError: If the seed is that of the hospital that is measured.
+        InputError: If there is no seed, one comes twice or is that of a hospital that is measured, or a
+            hospital in `out` was made with other options.
     """
-    if seed == MEASURED:
-        raise InputError(f"seed {MEASURED} is the hospital that is measured later; choose others")
-    folder = out / f"hospital-{seed}"
-    cohort, hospital = folder / "cohort", folder / "hospital"
-    if not (hospital / "truth.parquet").is_file():
-        simulate(hospital, stays, cxr_rate, image_size=image_size, seed=seed, overwrite=hospital.exists())
-    prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=image_size)
-    return cohort
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise InputError("expected development hospitals of different seeds")
+    if measured := [seed for seed in seeds if seed in MEASURED]:
+        raise InputError(f"seed {measured[0]} is a hospital that is measured later; choose others")
+    cohorts = []
+    for seed in seeds:
+        options = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed}
+        folder = out / f"hospital-{seed}"
+        cohort, hospital = folder / "cohort", folder / "hospital"
+        if not hospital.exists():
+            simulate(hospital, **options)
+        made = json.loads((hospital / "simulation.json").read_text(encoding="utf-8"))["options"]
+        if different := [name for name, value in options.items() if made[name] != value]:
+            name = different[0]
+            raise InputError(
+                f"{hospital} was made with {name} {made[name]}, not {options[name]}; choose another --out"
+            )
+        prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=image_size)
+        cohorts.append(Cohort.open(cohort))
+    return cohorts
 
 
 def unseen_prauc(runs: Sequence[Predictions], test_on: Subset = "matched") -> list[float]:

@@ -20,7 +20,8 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.development import development_cohort, unseen_prauc
+from benchmarks.claims import BACKBONE
+from benchmarks.development import development_cohorts, unseen_prauc
 from benchmarks.results import markdown_table
 from drfuse.data import Batch, Cohort, CohortDataModule, Subset
 from drfuse.errors import InputError
@@ -30,12 +31,6 @@ from drfuse.models.linear import LogisticHead
 from drfuse.run import Predictions
 from drfuse.training.matrix import RunSpec, specify, train_all
 
-BACKBONE = {
-    "layer_type": "basic",
-    "embedding_size": 32,
-    "hidden_sizes": [32, 64, 128, 256],
-    "depths": [1, 1, 1, 1],
-}
 SHARED: dict[str, Any] = {
     "epochs": 15,
     "patience": 4,
@@ -112,9 +107,9 @@ def encoders(
         The tables, as Markdown.
 
     Raises:
-        InputError: If a run failed.
+        InputError: If a hospital is one that is measured, or was made with other options, or a run failed.
     """
-    cohorts = [Cohort.open(development_cohort(out, seed, stays, cxr_rate, image_size)) for seed in hospitals]
+    cohorts = development_cohorts(out, hospitals, stays, cxr_rate, image_size)
     given = {"crop_size": image_size} | ({} if epochs is None else {"epochs": epochs})
     runs: dict[str, list[RunSpec]] = defaultdict(list)
     for cohort in cohorts:
@@ -125,23 +120,20 @@ def encoders(
                 runs[title].append(specify(cohort, out / "runs", title, described, **trained))
     if failed := train_all([spec for specs in runs.values() for spec in specs], workers):
         raise InputError(f"{len(failed)} runs failed, the first of them {failed[0]}")
-    tables: list[list[dict[str, Any]]] = [[], [], []]
-    test_on: Subset
-    for table, trials, test_on in zip(tables, (EHR_TRIALS, CXR_TRIALS), ("full", "matched"), strict=False):
-        for title in trials:
-            said = [Predictions.read(spec.run.predictions) for spec in runs[title]]
-            table.append(_row(title, unseen_prauc(said, test_on)))
-    read = [_pooled_regressions(cohort) for cohort in cohorts]
-    for title in read[0]:
-        tables[2].append(_row(title, [praucs[title] for praucs in read]))
-    heads = (
-        "**Record**, all stays",
-        "**Radiograph**, stays that have one",
-        "**Logistic regression on the hours that the Transformer reads**, all stays",
-    )
-    text = "\n\n".join(
-        part for head, rows in zip(heads, tables, strict=True) for part in (head, _shown(rows))
-    )
+
+    def row(title: str, test_on: Subset) -> dict[str, Any]:
+        predictions = [Predictions.read(spec.run.predictions) for spec in runs[title]]
+        return _row(title, unseen_prauc(predictions, test_on))
+
+    regressions = [_pooled_regressions(cohort) for cohort in cohorts]
+    tables = {
+        "**Record**, all stays": [row(title, "full") for title in EHR_TRIALS],
+        "**Radiograph**, stays that have one": [row(title, "matched") for title in CXR_TRIALS],
+        "**Logistic regression on the hours that the Transformer reads**, all stays": [
+            _row(title, [praucs[title] for praucs in regressions]) for title in regressions[0]
+        ],
+    }
+    text = "\n\n".join(part for head, rows in tables.items() for part in (head, markdown_table(rows)))
     (out / "encoders.md").write_text(text + "\n", encoding="utf-8")
     return text
 
@@ -151,17 +143,16 @@ def _row(title: str, praucs: Sequence[float]) -> dict[str, Any]:
     return {"macro PRAUC": title, "mean": f"{np.mean(praucs):.3f}", "hospitals": each}
 
 
-def _shown(rows: Sequence[Mapping[str, Any]]) -> str:
-    return markdown_table(list(rows))
-
-
 def _pooled_regressions(cohort: Cohort) -> dict[str, float]:
     """Return the macro PRAUC, by what is kept of the hours, of logistic regressions on unseen stays.
 
     The penalty is chosen as that of the linear baselines is, on the validation split.
     """
     data = CohortDataModule(cohort, crop_size=cohort.image_size, batch_size=256)
-    splits = {name: cohort.rows(name) for name in ("train", "validation", "test")}
+    data.dataset.cxr_as = "nothing"
+    test = cohort.rows("test")
+    test = test[data.dataset.task.eligible[test]]
+    splits = {"train": data.train_rows, "validation": data.validation_rows, "test": test}
     batches = {name: list(data.batches(rows)) for name, rows in splits.items()}
     labels = {
         name: torch.cat([batch.labels for batch in of]).double().numpy() for name, of in batches.items()

@@ -1,8 +1,8 @@
 """The same small search for every system: which learning rate and weight decay, on development hospitals.
 
-Hospitals of other seeds than the one that is measured later are simulated and prepared. On each, every system
+Hospitals of other seeds than those that are measured later are simulated and prepared. On each, every system
 is trained on the matched set with every setting, and judged on the stays of a split that trained nothing and
-chose no epoch. The setting with the highest mean over the hospitals is the system's; no stay of the hospital
+chose no epoch. The setting with the highest mean over the hospitals is the system's; no stay of a hospital
 that is measured later is read.
 `python -m benchmarks.search --out DIR --config_file benchmarks/small.yaml` goes on where it was interrupted,
 and writes `DIR/settings.yaml` for `drfuse reproduce --config` and `DIR/search.md` with every trial.
@@ -18,8 +18,7 @@ from statistics import mean
 import yaml
 from jsonargparse import auto_cli
 
-from benchmarks.development import development_cohort, unseen_prauc
-from drfuse.data import Cohort
+from benchmarks.development import development_cohorts, unseen_prauc
 from drfuse.errors import InputError
 from drfuse.reproduce.plan import plan
 from drfuse.reproduce.systems import choose_systems
@@ -59,18 +58,15 @@ def search(
         The chosen settings by system, as `settings` of `drfuse reproduce` takes them.
 
     Raises:
-        InputError: If a hospital is the one that is measured (seed 0), or a run failed.
+        InputError: If a hospital is one that is measured, or was made with other options, or a run failed.
     """
-    if len(set(hospitals)) < len(hospitals) or not hospitals:
-        raise InputError("expected development hospitals of different seeds")
     shared = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     model_args = shared.pop("model_args", {})
     options = {key: value for key, value in shared.items() if key not in ("seeds", "lr", "settings")}
     # a solver fits the linear baselines, which have neither; variants take DrFuse's
     systems = [system for system in choose_systems(None) if not (system.is_variant or system.reference)]
     trials: dict[tuple[str, Setting], list[RunSpec]] = defaultdict(list)
-    for seed in hospitals:
-        cohort = Cohort.open(development_cohort(out, seed, stays, cxr_rate, image_size))
+    for cohort in development_cohorts(out, hospitals, stays, cxr_rate, image_size):
         for setting in itertools.product(lr, weight_decay):
             given = options | dict(zip(("lr", "weight_decay"), setting, strict=True))
             for cell, spec in plan("table2", cohort, out / "runs", systems, [0], model_args, given).items():

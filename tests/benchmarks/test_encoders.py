@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 from benchmarks import encoders as benchmark
 from benchmarks.encoders import _pooled, _pooled_numbers, encoders
 from drfuse.data import Batch
+from drfuse.run import Predictions, RunFiles
 
 
 def test_hours_are_pooled_up_to_the_stay_s_last_one() -> None:
@@ -32,6 +34,15 @@ def test_every_trial_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(benchmark, "EHR_TRIALS", ehr)
     monkeypatch.setattr(benchmark, "CXR_TRIALS", {"components": ("LogisticCxr", {"n_components": 5}, {})})
     text = encoders(tmp_path, hospitals=(101,), stays=150, image_size=32, epochs=1)
-    for title in (*ehr, "components", "mean over the hours", "mean and last hour"):
+    pooled = ("mean over the hours", "mean and last hour", "mean, maximum and last hour")
+    for title in (*ehr, "components", *pooled):
         assert text.count(f"| {title} |") == 1
+    for run, title in (("logisticehr-full-0-*", "linear"), ("logisticcxr-matched-0-*", "components")):
+        (folder,) = (tmp_path / "runs").glob(run)
+        said = Predictions.read(RunFiles(folder).predictions)
+        rows = said.rows("test", "full" if title == "linear" else "matched")
+        labels = said.labels[rows]
+        occurs = labels.any(axis=0)
+        prauc = average_precision_score(labels[:, occurs], said.logits[rows][:, occurs])
+        assert f"| {title} | {prauc:.3f} | {prauc:.3f} |" in text
     assert (tmp_path / "encoders.md").read_text() == text + "\n"

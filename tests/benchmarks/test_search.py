@@ -1,10 +1,13 @@
 """The same search for every system, from a hospital to settings that `drfuse reproduce` takes."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.claims import claims
+from benchmarks.development import development_cohorts
 from benchmarks.search import choose, search, table
 from drfuse.errors import InputError
 from drfuse.reproduce.plan import OWN_OPTIONS
@@ -16,11 +19,28 @@ def test_the_best_mean_over_hospitals_is_chosen() -> None:
     assert "| a | 0.0001 | 0.1 | 0.400 | 0.200; 0.600 |" in table(praucs)
 
 
-def test_the_measured_hospital_is_not_searched_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", inspect.signature(claims).parameters["seeds"].default)
+def test_a_measured_hospital_is_not_searched_on(tmp_path: Path, seed: int) -> None:
     config = tmp_path / "small.yaml"
     config.write_text("epochs: 1\n", encoding="utf-8")
-    with pytest.raises(InputError, match="seed 0 is the hospital that is measured later"):
-        search(tmp_path, config, hospitals=(0,))
+    with pytest.raises(InputError, match=f"seed {seed} is a hospital that is measured later"):
+        search(tmp_path, config, hospitals=(101, seed))
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize("seeds", [(), (101, 101)])
+def test_hospitals_are_of_different_seeds(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="expected development hospitals of different seeds"):
+        development_cohorts(tmp_path, seeds)
+
+
+def test_a_hospital_of_other_options_is_not_taken_for_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    (cohort,) = development_cohorts(tmp_path, (101,), stays=60, cxr_rate=0.6, image_size=32)
+    (again,) = development_cohorts(tmp_path, (101,), stays=60, cxr_rate=0.6, image_size=32)
+    assert len(cohort) == 60
+    assert again.fingerprint == cohort.fingerprint
+    with pytest.raises(InputError, match=r"was made with stays 60, not 80; choose another --out"):
+        development_cohorts(tmp_path, (101,), stays=80, cxr_rate=0.6, image_size=32)
 
 
 def test_every_system_is_searched_and_gets_settings(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from drfuse.models import (
     MedFuse,
     check_contract,
 )
-from drfuse.models.encoders import CxrEncoder, EhrEncoder, EhrLstmEncoder
+from drfuse.models.encoders import CxrEncoder, EhrEncoder, EhrLstmEncoder, MeanMaxLastHour
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch, take_stays
 
 
@@ -109,6 +109,18 @@ def trained(model: FusionModel, batch: Batch) -> tuple[FusionOutput, dict[str, T
     loss = model.loss(output, batch)
     loss["total"].backward()
     return output, loss
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith(("Logistic", "Cxr"))])
+def test_every_network_of_the_record_can_pool_its_hours(name: str) -> None:
+    first = MODELS[name]()
+    model = type(first)(**{**first.init_args, "pooling": "mean-max-last"})
+    pools = [module for module in model.modules() if isinstance(module, MeanMaxLastHour)]
+    assert len(pools) == (2 if isinstance(model, DrFuse) else 1)
+    trained(model.train(), make_batch(ALL))
+    for pool in pools:
+        assert pool.project.weight.grad is not None
+        assert pool.project.weight.grad.any()
 
 
 def made_again(model: FusionModel, seed: int) -> FusionModel:

@@ -126,10 +126,11 @@ def test_the_report_says_with_what_it_was_made(everything: Reproduced) -> None:
     assert "lr" not in made
     models = {row.header: row.cells for row in systems.rows}
     assert len(models) == len(MAIN) + len(VARIANTS)
-    assert models["DrFuse"] == ["DrFuse", "", "0.0001"]
-    assert models["DrFuse, MSE alignment"] == ["DrFuse", "alignment mse", "0.0001"]
-    assert models["MMTM"] == ["MMTM", "", "5.3e-05"]
-    assert models["MedFuse-II"] == ["MedFuse", "ehr_encoder transformer", "7e-05"]
+    assert models["DrFuse"] == ["DrFuse", "", "0.0001", "0"]
+    assert models["DrFuse, MSE alignment"] == ["DrFuse", "alignment mse", "0.0001", "0"]
+    assert models["MMTM"] == ["MMTM", "", "5.3e-05", "0"]
+    assert models["MedFuse-II"] == ["MedFuse", "ehr_encoder transformer", "7e-05", "0"]
+    assert models["logistic EHR"] == ["LogisticEhr", "", "none", "none"]
 
 
 def test_the_runs_are_listed(everything: Reproduced) -> None:
@@ -258,7 +259,8 @@ def test_options_reach_every_training(
     given: dict[str, Any] = {
         "validate_on": "full",
         "epochs": 7, "patience": 3, "lr": 0.02, "batch_size": 5, "matched_cxr_dropout": 0.1, "crop_size": 24,
-        "augment": False, "precision": "bf16-mixed", "accelerator": "cpu", "num_workers": 2, "task": "los",
+        "augment": "shifts", "schedule": "cosine", "weight_decay": 0.2, "precision": "bf16-mixed",
+        "accelerator": "cpu", "num_workers": 2, "task": "los",
     }  # fmt: skip
     with pytest.raises(InputError, match="there is no run to measure"):
         reproduce("table2", small_cohort, tmp_path / "out", models=["resnet50", "medfuse-stages"], **given)
@@ -282,6 +284,8 @@ def test_options_reach_every_training(
         ({"n_resamples": 0}, "n_resamples of at least 1"),
         ({"crop_size": 64}, "crop_size is 64, but the cohort's radiographs have 48 pixels"),
         ({"batch_size": 0}, "batch_size of at least 1"),
+        ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"models": []}, "--models names no system"),
         ({"models": ["drfuse", "fusion"]}, "there is no system 'fusion'"),
         ({"what": "figure3", "models": ["mmtm"]}, "none of the systems takes part in figure3"),

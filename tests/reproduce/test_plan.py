@@ -221,7 +221,12 @@ def test_a_system_has_its_own_settings_before_those_for_all(cohort: Cohort) -> N
         ({"dr-fuse": {"lr": 1e-4}}, "there is no system 'dr-fuse'"),
         ({"drfuse": {"seed": 1}}, "'seed' cannot be set for drfuse alone"),
         ({"drfuse": {"lr": "fast"}}, "lr of drfuse is 'fast'"),
-        ({"drfuse": {"weight_decay": -1.0}}, "weight_decay of drfuse is -1.0"),
+        ({"drfuse": {"lr": 0.0}}, "lr of drfuse is 0.0; expected a number above 0"),
+        ({"drfuse": {"lr": True}}, "lr of drfuse is True"),
+        (
+            {"drfuse": {"weight_decay": -1.0}},
+            "weight_decay of drfuse is -1.0; expected a number of at least 0",
+        ),
     ],
 )
 def test_settings_that_no_system_can_have_are_refused(

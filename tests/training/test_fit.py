@@ -204,6 +204,30 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
         assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
+class Noted(Callback):
+    """The epoch and the stays of each training batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, list[int]]] = []
+
+    def on_train_batch_start(self, trainer: Lightning, task: Any, batch: Batch, *args: Any) -> None:  # noqa: ARG002
+        self.batches.append((trainer.current_epoch, batch.stay_id.tolist()))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("schedule", get_args(Schedule))
+def test_an_interrupted_run_goes_on_with_the_batches_of_its_epoch(
+    fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: Schedule, num_workers: int
+) -> None:
+    options: dict[str, Any] = {"model": FirstHour, "epochs": 3, "schedule": schedule}
+    whole, resumed = Noted(), Noted()
+    fit(out=tmp_path / "whole", callbacks=[whole], **options)
+    cut(fit, 2, monkeypatch, num_workers=num_workers, **options)
+    fit(num_workers=num_workers, callbacks=[resumed], **options)
+    assert resumed.batches == [batch for batch in whole.batches if batch[0] == 2]
+    assert len(resumed.batches) > 1
+
+
 class Rates(Callback):
     """The learning rate of each batch."""
 
@@ -363,7 +387,9 @@ def test_a_killed_process_that_makes_batches_is_told_in_a_sentence(
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(fit: Trainer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the training loss is .* choose a smaller --lr"):
+    with pytest.raises(
+        InputError, match=r"the training loss is .* in epoch \d; lower --lr, or check the model"
+    ):
         fit(lr=1e30, epochs=3)
     assert not (tmp_path / "run" / "predictions.parquet").exists()
 

@@ -109,14 +109,17 @@ def test_the_papers_grid_is_the_default(search: Search, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("drfuse.training.tune.train_all", train_all)
     with pytest.raises(InputError, match="enough"):
-        search()
+        search(augment="shifts", schedule="cosine", weight_decay=0.2)
     points = {
         (*(spec.model["init_args"][name] for name in SEARCHED[:3]), spec.options["lr"]) for spec in asked
     }
     expected = itertools.product((0.0, 0.1, 1.0), (0.0, 0.1, 1.0), (0.0, 0.5, 1.0), (1e-4, 1e-3))
     assert points == set(expected)
     assert len(asked) == 54
-    assert all(spec.model["init_args"]["dim"] == 8 and spec.options["epochs"] == 1 for spec in asked)
+    given = {"epochs": 1, "augment": "shifts", "schedule": "cosine", "weight_decay": 0.2}
+    assert all(
+        spec.model["init_args"]["dim"] == 8 and spec.options.items() >= given.items() for spec in asked
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,8 @@ def test_the_papers_grid_is_the_default(search: Search, monkeypatch: pytest.Monk
         ({"model_args": {"width": 1}}, "takes no argument 'width'"),
         ({"model_args": {"width": 1}, "sampler": "tpe"}, "takes no argument 'width'"),
         ({"crop_size": 512}, "crop_size is 512"),
+        ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_trained(

@@ -155,10 +155,7 @@ class CohortDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return batches with even shares of radiographs, in an order of their own each epoch."""
-        batches = self._training_batches()
-        if self.trainer is not None:  # a resumed run fetches its first batch before it sets the epoch
-            batches.set_epoch(self.trainer.current_epoch)
-        return self._loader(batches)
+        return self._loader(self._training_batches())
 
     def val_dataloader(self) -> BatchLoader:
         """Return the validation split in order."""

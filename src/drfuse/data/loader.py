@@ -21,9 +21,12 @@ class BatchLoader(DataLoader[Batch]):
     """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches."""
+        """Yield the batches. Their order is drawn when the first one is asked for.
+
+        Lightning starts to iterate before it tells the sampler at which epoch an interrupted run goes on.
+        """
         batches = super().__iter__()
-        return batches if self.num_workers else _made_ahead(batches)
+        yield from batches if self.num_workers else _made_ahead(batches)
 
 
 def _made_ahead(batches: Iterator[Any]) -> Iterator[Batch]:

@@ -57,6 +57,7 @@ def reproduce(
     crop_size: int = 224,
     augment: Augmentation = True,
     schedule: Schedule = "constant",
+    weight_decay: float = 0.0,
     precision: Precision = "32-true",
     accelerator: str = "auto",
     num_workers: int = 0,
@@ -91,8 +92,10 @@ def reproduce(
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
             published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
-        schedule: Keep the learning rate (`constant`, as published), or let it rise over a tenth of the steps
-            and then fall to 0 (`cosine`).
+        schedule: Keep the learning rate (`constant`, as published), or let it rise over the first tenth
+            of `epochs` and then fall to 0 at their end (`cosine`). `patience` may stop a training before.
+        weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
+            Adam has none.
         precision: Numbers to compute with.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
         num_workers: Processes that make batches, for each run.
@@ -115,7 +118,7 @@ def reproduce(
     if not seeds or n_resamples < 1:
         raise InputError("expected at least one seed, and n_resamples of at least 1")
     for seed in seeds:
-        check_options(epochs, patience, 1.0 if lr is None else lr, seed)
+        check_options(epochs, patience, 1.0 if lr is None else lr, seed, weight_decay=weight_decay)
     opened, out = Cohort.open(Path(cohort).resolve(), verify=True), Path(out).resolve()
     systems = choose_systems(models)
     options = {
@@ -127,6 +130,7 @@ def reproduce(
         "crop_size": crop_size,
         "augment": augment,
         "schedule": schedule,
+        "weight_decay": weight_decay,
         "precision": precision,
         "accelerator": accelerator,
         "num_workers": num_workers,
@@ -194,9 +198,10 @@ def _settings(
     systems = Table(
         key="systems",
         title="Systems",
-        caption="The model of each, its own arguments beside those for all, and its learning rate. Without "
-        "one, a solver fits it, and epochs, patience, precision and augmentation have no effect.",
-        columns=["system", "model", "arguments", "learning rate"],
+        caption="The model of each, its own arguments beside those for all, its learning rate and weight "
+        "decay. Without them, a solver fits it, and epochs, patience, precision, schedule and augmentation "
+        "have no effect.",
+        columns=["system", "model", "arguments", "learning rate", "weight decay"],
         rows=[_system(system, results, model_args) for system in results.systems if _runs(system, results)],
     )
     text = "The paper trained larger networks on MIMIC-IV, and its intervals resample stays, not subjects."
@@ -211,10 +216,16 @@ def _system(system: System, results: Results, model_args: Mapping[str, Any]) -> 
     arguments = ", ".join(f"{name} {value}" for name, value in own.items())
     if system.first_stage:
         arguments += f"{'; ' if arguments else ''}starts from {' and '.join(system.first_stage.values())}"
-    rates = sorted({spec.options["lr"] for spec in _runs(system, results)})
     name = model["class_path"].rpartition(".")[2]
-    shown = "none" if system.is_fitted else ", ".join(f"{lr:g}" for lr in rates)
-    return Row(system.title, [name, arguments, shown])
+    shown = [
+        "none"
+        if system.is_fitted
+        else ", ".join(
+            f"{value:g}" for value in sorted({spec.options[option] for spec in _runs(system, results)})
+        )
+        for option in ("lr", "weight_decay")
+    ]
+    return Row(system.title, [name, arguments, *shown])
 
 
 def _runs(system: System, results: Results) -> list[RunSpec]:

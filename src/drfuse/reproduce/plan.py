@@ -129,10 +129,10 @@ def _own(system: System, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[s
 
 
 def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: set[str]) -> None:
-    """Refuse settings of an unknown system, and options that one system cannot have for itself.
+    """Check that settings are of known systems, and of options that one system may have for itself.
 
     Raises:
-        InputError: If there are such.
+        InputError: If a system or an option is not, or a value is out of range.
     """
     options = ", ".join(sorted(OWN_OPTIONS))
     for name, own in settings.items():
@@ -143,7 +143,7 @@ def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: set[str]) 
         if unknown := sorted(own.keys() - OWN_OPTIONS):
             raise InputError(f"settings: {unknown[0]!r} cannot be set for {name} alone; expected {options}")
         for option, value in own.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise InputError(
-                    f"settings: {option} of {name} is {value!r}; expected a number of at least 0"
-                )
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf or (option == "lr" and value == 0):
+                expected = "a number above 0" if option == "lr" else "a number of at least 0"
+                raise InputError(f"settings: {option} of {name} is {value!r}; expected {expected}")

@@ -150,8 +150,8 @@ def train(
         callbacks: What else Lightning is to call while it trains.
         weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
             Adam has none.
-        schedule: Keep the learning rate (`constant`, as published), or let it rise over a tenth of the steps
-            and then fall to 0 (`cosine`).
+        schedule: Keep the learning rate (`constant`, as published), or let it rise over the first tenth
+            of `epochs` and then fall to 0 at their end (`cosine`). `patience` may stop a training before.
 
     Returns:
         Where the run lies, and its best epoch.
@@ -271,10 +271,10 @@ def train(
 def check_options(
     epochs: int, patience: int, lr: float, seed: int, accumulate: int = 1, weight_decay: float = 0.0
 ) -> None:
-    """Refuse numbers that no training can be done with.
+    """Check the ranges of the options.
 
     Raises:
-        InputError: If one of them is such.
+        InputError: If one is out of range.
     """
     if min(epochs, patience, accumulate) < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
         raise InputError(

@@ -27,16 +27,18 @@ _STEPS_UNSEEN = 50
 
 
 Schedule = Literal["constant", "cosine"]
-"""The learning rate stays, or rises over a tenth of the steps and then falls to 0 as a cosine does."""
+"""The learning rate stays, or rises over the first tenth of the steps and falls to 0 as a cosine does."""
 
 _WARM_UP = 0.1
 
 
 def cosine(n_steps: int, step: int) -> float:
-    """Return the share of the learning rate at a step, from 0, of a training of so many steps.
+    """Return the share of the learning rate at a step (the first is 0) of a training of `n_steps`.
 
     >>> [round(cosine(20, step), 3) for step in (0, 1, 2, 11, 20)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
+    >>> cosine(1, 0)
+    1.0
     """
     warm_up = _WARM_UP * n_steps
     if step < warm_up:
@@ -182,7 +184,7 @@ class FusionTask(L.LightningModule):
             if not math.isfinite(total):
                 raise InputError(
                     f"the training loss is {total} in epoch {self.current_epoch}; "
-                    "choose a smaller --lr, or mend the model"
+                    "lower --lr, or check the model for a division by zero or a logarithm of 0"
                 )
 
     def on_train_epoch_end(self) -> None:

@@ -95,6 +95,7 @@ def tune(
     crop_size: int = 224,
     augment: Augmentation = True,
     schedule: Schedule = "constant",
+    weight_decay: float = 0.0,
     seed: int = 0,
     precision: Precision = "32-true",
     accelerator: str = "auto",
@@ -129,8 +130,10 @@ def tune(
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
             published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
-        schedule: Keep the learning rate (`constant`, as published), or let it rise over a tenth of the steps
-            and then fall to 0 (`cosine`).
+        schedule: Keep the learning rate (`constant`, as published), or let it rise over the first tenth
+            of `epochs` and then fall to 0 at their end (`cosine`). `patience` may stop a training before.
+        weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
+            Adam has none.
         seed: Seed of the trainings, and of the sampler.
         precision: Numbers to compute with.
         accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
@@ -153,7 +156,7 @@ def tune(
         if not values or min(values) < 0 or (name == "lr" and min(values) == 0):
             raise InputError(f"--{name.replace('_', '-')} expects numbers of at least 0, and lr above 0")
     for rate in lr:
-        check_options(epochs, patience, rate, seed)
+        check_options(epochs, patience, rate, seed, weight_decay=weight_decay)
     if trials < 1 or workers < 1:
         raise InputError("expected trials and workers of at least 1")
     if clash := sorted((model_args or {}).keys() & grid.keys()):
@@ -178,6 +181,7 @@ def tune(
         "crop_size": crop_size,
         "augment": augment,
         "schedule": schedule,
+        "weight_decay": weight_decay,
         "seed": seed,
         "precision": precision,
         "accelerator": accelerator,
