@@ -67,7 +67,9 @@ def test_again_it_does_nothing_that_is_done(
 
 
 def test_another_demo_does_not_mix_with_it(small_demo: Demo) -> None:
-    with pytest.raises(InputError, match=r"hospital was made with stays 120, not 121; name another --out"):
+    with pytest.raises(
+        InputError, match=r"hospital was made with stays 120, not 121; choose a different --out"
+    ):
         demo(small_demo.folder, stays=121, fast=True)
     with pytest.raises(InputError, match=r"seed 0, not 1"):
         demo(small_demo.folder, stays=STAYS, fast=True, seed=1)
@@ -80,10 +82,10 @@ def test_what_was_made_of_other_input_is_refused(small_demo: Demo, tmp_path: Pat
     simulate(out / "hospital", STAYS, 0.5, image_size=64, seed=1, overwrite=True)
     settings = out / "hospital" / "simulation.json"
     settings.write_text(settings.read_text().replace('"seed": 1', '"seed": 0'))
-    with pytest.raises(InputError, match=r"cohort is not of the hospital beside it; delete it, or name"):
+    with pytest.raises(InputError, match=r"cohort is not of the hospital beside it; delete it, or choose"):
         demo(out, stays=STAYS, fast=True)
     shutil.rmtree(out / "cohort")
-    with pytest.raises(InputError, match=r"runs/ehr is not of the cohort .*; delete it, or name"):
+    with pytest.raises(InputError, match=r"runs/ehr is not of the cohort .*; delete it, or choose"):
         demo(out, stays=STAYS, fast=True)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from drfuse.errors import InputError
-from drfuse.files import folder_that_appears, write_whole
+from drfuse.files import atomic_folder, write_whole
 
 CONTENTS = {"data", "marker.json"}
 
 
 def make(out: Path, overwrite: bool = False, text: str = "new") -> None:
-    with folder_that_appears(out, "thing", "marker.json", CONTENTS, overwrite) as folder:
+    with atomic_folder(out, "thing", "marker.json", CONTENTS, overwrite) as folder:
         (folder / "data").write_text(text)
         assert not out.exists() or (out / "data").read_text() != text
         (folder / "marker.json").write_text("{}")
@@ -33,7 +33,7 @@ def test_it_takes_the_place_of_its_kind_when_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(["data"], "is no thing, it has no marker.json"), (["marker.json", "x"], "more than")]
+    ("names", "said"), [(["data"], "is not a thing: it has no marker.json"), (["marker.json", "x"], "more than")]
 )
 def test_what_is_not_of_its_kind_is_never_replaced(tmp_path: Path, names: list[str], said: str) -> None:
     out = tmp_path / "out"
@@ -62,7 +62,7 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(
 
 def test_two_commands_do_not_write_one_folder(tmp_path: Path) -> None:
     with (
-        folder_that_appears(tmp_path / "out", "thing", "marker.json", CONTENTS, False),
+        atomic_folder(tmp_path / "out", "thing", "marker.json", CONTENTS, False),
         pytest.raises(InputError, match="another command is writing"),
     ):
         make(tmp_path / "out")
@@ -77,7 +77,7 @@ def test_a_text_file_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_what_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    writing = folder_that_appears(out, "thing", "marker.json", CONTENTS, False)
+    writing = atomic_folder(out, "thing", "marker.json", CONTENTS, False)
     writing.__enter__()
     out.mkdir()
     (out / "marker.json").write_text("of somebody else")

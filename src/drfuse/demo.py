@@ -160,7 +160,9 @@ def learn(
     if _is_done(cohort / "manifest.json", prepared):
         stays = Truth.read(hospital).stays.filter("eligible")["stay_id"].sort()
         if not Cohort.open(cohort).stays["stay_id"].equals(stays):
-            raise InputError(f"{cohort} is not of the hospital beside it; delete it, or name another --out")
+            raise InputError(
+                f"{cohort} is not of the hospital beside it; delete it, or choose a different --out"
+            )
         logger.info("the cohort %s is there", cohort)
     else:
         logger.info("preparing the cohort from raw files")
@@ -182,7 +184,7 @@ def learn(
                 raise InputError(f"{error}: delete {run.folder}, and it will be") from error
             if not known:
                 raise InputError(
-                    f"{run.folder} is not of the cohort {cohort}; delete it, or name another --out"
+                    f"{run.folder} is not of the cohort {cohort}; delete it, or choose a different --out"
                 )
             logger.info("the run %s is there", run.folder)
         else:
@@ -200,18 +202,19 @@ def _is_done(settings: Path, options: dict[str, Any]) -> bool:
     if not settings.is_file():
         left = folder.iterdir() if folder.exists() else ()
         if any(not path.name.startswith(".") for path in left):  # a lock may be left of a killed command
-            raise InputError(f"{folder} has no {settings.name}; delete it, or name another --out")
+            raise InputError(f"{folder} has no {settings.name}; delete it, or choose a different --out")
         return False
     try:
         written = yaml.safe_load(settings.read_text(encoding="utf-8"))
         written = written["options"] if settings.suffix == ".json" else written
         different = [name for name, value in options.items() if written.get(name) != value]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{settings} is damaged; delete {folder}, or name another --out") from error
+        raise InputError(f"{settings} is damaged; delete {folder}, or choose a different --out") from error
     if different:
         name = different[0]
         raise InputError(
-            f"{folder} was made with {name} {written.get(name)}, not {options[name]}; name another --out"
+            f"{folder} was made with {name} {written.get(name)}, not {options[name]}; choose a different "
+            "--out"
         )
     return True
 

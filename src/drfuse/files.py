@@ -11,7 +11,7 @@ from drfuse.errors import InputError
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when it is complete."""
     beside = path.with_name(f".{path.name}.partial")
     try:
@@ -24,12 +24,12 @@ def appearing(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that is never seen half-written."""
-    with appearing(path) as beside:
+    with atomic_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def folder_that_appears(
+def atomic_folder(
     out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool
 ) -> Iterator[Path]:
     """Yield a folder beside `out` that takes its place when all went well, and vanishes when not.
@@ -45,7 +45,7 @@ def folder_that_appears(
         InputError: If `out` is in the way, or another command is writing it.
     """
     out = out.resolve()
-    settle(out)
+    recover_interrupted_write(out)
     _check_place(out, what, marker, contents, overwrite)
     partial, replaced = _beside(out, "partial"), _beside(out, "replaced")
     with _locked(out):
@@ -64,7 +64,7 @@ def folder_that_appears(
             raise
 
 
-def settle(out: Path) -> None:
+def recover_interrupted_write(out: Path) -> None:
     """Undo or complete what a killed command left of `out`.
 
     Raises:
@@ -100,7 +100,9 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(f"another command is writing {out}; wait for it, or name another --out") from None
+        raise InputError(
+            f"another command is writing {out}; wait for it, or choose a different --out"
+        ) from None
     try:
         yield
     finally:
@@ -119,10 +121,10 @@ def _check_place(out: Path, what: str, marker: str, contents: Collection[str], o
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
-        raise InputError(f"{out} exists; name another --out, or replace it with --overwrite")
+        raise InputError(f"{out} exists; choose a different --out, or replace it with --overwrite")
     if not out.is_dir():
-        raise InputError(f"{out} is no folder; name another --out")
+        raise InputError(f"{out} is not a folder; choose a different --out")
     if others := {path.name for path in out.iterdir()} - set(contents):
-        raise InputError(f"{out} holds more than a {what} ({min(others)}); name another --out")
+        raise InputError(f"{out} holds more than a {what} ({min(others)}); choose a different --out")
     if not (out / marker).is_file():
-        raise InputError(f"{out} is no {what}, it has no {marker}; name another --out")
+        raise InputError(f"{out} is not a {what}: it has no {marker}; choose a different --out")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError, MissingInputError
-from drfuse.files import appearing
+from drfuse.files import atomic_file
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Predictions:
             shape = (n_labels, 3)
             weights = pl.Series("modality_weights", self.modality_weights, dtype=pl.Array(pl.Float32, shape))
             table = table.with_columns(weights)
-        with appearing(path) as beside:
+        with atomic_file(path) as beside:
             try:
                 table.write_parquet(beside, metadata={"phenotypes": json.dumps(self.phenotypes)})
             except pl.exceptions.PolarsError as error:  # a full disk
@@ -135,11 +135,11 @@ class Predictions:
 
         Raises:
             MissingInputError: If there is no such file.
-            InputError: If it is no file of predictions.
+            InputError: If it is not a file of predictions.
         """
         if not path.is_file():
             raise MissingInputError(
-                f"{path.parent} has no {path.name}: it is no finished run of `drfuse train`"
+                f"{path.parent} has no {path.name}: it is not a finished run of `drfuse train`"
             )
         try:
             table = pl.read_parquet(path, glob=False)

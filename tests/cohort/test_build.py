@@ -694,7 +694,7 @@ def test_what_does_not_fit_in_memory_goes_to_the_temporary_folder(
         ({"memory_limit": "-1"}, r"memory_limit is '-1'; expected an amount such as 2GiB"),
         ({"threads": 0}, r"threads is 0; expected 1 to 1024"),
         ({"threads": -1}, r"threads is -1; expected 1 to 1024"),
-        ({"temp_dir": "/dev/null"}, r"cannot write to /dev/null: .*; name another --temp-dir"),
+        ({"temp_dir": "/dev/null"}, r"cannot write to /dev/null: .*; choose a different --temp-dir"),
     ],
 )
 def test_resources_that_are_not_there_are_refused(

@@ -82,7 +82,7 @@ def test_a_file_that_was_written_since_is_read_again(hospital: Path, what: str) 
 
 def test_without_overwrite_another_option_is_refused(hospital: Path) -> None:
     before = content(hospital / "cohort")
-    with pytest.raises(InputError, match=r"exists; name another --out, or replace it with --overwrite"):
+    with pytest.raises(InputError, match=r"exists; choose a different --out, or replace it with --overwrite"):
         make(hospital, seed=3)
     assert content(hospital / "cohort") == before
 

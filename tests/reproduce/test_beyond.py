@@ -131,7 +131,7 @@ def test_five_points_of_each_curve_are_in_the_table(results: Results) -> None:
 def test_runs_without_what_is_needed_are_refused(results: Results) -> None:
     earlier = [dataclasses.replace(results.predictions["drfuse", "full"][0], logits_without_cxr=None)]
     lacking = dataclasses.replace(results, predictions={("drfuse", "full"): earlier})
-    with pytest.raises(InputError, match="no predictions without radiographs; name another --out"):
+    with pytest.raises(InputError, match="no predictions without radiographs; choose a different --out"):
         missing_curves(lacking, "full")
 
 

@@ -176,7 +176,7 @@ def test_one_configuration_serves_systems_that_do_not_take_all_of_it(cohort: Coh
 
 
 def test_unknown_options_are_refused(cohort: Cohort) -> None:
-    with pytest.raises(InputError, match="'learning_rate' is no option of a training"):
+    with pytest.raises(InputError, match="'learning_rate' is not an option of a training"):
         planned(cohort, "table3", learning_rate=1)
 
 

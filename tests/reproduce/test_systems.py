@@ -220,7 +220,7 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
         ("{title: x, model: {}}", "class_path"),
         ("{title: x, model: {class_path: drfuse.models.Nothing}}", "there is no model drfuse.models.Nothing"),
         ("{title: x, model: {class_path: nothing}}", "there is no model nothing"),
-        ("{title: x, model: {class_path: torch.nn.Linear}}", "torch.nn.Linear is no FusionModel"),
+        ("{title: x, model: {class_path: torch.nn.Linear}}", "torch.nn.Linear is not a FusionModel"),
         (
             "{title: x, model: {class_path: drfuse.models.logit_pool}}",
             "drfuse.models.logit_pool is no Fusion",

@@ -97,7 +97,7 @@ def test_a_loaded_model_predicts_what_the_run_predicted(finished: TrainedRun, sm
 
 
 def test_what_is_no_finished_run_has_no_model(finished: TrainedRun, tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"has no config\.yaml: it is no finished run"):
+    with pytest.raises(MissingInputError, match=r"has no config\.yaml: it is not a finished run"):
         load_model(tmp_path)
     copied = shutil.copytree(finished.folder, tmp_path / "run")
     (copied / "model.safetensors").write_bytes(b"cut off")
@@ -555,7 +555,7 @@ def test_a_folder_that_is_no_run_is_never_touched(fit: Trainer, tmp_path: Path) 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("theme: dark\n")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="holds something that is no run"):
+        with pytest.raises(InputError, match="holds something that is not a run"):
             fit(overwrite=overwrite)
     assert (tmp_path / "run" / "config.yaml").read_text() == "theme: dark\n"
 
@@ -726,7 +726,7 @@ def test_what_cannot_start_from_a_run_says_why(
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("FirstHour has no ehr_encoder", {"model": FirstHour, "init_ehr": unimodal["ehr"]}),
         ("DrFuse has no cxr_encoder", {"init_cxr": unimodal["cxr"]}),
-        ("run is of no unimodal model", {"model": MEDFUSE, "init_ehr": finished.folder}),
+        ("run is not a run of a unimodal model", {"model": MEDFUSE, "init_ehr": finished.folder}),
         (r"\(CxrResNet\) is not built like the ehr_enc", {"model": MEDFUSE, "init_ehr": unimodal["cxr"]}),
         ("not built like", {"model": partial(MEDFUSE, dim=4), "init_cxr": unimodal["cxr"]}),
         (r"has no config\.yaml", {"model": MEDFUSE, "init_cxr": tmp_path}),

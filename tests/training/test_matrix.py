@@ -157,9 +157,11 @@ def test_the_cohort_changes_the_run(cohort: Cohort, tmp_path: Path) -> None:
 
 
 def test_unknown_models_options_and_arguments_are_refused(cohort: Cohort) -> None:
-    with pytest.raises(InputError, match=r"'speed' is no option of a training; expected one of train_on, "):
+    with pytest.raises(
+        InputError, match=r"'speed' is not an option of a training; expected one of train_on, "
+    ):
         name_of(cohort, speed=1)
-    with pytest.raises(InputError, match="'overwrite' is no option"):
+    with pytest.raises(InputError, match="'overwrite' is not an option"):
         name_of(cohort, overwrite=True)
     with pytest.raises(InputError, match=r"drfuse\.models\.DrFuse takes no argument 'width'"):
         name_of(cohort, TINY | {"init_args": {"width": 1}})
@@ -368,7 +370,7 @@ def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path)
         too_large = run("too large", crop_size=512)
         (failed,) = train_all([too_large, *specs], ray=True)
         assert failed.startswith("too large: crop_size is 512")
-        with pytest.raises(MissingInputError, match="it is no finished run"):  # as it was raised there
+        with pytest.raises(MissingInputError, match="it is not a finished run"):  # as it was raised there
             list(spread(load_model, [tmp_path], workers=1, ray=True))
     finally:
         ray.shutdown()

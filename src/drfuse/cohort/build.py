@@ -48,7 +48,7 @@ from drfuse.cohort.tables import (
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset, load_variables
 from drfuse.errors import InputError, check_choice
-from drfuse.files import folder_that_appears, settle
+from drfuse.files import atomic_folder, recover_interrupted_write
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def prepare(
     }
     codes = _read_codes(phenotypes)
     split = None if split_file is None else read_split_file(split_file)
-    settle(Path(out))
+    recover_interrupted_write(Path(out))
     with _database(threads, memory_limit) as store, _records(mimic_iv, store) as mimic:
         cxr = None if mimic_cxr is None else open_mimic_cxr(Path(mimic_cxr), store)
         tables = _stamps(mimic, cxr, {"phenotypes": phenotypes, "split": split_file})
@@ -165,7 +165,7 @@ def prepare(
             _report(earlier.manifest.warnings, strict)
             return earlier.manifest
         with (
-            folder_that_appears(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
+            atomic_folder(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
             _spilling(store, Path(out), temp_dir),
             reading(order.files),
         ):
@@ -227,7 +227,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
             last = last_of_each_hour(
                 measure(mimic, there, options["preset"], options["before_hours"]), options["preset"]
             )
-            hourly = _bring(last, "hourly", mimic, store, order_by="stay_id")
+            hourly = _materialize(last, "hourly", mimic, store, order_by="stay_id")
             candidates = candidates.semi_join(hourly.filter(hourly.in_window), "stay_id")
         else:
             candidates = candidates.semi_join(ibis.memtable(series.stays("stay_id")), "stay_id")
@@ -247,7 +247,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
             for n in write_ehr(ehr, stays, hourly, (options["window_hours"], len(variables)), store):
                 progress.advance(bar, n)
         else:
-            _take(series.folder / ehr.name, ehr)
+            _link_or_copy(series.folder / ehr.name, ehr)
         progress.update(bar, description="reading radiographs", total=None)
         images, undated = _find_radiographs(stays, cxr, options["view"], store)
         images = _store_radiographs(images, order, imaged, folder / "cxr.npy", progress)
@@ -268,7 +268,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None, store: B
         "undated_images": undated,
         "diagnoses": diagnoses,
         "stays_with_unknown": _count_unknown(written, order.phenotypes[0]),
-        "phenotypes_without_positive": _never(written, order.phenotypes),
+        "phenotypes_without_positive": _labels_without_positives(written, order.phenotypes),
     }
     _report(warnings, order.strict)
     write_normalization(folder / "normalization.json", ehr, described, variables)
@@ -310,7 +310,7 @@ def _database(threads: int | None, memory_limit: str) -> Iterator[Backend]:
     """Yield a DuckDB connection in memory, which runs the queries and holds their answers.
 
     Raises:
-        InputError: If the limit is no amount of memory.
+        InputError: If the limit is not an amount of memory.
     """
     store = ibis.duckdb.connect()
     try:
@@ -353,7 +353,9 @@ def _spilling(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None
     try:
         scratch.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"cannot write to {scratch.parent}: {error}; name another --temp-dir") from error
+        raise InputError(
+            f"cannot write to {scratch.parent}: {error}; choose a different --temp-dir"
+        ) from error
     store.con.execute("SET temp_directory = $1", [str(scratch)])
     try:
         yield
@@ -388,7 +390,7 @@ def _candidates(
     Those are a table of the local database, and an expression of the engine on which the records lie.
     """
     described = describe_stays(mimic, window_hours)
-    everyone = _bring(described, "everyone", mimic, store)
+    everyone = _materialize(described, "everyone", mimic, store)
     steps = select_stays(everyone)
     counts = [step.stays.aggregate(n=step.stays.count(), step=i) for i, step in enumerate(steps)]
     counts.append(everyone.aggregate(n=everyone.stay_id.nunique(), step=len(steps)))
@@ -404,7 +406,7 @@ def _candidates(
     return flow, candidates, there
 
 
-def _take(path: Path, to: Path) -> None:
+def _link_or_copy(path: Path, to: Path) -> None:
     """Give a file another name, or copy it where a file can have one name only."""
     try:
         os.link(path, to)
@@ -412,7 +414,7 @@ def _take(path: Path, to: Path) -> None:
         shutil.copyfile(path, to)
 
 
-def _bring(
+def _materialize(
     expr: ir.Table, name: str, mimic: MimicIV, store: Backend, order_by: str | None = None
 ) -> ir.Table:
     """Return the answer of the records' engine as a table of the local database, in order if one is named."""
@@ -441,7 +443,7 @@ def _labels(
     """
     if earlier is None:
         diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
-        matched = _bring(match_diagnoses(diagnoses, codes), "diagnoses", mimic, store)
+        matched = _materialize(match_diagnoses(diagnoses, codes), "diagnoses", mimic, store)
         counted = {row["match"]: row["n_diagnoses"] for row in _fetch(count_matches(matched)).to_pylist()}
         return label_admissions(matched, codes), {kind: int(counted.get(kind, 0)) for kind in get_args(Match)}
     names = earlier.manifest.phenotypes
@@ -558,7 +560,7 @@ def _report(warnings: dict[str, Any], strict: bool) -> None:
     if undated := warnings["undated_images"]:
         problems.append(f"{undated} images have no readable StudyDate and StudyTime")
     if problems and strict:
-        raise InputError(f"{'; '.join(problems)}; mend them, or leave --strict out to go on without them")
+        raise InputError(f"{'; '.join(problems)}; fix them, or leave --strict out to go on without them")
     for problem in problems:
         logger.warning("%s; left out and counted in manifest.json", problem)
     for what, count in warnings["stays_with_unknown"].items():
@@ -599,7 +601,7 @@ def _count_unknown(stays: pl.LazyFrame, phenotype: str) -> dict[str, int]:
     return stays.select(unknown).collect().row(0, named=True)
 
 
-def _never(stays: pl.LazyFrame, phenotypes: Sequence[str]) -> list[str]:
+def _labels_without_positives(stays: pl.LazyFrame, phenotypes: Sequence[str]) -> list[str]:
     """Return the phenotypes that no stay has."""
     occurs = stays.select(pl.col(phenotypes).any()).collect().row(0)
     return [name for name, found in zip(phenotypes, occurs, strict=True) if not found]

@@ -209,7 +209,7 @@ def _open_postgresql(url: str, _: DuckDB) -> Database:
         raise _no_driver("postgresql") from error
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number
+        parts.port  # noqa: B018 - raises where it is not a number
         well_formed = parts.netloc.count("@") <= 1 and parts.path.strip("/") != ""
         options = psycopg.conninfo.conninfo_to_dict(url)
     except (ValueError, psycopg.Error):

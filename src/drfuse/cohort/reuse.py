@@ -18,7 +18,7 @@ from drfuse.cohort.radiographs import ImageFolder, is_readable
 from drfuse.errors import InputError
 
 INPUTS = "inputs.parquet"
-"""The file that lists what a cohort was made of; it is no part of the cohort's content."""
+"""The file that lists what a cohort was made of; it is not part of the cohort's content."""
 
 Part = Literal["series", "labels", "images"]
 

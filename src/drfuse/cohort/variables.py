@@ -96,7 +96,7 @@ def arterial_saturation(labs: ir.Table) -> ir.Table:
 def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> ir.Table:
     """Return `events` with `variable` (its place in `load_variables()`) and `measured` (in its unit).
 
-    Rows whose value is no number, or lies outside the outlier range (preset `extended`), are left out.
+    Rows whose value is not a number, or lies outside the outlier range (preset `extended`), are left out.
     `extended` takes `valuenum`, else the number or the score behind the text in `value`. `benchmark` takes
     `value` alone, converts no inches, and keeps outliers, as the published extraction does.
 
@@ -106,7 +106,7 @@ def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> i
         spelt_out: Whether items and ranges stand in the query as literals. DuckDB reads them from memory, and
             compiles faster; another engine would have to write a table first.
     """
-    places = _places()
+    places = _column_index()
     events = events.join(_items(preset, spelt_out), "itemid")
     number = _number(events.value)
     if preset == "benchmark":
@@ -134,7 +134,7 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
     Returns:
         Rows of the same columns; of two scores of one part at one time, the last stored one counts.
     """
-    places = _places()
+    places = _column_index()
     scores = _literals({"variable": [places[part] for part in _GCS_PARTS]}, {"variable": "int8"})
     parts = measurements.semi_join(scores, "variable")  # a filter would be merged into `measurements` again
     stored_last = ibis.row_number().over(
@@ -154,7 +154,7 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
     return totals.filter(totals.measured.notnull()).select(measurements.columns)
 
 
-def _places() -> dict[str, int]:
+def _column_index() -> dict[str, int]:
     """Return the place of each variable on the cohort's feature axis."""
     return {variable.name: place for place, variable in enumerate(load_variables())}
 
@@ -169,7 +169,7 @@ def _nothing() -> ir.FloatingScalar:
 
 def _items(preset: Preset, spelt_out: bool) -> ir.Table:
     """Return the `itemid` and `variable` (its place) of each item that a preset reads."""
-    places = _places()
+    places = _column_index()
     rows = [row for row in _rows("variables.csv") if row[preset] == "1" and row["itemid"] != "derived"]
     items: _Columns = {
         "itemid": [int(row["itemid"]) for row in rows],
@@ -180,7 +180,7 @@ def _items(preset: Preset, spelt_out: bool) -> ir.Table:
 
 def _ranges(preset: Preset, spelt_out: bool) -> ir.Table:
     """Return the range of each `variable` (its place) and the range beyond which its values are outliers."""
-    places, rows = _places(), _rows("variable_ranges.csv")
+    places, rows = _column_index(), _rows("variable_ranges.csv")
     bounds = ("outlier_low", "valid_low", "valid_high", "outlier_high")
     anything = dict.fromkeys(bounds[:2], -_LARGEST) | dict.fromkeys(bounds[2:], _LARGEST)
     ranges: _Columns = {
@@ -237,7 +237,7 @@ def _finite(number: ir.FloatingColumn) -> ir.FloatingColumn:
 
 def _score(events: ir.Table) -> ir.FloatingColumn:
     """Return the score behind the text in `value`, or null."""
-    places, text = _places(), events.value.strip().lower()
+    places, text = _column_index(), events.value.strip().lower()
     texts: dict[tuple[str, str], list[str]] = {}
     for row in _rows("text_scores.csv"):
         texts.setdefault((row["variable"], row["score"]), []).append(row["text"])
@@ -252,7 +252,7 @@ def _score(events: ir.Table) -> ir.FloatingColumn:
 
 def _convert(events: ir.Table, preset: Preset) -> ir.FloatingColumn:
     """Return `events.measured` in the variable's unit; null where arithmetic could overflow."""
-    places, value, item = _places(), events.measured, events.itemid
+    places, value, item = _column_index(), events.measured, events.itemid
     fahrenheit = (events.variable == places["temperature"]) & (value >= 79)
     rules = [
         ((value != 0) & ~value.abs().between(_SMALLEST, _LARGEST / 1000), _nothing()),

@@ -46,7 +46,7 @@ class Cohort:
             verify: Whether every file must still have the sum that the manifest gives; this reads them all.
 
         Raises:
-            MissingInputError: If `folder` is no cohort, or one of its files is missing.
+            MissingInputError: If `folder` is not a cohort, or one of its files is missing.
             InputError: If a file does not belong to the others.
         """
         folder = Path(folder)

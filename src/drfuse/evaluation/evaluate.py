@@ -110,7 +110,7 @@ def evaluate(
         The metrics of each test set.
 
     Raises:
-        InputError: If `run` is no finished run, a test set has no stay or no positive, or the stays of
+        InputError: If `run` is not a finished run, a test set has no stay or no positive, or the stays of
             `cohort` are not those of the run.
     """
     if n_resamples < 1 or seed < 0:
@@ -242,12 +242,12 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
     """Return the groups of each stay of a run, from the cohort that it was trained on.
 
     Raises:
-        MissingInputError: If `cohort` is no cohort.
+        MissingInputError: If `cohort` is not a cohort.
         InputError: If its stays are not those of the run.
     """
     path = cohort / "stays.parquet"
     if not path.is_file():
-        raise MissingInputError(f"{cohort} has no stays.parquet: it is no cohort of `drfuse prepare`")
+        raise MissingInputError(f"{cohort} has no stays.parquet: it is not a cohort of `drfuse prepare`")
     try:
         stays = pl.read_parquet(path, glob=False)
     except pl.exceptions.PolarsError as error:

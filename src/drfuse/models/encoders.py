@@ -353,21 +353,23 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
         return ResNetBackbone(ResNetConfig(num_channels=1, **_RESNETS[spec]))
     if not Path(spec).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
         names = ", ".join(_RESNETS)
-        raise MissingInputError(f"the backbone {spec!r} is no folder here and none of {names}")
+        raise MissingInputError(f"the backbone {spec!r} is not a folder here, nor one of {names}")
     backbone = _load_pretrained(spec)
     _sum_channels(backbone)
     return backbone
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
-    """Refuse what is no field of a `ResNetConfig`: it would be ignored.
+    """Check that every field is one of a `ResNetConfig`, which ignores others.
 
     Raises:
         InputError: If a field is unknown, or not every stage has a width and a depth.
     """
     known = set(inspect.signature(ResNetConfig).parameters) - {"num_channels"}
     if unknown := sorted(fields.keys() - known):
-        raise InputError(f"{unknown[0]!r} is no field of a ResNetConfig; expected hidden_sizes, depths, ...")
+        raise InputError(
+            f"{unknown[0]!r} is not a field of a ResNetConfig; expected hidden_sizes, depths, ..."
+        )
     missing = {"hidden_sizes", "depths"} - fields.keys()
     if missing or len(fields["hidden_sizes"]) != len(fields["depths"]):
         raise InputError("a backbone needs hidden_sizes and depths, one of each a stage")

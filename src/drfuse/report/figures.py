@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drfuse.errors import InputError
 from drfuse.evaluation import Estimate, MissingPoint, ReliabilityBin
-from drfuse.files import appearing, write_whole
+from drfuse.files import atomic_file, write_whole
 from drfuse.report.tables import Number
 
 HIGHLIGHT = "DrFuse"
@@ -305,7 +305,7 @@ def figure_to_svg(figure: Figure) -> str:
 def write_figure(figure: Figure, folder: Path, stem: str) -> None:
     """Write a figure into a folder, as `<stem>.svg` and `<stem>.png`."""
     write_whole(folder / f"{stem}.svg", figure_to_svg(figure))
-    with appearing(folder / f"{stem}.png") as beside:
+    with atomic_file(folder / f"{stem}.png") as beside:
         figure.savefig(beside, format="png", metadata={"Software": None})
 
 

@@ -178,5 +178,7 @@ def _told(runs: Sequence[Predictions]) -> NDArray[np.bool_]:
 
 def _without_cxr(run: Predictions) -> NDArray[np.float32]:
     if run.logits_without_cxr is None:
-        raise InputError("a run has no predictions without radiographs; name another --out to train anew")
+        raise InputError(
+            "a run has no predictions without radiographs; choose a different --out to train anew"
+        )
     return run.logits_without_cxr

@@ -50,7 +50,7 @@ def represent(
         crop_size: Side of the centre crop of the radiographs that it was trained with, in pixels.
 
     Raises:
-        InputError: If the run's model is no DrFuse.
+        InputError: If the run's model is not a DrFuse.
     """
     model, data = load_model(run), CohortDataModule(cohort, crop_size=crop_size)
     parts: list[dict[str, Representation]] = []

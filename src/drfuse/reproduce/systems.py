@@ -117,7 +117,7 @@ def _read(name: str) -> System:
         system = System(path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
         kind = class_of(system.model)
         if not (isinstance(kind, type) and issubclass(kind, FusionModel)):
-            raise TypeError(f"{system.model['class_path']} is no FusionModel")
+            raise TypeError(f"{system.model['class_path']} is not a FusionModel")
         names = [system.title, *(name for name in (system.paper, system.ablation) if name is not None)]
         if not all(isinstance(name, str) and name and name.isprintable() for name in names):
             raise TypeError("title, paper and ablation are text in one line")

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from drfuse import __version__
 from drfuse.errors import InputError, check_choice
-from drfuse.files import folder_that_appears, write_whole
+from drfuse.files import atomic_folder, write_whole
 from drfuse.simulate.disease import Disease, Patients
 from drfuse.simulate.hospital import INDEX_DIGITS, Census, Hospital, admit, diagnosis_titles
 from drfuse.simulate.imaging import Imaging, Missing, draw_studies
@@ -103,7 +103,7 @@ def simulate(
     disease = Disease.load()
     counts = dict.fromkeys(("icu_stays", "eligible", "with_cxr", "events", "images"), 0)
     with (
-        folder_that_appears(Path(out), "simulated hospital", SETTINGS, _CONTENTS, overwrite) as folder,
+        atomic_folder(Path(out), "simulated hospital", SETTINGS, _CONTENTS, overwrite) as folder,
         _Tables(folder) as tables,
         Progress(transient=True) as progress,
     ):

@@ -53,7 +53,7 @@ def claim(
     replaced = run.folder.with_name(f".{run.folder.name}.replaced")
     if run.folder.exists() and not _is_fresh(run.folder):
         if not _is_run(run):
-            raise InputError(f"{run.folder} holds something that is no run; name another --out")
+            raise InputError(f"{run.folder} holds something that is not a run; choose a different --out")
         if overwrite:
             with _locked(run):
                 is_better = RunFiles(replaced).predictions.is_file() and not run.predictions.is_file()
@@ -102,7 +102,7 @@ def _locked(run: RunFiles, seconds: float = _SECONDS_OF_A_LOOK) -> Iterator[None
         lock.acquire()
     except Timeout:
         raise BusyError(
-            f"another command is writing {run.folder}; wait for it, or name another --out"
+            f"another command is writing {run.folder}; wait for it, or choose a different --out"
         ) from None
     try:
         yield
@@ -114,7 +114,7 @@ def _locked(run: RunFiles, seconds: float = _SECONDS_OF_A_LOOK) -> Iterator[None
 def _last_checkpoint(run: RunFiles, options: dict[str, Any], cohort: str) -> dict[str, Any] | None:
     """Return the checkpoint to go on from, if there is one."""
     if run.predictions.is_file():
-        raise InputError(f"{run.folder} is a finished run; name another --out, or give --overwrite")
+        raise InputError(f"{run.folder} is a finished run; choose a different --out, or give --overwrite")
     if not run.last_checkpoint.is_file():
         return None
     earlier = yaml.safe_load(run.config.read_text(encoding="utf-8"))

@@ -133,7 +133,7 @@ class Ranks:
         }
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
+    def abort_peers_on_error(self) -> Iterator[None]:
         """In the first process, tell the others that wait in `share` if something goes wrong within."""
         try:
             yield

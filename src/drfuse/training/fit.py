@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from drfuse import __version__
 from drfuse.data import Augmentation, Cohort, CohortDataModule, Subset, TaskName
 from drfuse.errors import InputError, MissingInputError, check_choice
-from drfuse.files import appearing
+from drfuse.files import atomic_file
 from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
 from drfuse.models.encoders import CxrEncoder, CxrStages
 from drfuse.models.execution import compile_encoders, recompute_activations
@@ -212,7 +212,7 @@ def train(
         precision,
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        callbacks=[*_keeping(run, patience), *callbacks],
+        callbacks=[*_callbacks(run, patience), *callbacks],
         logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
         enable_progress_bar=progress,
     )
@@ -248,7 +248,7 @@ def train(
         "nodes": None if ranks.is_alone else nodes,
     }
     with ExitStack() as held:
-        with ranks.telling():
+        with ranks.abort_peers_on_error():
             checkpoint = None  # the folder is the first process's, which the others follow
             if ranks.is_first:
                 checkpoint = held.enter_context(claim(run, options, opened.fingerprint, overwrite))
@@ -258,7 +258,7 @@ def train(
             _freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
         if not is_done and not isinstance(network, FittedModel):
             _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
-        with ranks.telling():
+        with ranks.abort_peers_on_error():
             result = _save_best(run, fusion, data) if ranks.is_first else None
         result = ranks.share(result)
         ranks.share_weights(fusion)
@@ -289,7 +289,7 @@ def load_model(run: Path) -> FusionModel:
     """Return the model of a finished run with its best weights, in evaluation mode.
 
     Raises:
-        MissingInputError: If `run` is no finished run.
+        MissingInputError: If `run` is not a finished run.
         InputError: If its files do not fit each other, or the model's class cannot be imported.
     """
     facts = read_facts(run)
@@ -299,7 +299,7 @@ def load_model(run: Path) -> FusionModel:
         module, name = described["class_path"].rsplit(".", 1)
         kind = getattr(import_module(module), name)
         if not (isinstance(kind, type) and issubclass(kind, FusionModel)):
-            raise TypeError(f"{described['class_path']} is no FusionModel")
+            raise TypeError(f"{described['class_path']} is not a FusionModel")
         sizes: tuple[Any, ...] = (facts["n_features"], facts["n_labels"])
         model = kind(*sizes, **described["init_args"])
         model.load_state_dict(load_file(files.model))
@@ -313,13 +313,13 @@ def read_facts(run: Path) -> dict[str, Any]:
     """Return what the weights of a finished run say of themselves: cohort, phenotypes, sizes, best epoch.
 
     Raises:
-        MissingInputError: If `run` is no finished run.
+        MissingInputError: If `run` is not a finished run.
         InputError: If the weights are damaged.
     """
     files = RunFiles(Path(run))
     for path in (files.config, files.model, files.predictions):
         if not path.is_file():
-            raise MissingInputError(f"{run} has no {path.name}: it is no finished run of `drfuse train`")
+            raise MissingInputError(f"{run} has no {path.name}: it is not a finished run of `drfuse train`")
     try:
         with safe_open(files.model, "pt") as weights:
             facts: dict[str, Any] = json.loads(weights.metadata()["drfuse"])
@@ -412,7 +412,7 @@ def _check_alone(ranks: Ranks, **options: bool) -> None:
         raise InputError(f"--{on[0]} works on one device; leave it or --devices out")
 
 
-def _keeping(run: RunFiles, patience: int) -> list[L.Callback]:
+def _callbacks(run: RunFiles, patience: int) -> list[L.Callback]:
     """Return what stops a training, keeps the weights of its best epoch, and all of the last one."""
     best_of: dict[str, Any] = {"monitor": "val/prauc_macro", "mode": "max"}
     return [
@@ -539,7 +539,11 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
     name, unimodal = type(network).__name__, load_model(run)
     encoder, trained = getattr(network, f"{modality}_encoder", None), getattr(unimodal, "encoder", None)
     if encoder is None or trained is None:
-        lacking = f"{name} has no {modality}_encoder" if encoder is None else f"{run} is of no unimodal model"
+        lacking = (
+            f"{name} has no {modality}_encoder"
+            if encoder is None
+            else f"{run} is not a run of a unimodal model"
+        )
         raise InputError(
             f"--init-{modality}: {lacking}; expected a MedFuse and the run of one modality alone"
         )
@@ -631,7 +635,7 @@ def _save_model(run: RunFiles, network: FusionModel, data: CohortDataModule, res
         "val_prauc_macro": result.val_prauc,
     }
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
-    with appearing(run.model) as beside:
+    with atomic_file(run.model) as beside:
         save_file(weights, beside, {"drfuse": json.dumps(facts)})  # one entry: the order of several is random
 
 

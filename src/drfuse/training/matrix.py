@@ -93,7 +93,7 @@ def specify(
 ) -> RunSpec:
     """Return a run whose folder carries a hash of its whole configuration and of the cohort's manifest.
 
-    Where the cohort and the runs lie, and with what they are trained, is no part of it. What a path of the
+    Where the cohort and the runs lie, and with what they are trained, is not part of it. What a path of the
     configuration leads to is taken by the path's last name.
 
     Args:
@@ -110,7 +110,9 @@ def specify(
     signature = inspect.signature(train).parameters
     defaults = {key: one.default for key, one in signature.items() if key not in _NO_CONFIGURATION}
     if unknown := sorted(options.keys() - defaults.keys()):
-        raise InputError(f"{unknown[0]!r} is no option of a training; expected one of {', '.join(defaults)}")
+        raise InputError(
+            f"{unknown[0]!r} is not an option of a training; expected one of {', '.join(defaults)}"
+        )
     first = dict(after or {})
     configuration = {**defaults, **options, **{f"init_{key}": spec.folder for key, spec in first.items()}}
     configuration["validate_on"] = configuration["validate_on"] or configuration["train_on"]
