@@ -108,6 +108,25 @@ def test_an_unknown_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--resamples" in said
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["--augment", "shift"],
+            "--augment: expected a value of type bool or one of 'shifts'. Got value: shift",
+        ),
+        (["--validate-on", "half"], "--validate-on: expected one of 'full', 'matched'. Got value: half"),
+        (["--schedule", "linear"], "--schedule: expected one of 'constant', 'cosine'. Got value: linear"),
+        (["--devices", "two"], "--devices: expected a value of type int. Got value: two"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_answered_with_what_it_takes(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = error_of(["train", "cohort", "--out", "run", *given], capsys)
+    assert answer == f"drfuse train: error: {said}; see `drfuse train --help`\n"
+
+
 def test_train_and_evaluate(
     small_cohort: Path, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

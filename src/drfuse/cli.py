@@ -48,6 +48,22 @@ class _Command:
         return function
 
 
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) "
+    r"Given value type: \w+ Given value: "
+)
+
+
+def _as_sentence(union: re.Match[str]) -> str:
+    """Return what jsonargparse says of a value that fits none of several types, in one sentence.
+
+    None, which is what an option is when it is left out, is not among them.
+    """
+    kinds = [re.sub(r"^[Ee]xpected an? ", "a value of type ", kind) for kind in union[1].split(" - ")]
+    told = [kind.removeprefix("expected ") for kind in kinds if not kind.endswith(" NoneType")]
+    return f"expected {' or '.join(told)}. Got value: "
+
+
 class _Parser(ArgumentParser):
     """A parser whose options are spelled with hyphens; underscores are understood too."""
 
@@ -63,7 +79,8 @@ class _Parser(ArgumentParser):
             problem,
         )
         problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
-        self.exit(2, f"{program}: error: {_readable(problem)}; see `{program} --help`\n")
+        problem = _UNION.sub(_as_sentence, _readable(problem))
+        self.exit(2, f"{program}: error: {problem}; see `{program} --help`\n")
 
     def format_help(self, *arguments: Any) -> str:
         return _readable(super().format_help(*arguments))
