@@ -33,7 +33,8 @@ def test_it_takes_the_place_of_its_kind_when_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(["data"], "is not a thing: it has no marker.json"), (["marker.json", "x"], "more than")]
+    ("names", "said"),
+    [(["data"], "is not a thing: it has no marker.json"), (["marker.json", "x"], "more than")],
 )
 def test_what_is_not_of_its_kind_is_never_replaced(tmp_path: Path, names: list[str], said: str) -> None:
     out = tmp_path / "out"
