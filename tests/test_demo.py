@@ -91,7 +91,7 @@ def test_what_was_made_of_other_input_is_refused(small_demo: Demo, tmp_path: Pat
 
 def test_something_else_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "hospital" / "mimic-iv").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"hospital has no simulation\.json; delete it, or name another"):
+    with pytest.raises(InputError, match=r"hospital has no simulation\.json; delete it, or choose"):
         demo(tmp_path, fast=True)
 
 

@@ -47,7 +47,9 @@ def check_run(out: Path, n_stays: int) -> None:
     metrics = json.loads((out / "run" / "metrics.json").read_text())["test"]
     for test_set in ("matched", "full"):
         macro = metrics[test_set]["prauc_macro"]
-        assert 0 < macro["low"] <= macro["high"] <= 1
+        assert 0 < macro["value"] <= 1
+        if macro["low"] is not None:  # so small a test set may have no label with enough positives
+            assert 0 < macro["low"] <= macro["high"] <= 1
 
 
 def test_from_synthetic_files_to_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

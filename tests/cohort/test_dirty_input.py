@@ -106,7 +106,7 @@ def test_a_stay_that_does_not_parse_is_left_out_and_counted(hospital: Path) -> N
     manifest = make(hospital)
     assert manifest["warnings"]["rejected_rows"] == {"icustays.csv.gz": 1}  # type: ignore[index]
     assert manifest["flow"][0]["stays"] == sum(map(bool, rest))  # type: ignore[index]
-    with pytest.raises(InputError, match=r"1 rows of icustays\.csv\.gz do not parse; mend them"):
+    with pytest.raises(InputError, match=r"1 rows of icustays\.csv\.gz do not parse; fix them"):
         make(hospital, overwrite=True, strict=True)
 
 

@@ -240,7 +240,7 @@ def test_a_users_own_system_of_another_task_in_groups(small_cohort: Path, tmp_pa
     assert [table.key for table in found.tables] == ["subgroups-own", "settings", "systems"]
     assert found.tables[0].title.startswith("my own in groups")
     assert Row("model_args: scale", ["0.5"]) in found.tables[1].rows
-    assert found.tables[2].rows == [Row("my own", ["FirstHour", "", "0.0001"])]
+    assert found.tables[2].rows == [Row("my own", ["FirstHour", "", "0.0001", "0"])]
     assert [path.name.rsplit("-", 1)[0] for path in (out / "runs").iterdir()] == ["firsthour-full-3"]
     cohort = Cohort.open(small_cohort)
     task = Task.of(cohort, "los")

@@ -223,7 +223,7 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
         ("{title: x, model: {class_path: torch.nn.Linear}}", "torch.nn.Linear is not a FusionModel"),
         (
             "{title: x, model: {class_path: drfuse.models.logit_pool}}",
-            "drfuse.models.logit_pool is no Fusion",
+            "drfuse.models.logit_pool is not a Fusion",
         ),
         ("{title: x, model: {class_path: drfuse.models.MMTM, init_args: [8]}}", "init_args are no mapping"),
         ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title, paper and ablation are text"),
