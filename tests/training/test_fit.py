@@ -658,13 +658,19 @@ def test_what_is_said_without_radiographs_is_kept(finished: TrainedRun, small_co
     assert (without[cohort.has_cxr] != predictions.logits[cohort.has_cxr]).any(axis=1).all()
 
 
+@pytest.fixture(scope="module")
+def cohort_with_deaths(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the stays of `small_cohort` in another split: some of the validation stays end in death."""
+    hospital, cohort = small_cohort.parent, tmp_path_factory.mktemp("deaths") / "cohort"
+    prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=48, seed=7)
+    return cohort
+
+
 @pytest.mark.parametrize(("task", "n_labels"), [("mortality", 1), ("los", 7)])
 def test_a_task_predicts_the_stays_that_take_part(
-    small_cohort: Path, tmp_path: Path, task: TaskName, n_labels: int
+    cohort_with_deaths: Path, tmp_path: Path, task: TaskName, n_labels: int
 ) -> None:
-    hospital, cohort = small_cohort.parent, tmp_path / "cohort"
-    # another split than that of `small_cohort`: a stay of its validation split must end in death
-    prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=48, seed=7)
+    cohort = cohort_with_deaths
     result = train(cohort, tmp_path / "run", FirstHour, epochs=1, crop_size=32, accelerator="cpu", task=task)
     of_cohort = Task.of(Cohort.open(cohort), task)
     assert 0 < of_cohort.eligible.sum() < len(of_cohort.eligible)
@@ -1037,8 +1043,11 @@ def test_a_fitted_model_without_a_validation_prauc_says_why(
 
 
 @pytest.mark.parametrize(("task", "n_labels"), [("mortality", 1), ("los", 7)])
-def test_a_fitted_model_predicts_other_tasks(fit: Trainer, task: str, n_labels: int) -> None:
-    logits = logits_of(fit(model=LINEAR["late"], task=task))
+def test_a_fitted_model_predicts_other_tasks(
+    cohort_with_deaths: Path, tmp_path: Path, task: TaskName, n_labels: int
+) -> None:
+    out = tmp_path / "run"
+    logits = logits_of(train(cohort_with_deaths, out, LINEAR["late"], crop_size=32, task=task))
     assert logits.shape[1] == n_labels
     assert np.isfinite(logits).all()  # los has classes that no training stay is in
 
