@@ -21,13 +21,13 @@ def development_cohorts(
     """Return the cohort of each hospital, in a folder of `out` by its seed; what is there is not made again.
 
     Raises:
-        InputError: If there is no seed, one comes twice or is that of a hospital that is measured, or a
-            hospital in `out` was made with other options.
+        InputError: If no seed is given, a seed is repeated or belongs to a hospital that is measured later,
+            or `out` holds a hospital made with other options.
     """
     if len(set(seeds)) < len(seeds) or not seeds:
         raise InputError("expected development hospitals of different seeds")
     if measured := [seed for seed in seeds if seed in MEASURED]:
-        raise InputError(f"seed {measured[0]} is a hospital that is measured later; choose others")
+        raise InputError(f"seed {measured[0]} is a hospital that is measured later; choose a different seed")
     cohorts = []
     for seed in seeds:
         options = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed}
@@ -39,7 +39,7 @@ def development_cohorts(
         if different := [name for name, value in options.items() if made[name] != value]:
             name = different[0]
             raise InputError(
-                f"{hospital} was made with {name} {made[name]}, not {options[name]}; choose another --out"
+                f"{hospital} was made with {name} {made[name]}, not {options[name]}; choose a different --out"
             )
         prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=image_size)
         cohorts.append(Cohort.open(cohort))

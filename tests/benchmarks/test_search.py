@@ -39,7 +39,7 @@ def test_a_hospital_of_other_options_is_not_taken_for_the_one_that_is_asked_for(
     (again,) = development_cohorts(tmp_path, (101,), stays=60, cxr_rate=0.6, image_size=32)
     assert len(cohort) == 60
     assert again.fingerprint == cohort.fingerprint
-    with pytest.raises(InputError, match=r"was made with stays 60, not 80; choose another --out"):
+    with pytest.raises(InputError, match=r"was made with stays 60, not 80; choose a different --out"):
         development_cohorts(tmp_path, (101,), stays=80, cxr_rate=0.6, image_size=32)
 
 

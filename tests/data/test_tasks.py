@@ -116,7 +116,7 @@ def test_a_cohort_whose_outcome_is_unknown_is_refused(
     stays = pl.read_parquet(folder / "stays.parquet")
     unknown = pl.lit(None, stays.schema[column]).alias(column)
     stays.with_columns(unknown).write_parquet(folder / "stays.parquet")
-    with pytest.raises(InputError, match=rf"says of no stay .*{what}.*; choose another --task"):
+    with pytest.raises(InputError, match=rf"does not say for any stay .*{what}.*; choose a different --task"):
         Task.of(Cohort.open(folder), task)  # type: ignore[arg-type]
 
 

@@ -101,5 +101,5 @@ def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
 
 
 def _minute(time: ir.TimestampColumn) -> ir.TimestampColumn:
-    """Return the beginning of a minute: charted times have no seconds."""
+    """Return a time without its seconds, as charted times are."""
     return time.truncate("m").cast(time.type())

@@ -65,7 +65,8 @@ class Task:
         days = cohort.stays["los"].cast(pl.Float64).to_numpy()  # NaN where unknown
         if np.isnan(days).all():
             raise InputError(
-                f"{cohort.folder} says of no stay how long it lasted (los); choose another --task"
+                f"{cohort.folder} does not say for any stay how long it lasted (los); choose a "
+                "different --task"
             )
         outlasts = days > cohort.manifest.options["window_hours"] / 24
         if not outlasts.any():
@@ -77,8 +78,8 @@ class Task:
             eligible = outlasts & ~np.isnan(labels[:, 0])
             if not eligible.any():
                 raise InputError(
-                    f"{cohort.folder} says of no stay longer than the window whether the patient died; "
-                    "choose another --task"
+                    f"{cohort.folder} does not say for any stay longer than the window whether the patient "
+                    "died; choose a different --task"
                 )
             return cls(name, ["death in hospital"], labels, eligible)
         # a day that is an edge is in the class below

@@ -57,7 +57,7 @@ class Comparison:
         difference: Our mean macro PRAUC over the seeds, less theirs.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        p: Two-sided p-value of no difference; NaN where there is no interval.
+        p: Two-sided p-value of no difference; NaN if the interval is NaN.
         counts_seeds: Whether the variance between trainings is in interval and p-value: each system has two
             seeds or more. Otherwise two trained models are compared, not two systems.
     """

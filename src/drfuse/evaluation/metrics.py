@@ -54,7 +54,7 @@ def macro_prauc(
     PRAUC of few positives is biased upwards, and so is that of resamples, in which positives repeat: so
     percentiles of a bootstrap miss the truth below. Halves of the units, drawn without replacement, tell both
     the variance and the bias of the whole (docs/statistics.md). Labels without a positive are left out.
-    Without a label that has positives and negatives of 5 units each there is no interval.
+    The interval is NaN unless some label has positives in 5 units and negatives in 5.
 
     Args:
         labels: (n, C), 0 or 1.
