@@ -48,6 +48,7 @@ def check_run(out: Path, n_stays: int) -> None:
     for test_set in ("matched", "full"):
         macro = metrics[test_set]["prauc_macro"]
         assert 0 < macro["value"] <= 1
+        assert (macro["low"] is None) == (macro["high"] is None)
         if macro["low"] is not None:  # so small a test set may have no label with enough positives
             assert 0 < macro["low"] <= macro["high"] <= 1
 

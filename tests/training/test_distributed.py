@@ -183,7 +183,10 @@ def test_predictions_are_those_of_one_process(both: tuple[TrainedRun, TrainedRun
     np.testing.assert_array_equal(two.labels, one.labels)
     for name in ("logits", "logits_without_cxr", "modality_weights"):
         if getattr(one, name) is not None:
-            np.testing.assert_allclose(getattr(two, name), getattr(one, name), rtol=1e-2, atol=1e-2)
+            # sums in another order: nearly all agree closely, a few of MMTM's differ by 0.005
+            of_two, of_one = getattr(two, name), getattr(one, name)
+            assert np.isclose(of_two, of_one, rtol=1e-2, atol=2e-3, equal_nan=True).mean() > 0.99
+            np.testing.assert_allclose(of_two, of_one, rtol=1e-2, atol=1e-2)
 
 
 def test_only_the_first_process_writes(together: dict[str, Any]) -> None:
