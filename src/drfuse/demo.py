@@ -12,7 +12,7 @@ import polars as pl
 import yaml
 
 from drfuse.cohort import prepare
-from drfuse.data import Cohort
+from drfuse.data import Cohort, EhrFeatures
 from drfuse.errors import InputError
 from drfuse.evaluation import Evaluation, TestSet, evaluate, evaluate_test_set
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
@@ -168,6 +168,7 @@ def learn(
         logger.info("preparing the cohort from raw files")
         prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", **prepared)
     opened = Cohort.open(cohort)
+    n_features = len(EhrFeatures(opened.manifest.variables, opened.normalization))
     for name, model in models.items():
         run = run_of(out, name)
         options = {
@@ -176,7 +177,7 @@ def learn(
             **trained,
             **(own or {}).get(name, {}),
         }
-        described = {**options, "model": describe_model(model(1, 1))}
+        described = {**options, "model": describe_model(model(n_features, len(opened.phenotypes)))}
         if _is_done(run.config, described) and run.predictions.is_file():
             try:
                 known = read_facts(run.folder)["cohort"] == opened.fingerprint
