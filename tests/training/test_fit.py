@@ -388,7 +388,7 @@ def test_a_killed_process_that_makes_batches_is_told_in_a_sentence(
 
 def test_a_loss_that_is_not_finite_ends_the_run(fit: Trainer, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"the training loss is .* in epoch \d; lower --lr, or check the model"
+        InputError, match=r"the training loss is .* in epoch \d; lower --lr or --weight-decay, or check"
     ):
         fit(lr=1e30, epochs=3)
     assert not (tmp_path / "run" / "predictions.parquet").exists()
