@@ -842,6 +842,15 @@ def test_a_model_without_kernels_in_half_precision_is_refused_in_a_sentence(fit:
     fit(model=NoKernel, epochs=1)
 
 
+@pytest.mark.parametrize("n_components", [10**12, 10**17])
+def test_a_model_that_does_not_fit_in_memory_is_refused_in_a_sentence(
+    fit: Trainer, tmp_path: Path, n_components: int
+) -> None:
+    with pytest.raises(InputError, match="do not fit in memory; choose smaller sizes"):
+        fit(model=partial(LogisticCxr, n_components=n_components))
+    assert not (tmp_path / "run").exists()
+
+
 def test_float16_on_a_processor_is_refused_rather_than_replaced(fit: Trainer) -> None:
     with pytest.raises(InputError, match="--precision 16-mixed needs a GPU"):
         fit(precision="16-mixed")
