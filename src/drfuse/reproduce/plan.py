@@ -142,7 +142,7 @@ def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: Mapping[st
             )
         if known[name].is_fitted:
             raise InputError(
-                f"settings: a solver fits {name}, which has no learning rate and no weight decay; leave it out"
+                f"settings: a solver fits {name}, which has no lr and no weight_decay; leave it out"
             )
         if unknown := sorted(own.keys() - OWN_OPTIONS):
             raise InputError(f"settings: {unknown[0]!r} cannot be set for {name} alone; expected {options}")
