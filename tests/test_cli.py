@@ -127,6 +127,34 @@ def test_a_value_that_an_option_does_not_take_is_answered_with_what_it_takes(
     assert answer == f"drfuse train: error: {said}; see `drfuse train --help`\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["--settings.medfuse-ii.lr", "0.1"],
+            "--settings: expected a value of type dict. Got value: medfuse-ii.lr=0.1",
+        ),
+        (
+            ["--settings", '{"drfuse": {"lr": "fast"}}'],
+            "--settings: expected a value of type float. Got value: {'drfuse': {'lr': 'fast'}}",
+        ),
+    ],
+)
+def test_settings_of_another_form_are_answered_in_one_sentence(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = error_of(["reproduce", "table2", "cohort", "--out", "out", *given], capsys)
+    assert answer == f"drfuse reproduce: error: {said}; see `drfuse reproduce --help`\n"
+
+
+def test_a_system_of_settings_keeps_its_hyphens(
+    small_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "table2", str(small_cohort), "--out", str(tmp_path / "out")]
+    answer = error_of([*command, "--settings.medfuse-ii", "{lr: -1.0}"], capsys)
+    assert "settings: lr of medfuse-ii is -1.0; expected a number above 0" in answer.replace("\n", " ")
+
+
 def test_train_and_evaluate(
     small_cohort: Path, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

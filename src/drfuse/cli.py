@@ -50,8 +50,9 @@ class _Command:
 
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) "
-    r"Given value type: \w+ Given value: "
+    r"Given value type: (?:\w+|<class '[\w.]+'>) Given value: "
 )
+_NESTED = re.compile(r"NestedArg\(key='(.*?)', val='(.*?)'\)")
 
 
 def _as_sentence(union: re.Match[str]) -> str:
@@ -60,7 +61,11 @@ def _as_sentence(union: re.Match[str]) -> str:
     None, which is what an option is when it is left out, is not among them.
     """
     kinds = [re.sub(r"^[Ee]xpected an? ", "a value of type ", kind) for kind in union[1].split(" - ")]
-    told = [kind.removeprefix("expected ") for kind in kinds if not kind.endswith(" NoneType")]
+    told = [
+        kind.removeprefix("expected ").split(". Got value: ")[0]
+        for kind in kinds
+        if not kind.endswith(" NoneType")
+    ]
     return f"expected {' or '.join(told)}. Got value: "
 
 
@@ -79,7 +84,7 @@ class _Parser(ArgumentParser):
             problem,
         )
         problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
-        problem = _UNION.sub(_as_sentence, _readable(problem))
+        problem = _NESTED.sub(r"\1=\2", _UNION.sub(_as_sentence, _readable(problem)))
         self.exit(2, f"{program}: error: {problem}; see `{program} --help`\n")
 
     def format_help(self, *arguments: Any) -> str:
@@ -162,7 +167,10 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
         if not _OPTION.fullmatch(option):
             named.append(argument)
             continue
-        name = option[2:].replace("-", "_")
+        first, dot, key = option[2:].partition(".")
+        first = first.replace("-", "_")
+        of_systems = first in parameters and _is_by_name(parameters[first].annotation)
+        name = f"{first}{dot}{key if of_systems else key.replace('-', '_')}"
         kind = parameters[name].annotation if name in parameters else None
         is_bare = not left or left[0].startswith("-") or (kind is bool and left[0] not in _BOOLEANS)
         if bool in (kind, *get_args(kind)) and not equals and is_bare:
@@ -176,6 +184,16 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
                 del left[:n_values]
         named.append(f"--{name}{equals}{value}")
     return named
+
+
+def _is_by_name(kind: Any) -> bool:
+    """Return whether an option's keys are names, like those of systems, and not parameters.
+
+    >>> _is_by_name(dict[str, dict[str, float]] | None), _is_by_name(dict[str, Any] | None)
+    (True, False)
+    """
+    mappings = [get_args(one) for one in (kind, *get_args(kind)) if get_origin(one) is dict]
+    return any(get_origin(of_name) is dict for _, of_name in mappings)
 
 
 def _as_option(parameter: re.Match[str]) -> str:

@@ -219,6 +219,7 @@ def test_a_system_has_its_own_settings_before_those_for_all(cohort: Cohort) -> N
     ("settings", "message"),
     [
         ({"dr-fuse": {"lr": 1e-4}}, "there is no system 'dr-fuse'"),
+        ({"logistic-ehr": {"lr": 1e-4}}, "a solver fits logistic-ehr"),
         ({"drfuse": {"seed": 1}}, "'seed' cannot be set for drfuse alone"),
         ({"drfuse": {"lr": "fast"}}, "lr of drfuse is 'fast'"),
         ({"drfuse": {"lr": 0.0}}, "lr of drfuse is 0.0; expected a number above 0"),

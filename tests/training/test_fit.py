@@ -388,7 +388,7 @@ def test_a_killed_process_that_makes_batches_is_told_in_a_sentence(
 
 def test_a_loss_that_is_not_finite_ends_the_run(fit: Trainer, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"the training loss is .* in epoch \d; lower --lr, or check the model"
+        InputError, match=r"the training loss is .* in epoch \d; lower --lr or --weight-decay, or check"
     ):
         fit(lr=1e30, epochs=3)
     assert not (tmp_path / "run" / "predictions.parquet").exists()
@@ -840,6 +840,15 @@ def test_a_model_without_kernels_in_half_precision_is_refused_in_a_sentence(fit:
     with pytest.raises(InputError, match=r"NoKernel does not run with --precision bf16-mixed .* choose 32-"):
         fit(model=NoKernel, precision="bf16-mixed")
     fit(model=NoKernel, epochs=1)
+
+
+@pytest.mark.parametrize("n_components", [10**12, 10**17])
+def test_a_model_that_does_not_fit_in_memory_is_refused_in_a_sentence(
+    fit: Trainer, tmp_path: Path, n_components: int
+) -> None:
+    with pytest.raises(InputError, match="do not fit in memory; choose smaller sizes"):
+        fit(model=partial(LogisticCxr, n_components=n_components))
+    assert not (tmp_path / "run").exists()
 
 
 def test_float16_on_a_processor_is_refused_rather_than_replaced(fit: Trainer) -> None:

@@ -14,7 +14,8 @@ class EvenBatches(Sampler[list[int]]):
 
     Every row comes once an epoch. Both groups are shuffled and then laid out evenly over the epoch. Batches
     differ by one row at most in size, and so do the steps: an optimizer moves the weights as far in a step of
-    one row as in any other, so that the row would count many times.
+    one row as in any other, so that the row would count many times. Batches of one row cannot be shortened:
+    with `batch_size` 1 and `accumulate` above 1, the last step of an epoch has the rows that are left.
 
     Args:
         rows: The rows to draw (n,).

@@ -94,7 +94,7 @@ def plan(
         raise InputError(f"--model-args: none of the systems' models takes {unknown[0]!r}")
 
     settings = settings or {}
-    _check_settings(settings, {system.name for system in known})
+    _check_settings(settings, {system.name: system for system in known})
 
     def run_of(system: System, train_on: Subset, seed: int) -> RunSpec:
         shipped = paper_systems()
@@ -128,17 +128,21 @@ def _own(system: System, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[s
     return settings.get(name, {})
 
 
-def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: set[str]) -> None:
+def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: Mapping[str, System]) -> None:
     """Check that settings are of known systems, and of options that one system may have for itself.
 
     Raises:
-        InputError: If a system or an option is not, or a value is out of range.
+        InputError: If a system or an option is not, a value is out of range, or a solver fits the system.
     """
     options = ", ".join(sorted(OWN_OPTIONS))
     for name, own in settings.items():
         if name not in known:
             raise InputError(
                 f"settings: there is no system {name!r}; expected some of {', '.join(sorted(known))}"
+            )
+        if known[name].is_fitted:
+            raise InputError(
+                f"settings: a solver fits {name}, which has no lr and no weight_decay; leave it out"
             )
         if unknown := sorted(own.keys() - OWN_OPTIONS):
             raise InputError(f"settings: {unknown[0]!r} cannot be set for {name} alone; expected {options}")

@@ -195,7 +195,7 @@ def train(
             "prepare a larger cohort, or one with another --seed or --split-file"
         )
     L.seed_everything(seed, workers=True, verbose=False)
-    network = model(len(data.dataset.features), len(label_names))
+    network = _make(model, len(data.dataset.features), len(label_names))
     _read_what_is_needed(network, data)
     check_contract(network, data.example(), len(label_names))
     for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
@@ -326,6 +326,22 @@ def read_facts(run: Path) -> dict[str, Any]:
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{files.model} is damaged: {error}; train the run again") from error
     return facts
+
+
+def _make(model: Callable[[int, int], FusionModel], n_features: int, n_labels: int) -> FusionModel:
+    """Return a new model.
+
+    Raises:
+        InputError: If its weights do not fit in memory.
+    """
+    try:
+        return model(n_features, n_labels)
+    except RuntimeError as error:  # PyTorch has no class of its own for it on a CPU
+        if not any(problem in str(error) for problem in ("allocate memory", "size calculation overflowed")):
+            raise
+        raise InputError(
+            "the weights of this model do not fit in memory; choose smaller sizes in its options"
+        ) from error
 
 
 def describe_model(network: FusionModel) -> dict[str, Any]:

@@ -184,7 +184,8 @@ class FusionTask(L.LightningModule):
             if not math.isfinite(total):
                 raise InputError(
                     f"the training loss is {total} in epoch {self.current_epoch}; "
-                    "lower --lr, or check the model for a division by zero or a logarithm of 0"
+                    "lower --lr or --weight-decay, or check the model for a division by zero or a "
+                    "logarithm of 0"
                 )
 
     def on_train_epoch_end(self) -> None:
