@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -66,7 +66,16 @@ VARIANTS: dict[str, Any] = {
 
 REPRESENTATIONS = ("ehr_distinct", "ehr_shared", "shared", "cxr_shared", "cxr_distinct")
 GROUPS = ("shared", "EHR-only", "CXR-only")
-GAINS: tuple[tuple[str, TestSet], ...] = (("ehr", "matched"), ("cxr", "matched"), ("ehr", "full"))
+GAINS: tuple[tuple[str, str, TestSet], ...] = (
+    ("fused", "ehr", "matched"),
+    ("fused", "cxr", "matched"),
+    ("fused", "ehr", "full"),
+    ("fused", "logistic-late", "matched"),
+    ("fused", "logistic-late", "full"),
+    ("ehr", "logistic-ehr", "full"),
+    ("cxr", "logistic-cxr", "matched"),
+)
+"""Which run is compared with which, on which test set; those of the linear models only where they lie."""
 _FORM = {"divergence": ".1e"}  # of the numbers of a table
 Numbers = dict[str, float]
 
@@ -164,7 +173,9 @@ def measure(folder: Path, fused: str = "fused", baselines: Sequence[str] = ()) -
     here = truth.of(cohort.stays["stay_id"].to_numpy())
     return {
         "prauc": measure_prauc(predictions, truth) | _measure_baselines(folder, baselines),
-        "gain": measure_gain(predictions),
+        "gain": measure_gain(
+            predictions | {name: Predictions.read(run_of(folder, name).predictions) for name in baselines}
+        ),
         **measure_weights(predictions["fused"], here),
         **measure_representations(runs["fused"].folder, cohort, here),
     }
@@ -202,18 +213,21 @@ def _measure_baselines(folder: Path, baselines: Sequence[str]) -> Numbers:
 
 
 def measure_gain(predictions: Mapping[Any, Predictions], n_resamples: int = 1000) -> Numbers:
-    """Return by how much the macro PRAUC of DrFuse is higher, with intervals over the same subjects."""
+    """Return by how much one model's macro PRAUC is higher than another's, with intervals over subjects."""
     numbers: Numbers = {}
-    for reader, test_on in GAINS:
-        rows = predictions["fused"].rows("test", test_on)
-        subjects = predictions["fused"].stays["subject_id"].to_numpy()[rows]
-        labels = predictions["fused"].labels[rows]
-        drfuse, other = (
+    for first, second, test_on in GAINS:
+        if not {first, second} <= predictions.keys():
+            continue
+        rows = predictions[first].rows("test", test_on)
+        subjects = predictions[first].stays["subject_id"].to_numpy()[rows]
+        labels = predictions[first].labels[rows]
+        one, other = (
             seeded_prauc(labels, [predictions[name].logits[rows]], subjects, n_resamples)
-            for name in ("fused", reader)
+            for name in (first, second)
         )
-        gain = compare(drfuse, other)
-        numbers |= {f"{reader} {test_on} low": gain.low, f"{reader} {test_on} high": gain.high}
+        gain = compare(one, other)
+        key = f"{first} {second} {test_on}"
+        numbers |= {key: gain.difference, f"{key} low": gain.low, f"{key} high": gain.high}
     return numbers
 
 
@@ -361,13 +375,15 @@ def tables(measured: Sequence[Mapping[str, Numbers]]) -> str:
             for reader, what in zip(MODELS, ("the EHR", "the radiograph", "both"), strict=True)
             if reader in readers
         ]
-    lines += ["", "| DrFuse is better than | by | 95 % intervals of the seeds |", "|---|---|---|"]
-    for reader, test_on in (("ehr", "matched"), ("cxr", "matched"), ("ehr", "full")):
-        key = f"{reader} {test_on}"
-        by = np.mean([of["prauc"][f"fused {test_on}"] - of["prauc"][key] for of in measured])
-        ends = [(of["gain"][f"{key} low"], of["gain"][f"{key} high"]) for of in measured]
-        intervals = "; ".join(f"({low:+.3f}, {high:+.3f})" for low, high in ends)
-        lines.append(f"| {NAMES[reader]}, {test_on} test set | {by:+.3f} | {intervals} |")
+    lines += ["", "| difference in macro PRAUC | mean | 95 % intervals of the seeds |", "|---|---|---|"]
+    for first, second, test_on in GAINS:
+        key = f"{first} {second} {test_on}"
+        if key in measured[0]["gain"]:
+            by = np.mean([of["gain"][key] for of in measured])
+            ends = [(of["gain"][f"{key} low"], of["gain"][f"{key} high"]) for of in measured]
+            intervals = "; ".join(f"({low:+.3f}, {high:+.3f})" for low, high in ends)
+            names = " less ".join(NAMES.get(cast(Reader, name), name) for name in (first, second))
+            lines.append(f"| {names}, {test_on} test set | {by:+.3f} | {intervals} |")
     for part, title in (
         ("correlation", "Spearman correlation of the CXR weight with the image's advantage"),
         ("by phenotype", "the same within one phenotype"),
