@@ -34,7 +34,7 @@ from drfuse.models import CxrResNet, DrFuse, EhrTransformer, LogisticCxr, Logist
 from drfuse.reproduce.representations import FOLDS, divergences, probe_origin, represent
 from drfuse.run import Predictions
 from drfuse.simulate import Disease, Reader, Truth, expected_advantage, factors_given, oracle
-from drfuse.training import Precision
+from drfuse.training import Precision, TrainOptions
 
 BACKBONE: dict[str, Any] = {
     "layer_type": "basic",
@@ -120,15 +120,15 @@ def claims(
         learn(
             folder,
             {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed},
-            {
-                "epochs": epochs,
-                "patience": patience,
-                "lr": lr,
-                "batch_size": batch_size,
-                "seed": seed,
-                "precision": precision,
-                "schedule": "cosine",
-            },
+            TrainOptions(
+                epochs=epochs,
+                patience=patience,
+                lr=lr,
+                batch_size=batch_size,
+                seed=seed,
+                precision=precision,
+                schedule="cosine",
+            ),
             {**MODELS, **BASELINES, **(VARIANTS if variants and seed == seeds[0] else {})},
             own,
         )

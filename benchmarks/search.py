@@ -23,6 +23,7 @@ from drfuse.errors import InputError
 from drfuse.reproduce.plan import plan
 from drfuse.reproduce.systems import choose_systems
 from drfuse.run import Predictions
+from drfuse.training import TrainOptions
 from drfuse.training.matrix import RunSpec, train_all
 
 Setting = tuple[float, float]
@@ -62,14 +63,17 @@ def search(
     """
     shared = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     model_args = shared.pop("model_args", {})
-    options = {key: value for key, value in shared.items() if key not in ("seeds", "lr", "settings")}
+    own = {key: value for key, value in shared.items() if key not in ("seeds", "lr", "settings")}
+    options = TrainOptions().changed(**own)
     # a solver fits the linear baselines, which have neither; variants take DrFuse's
     systems = [system for system in choose_systems(None) if not (system.is_variant or system.reference)]
     trials: dict[tuple[str, Setting], list[RunSpec]] = defaultdict(list)
     for cohort in development_cohorts(out, hospitals, stays, cxr_rate, image_size):
         for setting in itertools.product(lr, weight_decay):
-            given = options | dict(zip(("lr", "weight_decay"), setting, strict=True))
-            for cell, spec in plan("table2", cohort, out / "runs", systems, [0], model_args, given).items():
+            rate, decay = setting
+            given = options.changed(weight_decay=decay)
+            cells = plan("table2", cohort, out / "runs", systems, [0], model_args, given, lr=rate)
+            for cell, spec in cells.items():
                 if cell.train_on == "matched":
                     trials[cell.system, setting].append(spec)
     if failed := train_all([spec for specs in trials.values() for spec in specs], workers):

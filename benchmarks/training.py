@@ -36,7 +36,7 @@ from drfuse.models import DrFuse
 from drfuse.models.encoders import BackboneSpec, CxrEncoder
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.simulate import simulate
-from drfuse.training import FusionTask, train
+from drfuse.training import FusionTraining, TrainOptions, train
 
 Section = Literal["steps", "options", "compile", "memory", "epoch", "prediction"]
 Precision = Literal["32-true", "bf16-mixed"]
@@ -121,16 +121,16 @@ def make_task(
     precision: Precision = "32-true",
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> FusionTask:
+) -> FusionTraining:
     """Return what trains a new model, laid out in memory as `train` does for the precision."""
     torch.manual_seed(seed)
     network = model(N_FEATURES, N_LABELS)
     if precision != "32-true":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return FusionTask(network, 1e-4, seed).to(device)
+    return FusionTraining(network, TrainOptions(seed=seed)).to(device)
 
 
-def training_step(task: FusionTask, batches: Sequence[Batch], precision: Precision = "32-true") -> Step:
+def training_step(task: FusionTraining, batches: Sequence[Batch], precision: Precision = "32-true") -> Step:
     """Return what trains one step of Adam on the batches: that of `drfuse train` without its loop."""
 
     def losses() -> Iterator[Tensor]:
@@ -141,7 +141,7 @@ def training_step(task: FusionTask, batches: Sequence[Batch], precision: Precisi
     return _optimised(task.configure_optimizers(), losses)
 
 
-def floor_step(task: FusionTask, batch: Batch, precision: Precision = "32-true") -> Step:
+def floor_step(task: FusionTraining, batch: Batch, precision: Precision = "32-true") -> Step:
     """Return the same step of the bare networks: two backbones and the Transformers, and nothing else."""
     network = cast(DrFuse, task.model)
     backbones = (network.cxr_shared_encoder.backbone, network.cxr_distinct_encoder.backbone)
@@ -451,10 +451,10 @@ def _epoch(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as clocks:
         cohort = make_cohort(Path(folder), stays, crop_size, seed)
         for owner, name, what in (
-            (FusionTask, "training_step", "forward passes and losses"),
-            (FusionTask, "backward", "backward passes"),
+            (FusionTraining, "training_step", "forward passes and losses"),
+            (FusionTraining, "backward", "backward passes"),
             (adam, "adam", "Adam"),
-            (FusionTask, "validation_step", "validation's forward passes"),
+            (FusionTraining, "validation_step", "validation's forward passes"),
             (CohortDataModule, "on_after_batch_transfer", "augmentation and scaling"),
             (Future, "result", "waiting for the loader"),
             (L.Trainer, "save_checkpoint", "writing checkpoints"),
@@ -508,7 +508,7 @@ def _prediction(
         for backbone in backbones:
             backbone.register_forward_pre_hook(count)
 
-        def predict(task: FusionTask = task, precision: Precision = precision) -> None:
+        def predict(task: FusionTraining = task, precision: Precision = precision) -> None:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, precision == "bf16-mixed"):
                 task.predict_step(batch, 0)
 

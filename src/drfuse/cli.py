@@ -6,13 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 from docstring_parser import parse_from_object
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse._actions import ActionConfigFile  # the package exports it to no type checker
 from rich.console import Console
 
@@ -46,6 +46,51 @@ class _Command:
         module, name = self.function.rsplit(".", 1)
         function: Callable[..., Any] = getattr(import_module(module), name)
         return function
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """What a command takes: its function's own parameters, and the fields of a dataclass of options.
+
+    Such a dataclass is the annotation of a parameter; its fields become options of the command. The
+    function's own parameters go before fields of the same name.
+
+    Attributes:
+        own: The annotation of each parameter by name, but for that of the dataclass and for `**changes`.
+        group: Name of the parameter that takes the dataclass, if there is one.
+        options: The dataclass.
+        hidden: Fields of it that are no options of this command.
+    """
+
+    own: dict[str, Any]
+    group: str | None = None
+    options: Any = None
+    hidden: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "_Signature":
+        """Return what a function takes."""
+        own: dict[str, Any] = {}
+        group, options, decided = None, None, ()
+        for name, parameter in inspect.signature(function).parameters.items():
+            kind = parameter.annotation
+            if parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            annotated = get_origin(kind) is Annotated
+            if is_dataclass(bare := get_args(kind)[0] if annotated else kind):
+                group, options = name, bare
+                decided = get_args(kind)[1].names if annotated else ()
+            else:
+                own[name] = kind
+        return cls(own, group, options, frozenset(own) | frozenset(decided))
+
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """The type of each option by name."""
+        if self.options is None:
+            return self.own
+        flat = {one.name: one.type for one in fields(self.options) if one.name not in self.hidden}
+        return flat | self.own
 
 
 _UNION = re.compile(
@@ -125,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser(chosen: str | None) -> _Parser:
     """Return the parser; only the chosen command's function is imported, so that `--help` comes at once."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _Parser(prog="drfuse", description="Predictions from ICU records and chest radiographs.")
     parser.add_argument("--version", action="version", version=f"drfuse {__version__}")
     commands = parser.add_subcommands(required=False)
@@ -139,9 +185,13 @@ def _parser(chosen: str | None) -> _Parser:
             for positional in command.positional:
                 kind = inspect.signature(function).parameters[positional].annotation
                 sub.add_argument(positional, type=kind, help=helps[positional])
+            signature = _Signature.of(function)
+            others = set(inspect.signature(function).parameters) - signature.own.keys()
             sub.add_function_arguments(
-                function, as_positional=False, skip={*command.positional, *command.python_only}
+                function, as_positional=False, skip={*command.positional, *command.python_only, *others}
             )
+            if signature.options is not None:
+                sub.add_class_arguments(signature.options, None, skip=set(signature.hidden))
         commands.add_subcommand(name, sub, help=command.summary)
     return parser
 
@@ -149,6 +199,10 @@ def _parser(chosen: str | None) -> _Parser:
 def _call_arguments(parser: ArgumentParser, options: Namespace, name: str) -> dict[str, Any]:
     arguments = dict(parser.instantiate(options)[name].items())
     arguments.pop("config", None)
+    signature = _Signature.of(_COMMANDS[name].load())
+    if signature.group is not None:
+        flat = signature.kinds.keys() - signature.own.keys()
+        arguments[signature.group] = signature.options(**{key: arguments.pop(key) for key in sorted(flat)})
     return arguments
 
 
@@ -158,7 +212,7 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
     Options are named like the function's parameters, a bare flag means true, and what follows an option that
     takes several values, up to the next option, becomes a list; after `=`, that is one value.
     """
-    parameters = inspect.signature(function).parameters
+    kinds = _Signature.of(function).kinds
     named: list[str] = []
     left = list(arguments)
     while left:
@@ -169,9 +223,9 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
             continue
         first, dot, key = option[2:].partition(".")
         first = first.replace("-", "_")
-        of_systems = first in parameters and _is_by_name(parameters[first].annotation)
+        of_systems = _is_by_name(kinds.get(first))
         name = f"{first}{dot}{key if of_systems else key.replace('-', '_')}"
-        kind = parameters[name].annotation if name in parameters else None
+        kind = kinds.get(name)
         is_bare = not left or left[0].startswith("-") or (kind is bool and left[0] not in _BOOLEANS)
         if bool in (kind, *get_args(kind)) and not equals and is_bare:
             equals, value = "=", "true"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
+from scipy.special import expit
 
 from drfuse.cohort import prepare
 from drfuse.data import Cohort, EhrFeatures
@@ -18,7 +19,8 @@ from drfuse.evaluation import Evaluation, TestSet, evaluate, evaluate_test_set
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
 from drfuse.run import Predictions, RunFiles
 from drfuse.simulate import Reader, Truth, oracle, simulate
-from drfuse.training import describe_model, read_facts, train
+from drfuse.training import TrainOptions, describe_model, read_facts, train
+from drfuse.training.options import DEFAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ def demo(
     learn(
         out,
         {"stays": stays, "cxr_rate": 0.5, "image_size": 64, "seed": seed},
-        {"epochs": epochs, "patience": patience, "lr": 1e-3, "batch_size": 32, "seed": seed},
+        TrainOptions(epochs=epochs, patience=patience, lr=1e-3, batch_size=32, seed=seed),
         MODELS,
     )
     logger.info("evaluating, beside the perfect models")
@@ -134,7 +136,7 @@ def run_of(out: Path, model: str) -> RunFiles:
 def learn(
     out: Path,
     simulated: dict[str, Any],
-    trained: dict[str, Any],
+    options: TrainOptions,
     models: Mapping[Reader, _Model] | Mapping[str, _Model],
     own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
@@ -143,9 +145,9 @@ def learn(
     Args:
         out: Folder for `hospital`, `cohort` and `runs`.
         simulated: Options of `simulate`, with the image size and the seed, which are also those of `prepare`.
-        trained: Options of `train`.
+        options: How all models are trained; the crop and the augmentation are this function's.
         models: The models, by the name of their run.
-        own: Options of `train` for one of them, by the same name; they go before those for all.
+        own: Options for one of them, by the same name; they go before those for all.
 
     Raises:
         InputError: If something of it is there, but was made in another way.
@@ -169,15 +171,16 @@ def learn(
         prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", **prepared)
     opened = Cohort.open(cohort)
     n_features = len(EhrFeatures(opened.manifest.variables, opened.normalization))
+    # the simulated chest is always upright
+    options = options.changed(crop_size=opened.image_size, augment="shifts")
+    deciding = TrainOptions.names("decides")
     for name, model in models.items():
         run = run_of(out, name)
-        options = {
-            "crop_size": opened.image_size,
-            "augment": "shifts",  # the simulated chest is always upright
-            **trained,
-            **(own or {}).get(name, {}),
+        trained = options.changed(**(own or {}).get(name, {}))
+        described = {
+            "model": describe_model(model(n_features, len(opened.phenotypes))),
+            **{key: value for key, value in trained.written().items() if key in deciding},
         }
-        described = {**options, "model": describe_model(model(n_features, len(opened.phenotypes)))}
         if _is_done(run.config, described) and run.predictions.is_file():
             try:
                 known = read_facts(run.folder)["cohort"] == opened.fingerprint
@@ -190,7 +193,7 @@ def learn(
             logger.info("the run %s is there", run.folder)
         else:
             logger.info("training %s", run.folder)
-            train(cohort, run.folder, model, **options)
+            train(cohort, run.folder, model, trained)
 
 
 def _is_done(settings: Path, options: dict[str, Any]) -> bool:
@@ -207,7 +210,8 @@ def _is_done(settings: Path, options: dict[str, Any]) -> bool:
         return False
     try:
         written = yaml.safe_load(settings.read_text(encoding="utf-8"))
-        written = written["options"] if settings.suffix == ".json" else written
+        # an option that a later version added had its default
+        written = written["options"] if settings.suffix == ".json" else DEFAULTS.written() | written
         different = [name for name, value in options.items() if written.get(name) != value]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{settings} is damaged; delete {folder}, or choose a different --out") from error
@@ -246,7 +250,7 @@ def _first_patient(predictions: Predictions, truth: Truth, n_phenotypes: int = 5
         pl.DataFrame(
             {
                 "phenotype": [predictions.phenotypes[c] for c in likeliest],
-                "probability": 1 / (1 + np.exp(-predictions.logits[row, likeliest])),
+                "probability": expit(predictions.logits[row, likeliest]),
                 "present": predictions.labels[row, likeliest].astype(bool),
                 "ehr_distinct": weights[:, 0],
                 "shared": weights[:, 1],

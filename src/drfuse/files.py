@@ -7,7 +7,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from drfuse.errors import InputError
+from drfuse.errors import BusyError, InputError
+
+_SECONDS_OF_A_LOOK = 1.0
+"""How long to wait for a lock: longer than `is_locked` holds one."""
 
 
 @contextmanager
@@ -47,8 +50,8 @@ def atomic_folder(
     out = out.resolve()
     recover_interrupted_write(out)
     _check_place(out, what, marker, contents, overwrite)
-    partial, replaced = _beside(out, "partial"), _beside(out, "replaced")
-    with _locked(out):
+    partial, replaced = beside(out, "partial"), beside(out, "replaced")
+    with locked(out):
         _check_place(out, what, marker, contents, overwrite)  # another command may just have written it
         _settle(out)
         try:
@@ -68,46 +71,55 @@ def recover_interrupted_write(out: Path) -> None:
     """Undo or complete what a killed command left of `out`.
 
     Raises:
-        InputError: If another command is writing it.
+        BusyError: If another command is writing it.
     """
     out = out.resolve()
-    if _beside(out, "partial").exists() or _beside(out, "replaced").exists():
-        with _locked(out):
+    if beside(out, "partial").exists() or beside(out, "replaced").exists():
+        with locked(out):
             _settle(out)
 
 
 def _settle(out: Path) -> None:
-    partial, replaced = _beside(out, "partial"), _beside(out, "replaced")
+    partial, replaced = beside(out, "partial"), beside(out, "replaced")
     if replaced.exists() and not out.exists():  # it is the only one there is
         replaced.rename(out)
     for left in (partial, replaced):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _beside(out: Path, state: str) -> Path:
+def beside(out: Path, state: str) -> Path:
+    """Return where a `partial` or `replaced` folder, or the `lock`, of `out` lies."""
     return out.with_name(f".{out.name}.{state}")
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path, seconds: float = _SECONDS_OF_A_LOOK) -> Iterator[None]:
     """Keep other commands from writing `out`.
 
+    The lock is a file beside `out`, which stays: a command that waits for it may have it open already.
+
     Raises:
-        InputError: If one is at it.
+        BusyError: If another command is writing it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_beside(out, "lock"), blocking=False)
     try:
-        lock.acquire()
+        with FileLock(beside(out, "lock"), timeout=seconds):
+            yield
     except Timeout:
-        raise InputError(
+        raise BusyError(
             f"another command is writing {out}; wait for it, or choose a different --out"
         ) from None
+
+
+def is_locked(out: Path) -> bool:
+    """Return whether another command is writing `out`."""
+    if not out.parent.is_dir():
+        return False
     try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held; who waits for it notices
-        lock.release()
+        with locked(out, seconds=0):
+            return False
+    except BusyError:
+        return True
 
 
 def _check_place(out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool) -> None:

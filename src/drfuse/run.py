@@ -40,6 +40,11 @@ class RunFiles:
         return self.folder / "predictions.parquet"
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the run is finished: its predictions are written last."""
+        return self.predictions.is_file()
+
+    @property
     def metrics(self) -> Path:
         """What `drfuse evaluate` measured."""
         return self.folder / "metrics.json"

@@ -14,6 +14,7 @@ from drfuse.demo import Demo, learn, run_of
 from drfuse.evaluation import evaluate_test_set
 from drfuse.run import Predictions
 from drfuse.simulate import Truth
+from drfuse.training import TrainOptions
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_a_linear_model_is_trained_and_measured_as_the_others_are(small_demo: De
     made = json.loads((tmp_path / "hospital" / "simulation.json").read_text())["options"]
     simulated = {name: made[name] for name in ("stays", "cxr_rate", "image_size", "seed")}
     name = "logistic-ehr"
-    learn(tmp_path, simulated, {}, {name: claims.BASELINES[name]})
+    learn(tmp_path, simulated, TrainOptions(), {name: claims.BASELINES[name]})
     found = claims._measure_baselines(tmp_path, [name])
     predictions = Predictions.read(run_of(tmp_path, name).predictions)
     for test_set in ("matched", "full"):

@@ -20,7 +20,7 @@ from benchmarks.training import (
 )
 from drfuse.data import Batch
 from drfuse.models import DrFuse
-from drfuse.training import FusionTask
+from drfuse.training import FusionTraining
 from tests.builders import TINY_BACKBONE
 
 
@@ -38,7 +38,7 @@ def test_a_batch_is_that_of_the_paper_s_setting(batch_size: int, n_images: int) 
     assert batch.has_cxr.sum() == n_images
 
 
-def moved_by(step: Callable[[FusionTask, Batch], Step]) -> set[str]:
+def moved_by(step: Callable[[FusionTraining, Batch], Step]) -> set[str]:
     task, batch = make_task(tiny), make_batch(4, 2, 16)
     before = {name: weight.clone() for name, weight in task.model.named_parameters()}
     step(task, batch)()

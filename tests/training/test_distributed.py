@@ -22,7 +22,7 @@ from drfuse.errors import InputError
 from drfuse.models import CxrResNet, DrFuse, EhrLstm, LogisticLate, MedFuse
 from drfuse.models.mmtm import MMTM
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import FusionTask, TrainedRun, train
+from drfuse.training import FusionTraining, TrainedRun, train
 from drfuse.training.distributed import Ranks, start_ranks
 from tests.builders import TINY_BACKBONE, make_batch, take_stays, tiny_drfuse
 from tests.training import ranks as in_ranks
@@ -66,7 +66,7 @@ def together(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     """Return what two processes returned."""
     folder = tmp_path_factory.mktemp("together")
     with pytest.MonkeyPatch.context() as patch:  # one process begins the last run
-        patch.setattr(FusionTask, "on_train_epoch_start", interrupt_second)
+        patch.setattr(FusionTraining, "on_train_epoch_start", interrupt_second)
         with pytest.raises(KeyboardInterrupt):
             train(small_cohort, folder / "resumed", **(COMMON | TRAININGS["resumed"]))
     trainings = [
@@ -76,7 +76,7 @@ def together(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return start_ranks(in_ranks.everything, {"folder": folder, "trainings": trainings}, 2)
 
 
-def interrupt_second(task: FusionTask) -> None:
+def interrupt_second(task: FusionTraining) -> None:
     if task.current_epoch == 1:
         raise KeyboardInterrupt
     torch.manual_seed(task.seed * 1_000_003)

@@ -43,9 +43,9 @@ from drfuse.models import (
 )
 from drfuse.models.encoders import CxrEncoder
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import FusionTask, Schedule, TrainedRun, load_model, read_facts, train
+from drfuse.training import FusionTraining, Schedule, TrainedRun, load_model, read_facts, train
 from drfuse.training.claim import claim
-from drfuse.training.task import cosine
+from drfuse.training.optimizers import cosine
 from tests.builders import TINY_BACKBONE
 from tests.mimic import write_hospital
 from tests.training.own_model import FirstHour
@@ -174,14 +174,14 @@ def test_the_seed_decides_the_run(fit: Trainer, tmp_path: Path) -> None:
 def cut(fit: Trainer, epoch: int, monkeypatch: pytest.MonkeyPatch, **options: object) -> None:
     """Train, and die at the start of an epoch."""
 
-    def die(task: FusionTask) -> None:
+    def die(task: FusionTraining) -> None:
         if task.current_epoch == epoch:
             raise RuntimeError("power cut")
         original(task)
 
-    original = FusionTask.on_train_epoch_start
+    original = FusionTraining.on_train_epoch_start
     with monkeypatch.context() as patch:
-        patch.setattr(FusionTask, "on_train_epoch_start", die)
+        patch.setattr(FusionTraining, "on_train_epoch_start", die)
         with pytest.raises(RuntimeError, match="power cut"):
             fit(**options)
 
@@ -264,7 +264,9 @@ def test_an_interrupted_run_goes_on_after_its_last_epoch_not_its_best(
 ) -> None:
     cut(fit, 3, monkeypatch, epochs=5, lr=1e-12)  # nothing improves after epoch 0
     started: list[int] = []
-    monkeypatch.setattr(FusionTask, "on_train_epoch_start", lambda task: started.append(task.current_epoch))
+    monkeypatch.setattr(
+        FusionTraining, "on_train_epoch_start", lambda task: started.append(task.current_epoch)
+    )
     fit(epochs=5, lr=1e-12)
     assert started == [3, 4]
     assert len(list((tmp_path / "run" / "logs").glob("version_*/metrics.csv"))) == 2
@@ -452,15 +454,19 @@ def test_a_model_that_breaks_the_contract_is_told_in_what(
 def test_training_trains_and_validation_evaluates(fit: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: dict[str, set[bool]] = {"training_step": set(), "validation_step": set(), "predict_step": set()}
     for name, seen in modes.items():
-        original = getattr(FusionTask, name)
+        original = getattr(FusionTraining, name)
 
         def step(
-            task: FusionTask, batch: Batch, batch_idx: int, original: Any = original, seen: set[bool] = seen
+            task: FusionTraining,
+            batch: Batch,
+            batch_idx: int,
+            original: Any = original,
+            seen: set[bool] = seen,
         ) -> Any:
             seen.update(module.training for module in task.model.modules())
             return original(task, batch, batch_idx)
 
-        monkeypatch.setattr(FusionTask, name, step)
+        monkeypatch.setattr(FusionTraining, name, step)
     fit(epochs=2)
     assert modes == {"training_step": {True}, "validation_step": {False}, "predict_step": {False}}
 
@@ -502,7 +508,7 @@ def test_an_interruption_is_one(fit: Trainer, monkeypatch: pytest.MonkeyPatch, s
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FusionTask, step, interrupt)
+    monkeypatch.setattr(FusionTraining, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit(epochs=1)
 
@@ -607,7 +613,7 @@ def test_validation_may_be_on_other_stays_than_training(
 
 def test_the_validation_stays_belong_to_a_run(fit: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(FusionTask, "on_train_epoch_start", interrupt_second)
+        patch.setattr(FusionTraining, "on_train_epoch_start", interrupt_second)
         with pytest.raises(KeyboardInterrupt):
             fit(train_on="matched")
     with pytest.raises(InputError, match="is an interrupted run with another validate_on; start it with"):
@@ -615,7 +621,7 @@ def test_the_validation_stays_belong_to_a_run(fit: Trainer, monkeypatch: pytest.
     assert fit(train_on="matched", validate_on="matched").epochs == 2  # as it was without the option
 
 
-def interrupt_second(task: FusionTask) -> None:
+def interrupt_second(task: FusionTraining) -> None:
     if task.current_epoch == 1:
         raise KeyboardInterrupt
     torch.manual_seed(task.seed * 1_000_003)
@@ -628,9 +634,9 @@ def test_a_model_of_radiographs_alone_keeps_them_all(
     fit: Trainer, small_cohort: Path, monkeypatch: pytest.MonkeyPatch, model: Any, dropped: float
 ) -> None:
     read: list[tuple[int, int]] = []
-    step = FusionTask.training_step
+    step = FusionTraining.training_step
     monkeypatch.setattr(
-        FusionTask,
+        FusionTraining,
         "training_step",
         lambda task, batch, at: read.append((len(batch), len(batch.cxr))) or step(task, batch, at),
     )

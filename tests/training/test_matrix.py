@@ -21,7 +21,7 @@ from filelock import FileLock
 from drfuse.data import Cohort
 from drfuse.errors import InputError, MissingInputError
 from drfuse.run import Predictions
-from drfuse.training import FusionTask, load_model, train
+from drfuse.training import FusionTraining, load_model, train
 from drfuse.training.claim import is_claimed
 from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one
 from tests.builders import TINY_BACKBONE, write_cohort
@@ -194,16 +194,16 @@ def test_a_run_is_what_train_makes_of_its_options(run: Specify, small_cohort: Pa
 
 def test_an_interrupted_run_goes_on(run: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
-    original = FusionTask.on_train_epoch_start
+    original = FusionTraining.on_train_epoch_start
 
-    def start(task: FusionTask) -> None:
+    def start(task: FusionTraining) -> None:
         if task.current_epoch == 1 and 1 not in started:
             started.append(1)
             raise KeyboardInterrupt
         started.append(task.current_epoch)
         original(task)
 
-    monkeypatch.setattr(FusionTask, "on_train_epoch_start", start)
+    monkeypatch.setattr(FusionTraining, "on_train_epoch_start", start)
     spec = run(epochs=3)
     with pytest.raises(KeyboardInterrupt):
         train_all([spec])

@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 from drfuse.cli import main
 from drfuse.errors import InputError
-from drfuse.training import FusionTask
+from drfuse.training import FusionTraining
 from drfuse.training.matrix import RunSpec, train_one
 from drfuse.training.tune import Tuned, tune
 from tests.builders import TINY_BACKBONE
@@ -205,15 +205,15 @@ def test_an_interrupted_trial_is_proposed_again_and_goes_on(
     search = partial(tpe, trials=3, epochs=2)
     whole = search(out=tmp_path / "whole")
     started: list[int] = []
-    original = FusionTask.on_train_epoch_start
+    original = FusionTraining.on_train_epoch_start
 
-    def start(task: FusionTask) -> None:
+    def start(task: FusionTraining) -> None:
         started.append(task.current_epoch)
         if len(started) in (3, 5):  # in the second trial: before its first checkpoint, and after
             raise KeyboardInterrupt
         original(task)
 
-    monkeypatch.setattr(FusionTask, "on_train_epoch_start", start)
+    monkeypatch.setattr(FusionTraining, "on_train_epoch_start", start)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             search()

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import polars as pl
 from filelock import FileLock
 
 from drfuse import __version__
-from drfuse.data import Augmentation, Cohort, CohortDataModule, Subset, Task, TaskName
+from drfuse.data import Cohort, Task
 from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
 from drfuse.report.figures import write_figure
@@ -20,10 +20,14 @@ from drfuse.reproduce.plan import Experiment, plan
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.sections import sections_of
 from drfuse.reproduce.systems import System, choose_systems
-from drfuse.training import Precision, Schedule, check_options, read_facts
+from drfuse.training import TrainOptions, data_module, read_facts
 from drfuse.training.matrix import RunSpec, train_all
+from drfuse.training.options import DEFAULTS, Without, refuse_decided
 
 logger = logging.getLogger(__name__)
+
+DECIDED = ("train_on", "seed", "init_ehr", "init_cxr", "devices", "nodes")
+"""Options of a training that an experiment sets for each run itself."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,13 @@ def reproduce(
     seeds: Sequence[int] = (0,),
     models: Sequence[str] | None = None,
     model_args: dict[str, Any] | None = None,
-    validate_on: Subset | None = None,
-    epochs: int = 100,
-    patience: int = 10,
     lr: float | None = None,
-    batch_size: int = 16,
-    matched_cxr_dropout: float = 0.3,
-    crop_size: int = 224,
-    augment: Augmentation = True,
-    schedule: Schedule = "constant",
-    weight_decay: float = 0.0,
-    precision: Precision = "32-true",
-    accelerator: str = "auto",
-    num_workers: int = 0,
-    task: TaskName = "phenotyping",
     n_resamples: int = 1000,
     workers: int = 1,
     ray: bool | str = False,
     settings: dict[str, dict[str, float]] | None = None,
+    options: Annotated[TrainOptions, Without(*DECIDED)] = DEFAULTS,
+    **changes: Any,
 ) -> Reproduced:
     """Repeat the paper's experiments on a cohort, with the paper's numbers beside the measured ones.
 
@@ -81,31 +74,15 @@ def reproduce(
         seeds: A training of every system for each.
         models: Systems by name, or YAML files of your own; all of the paper by default.
         model_args: Arguments for every model that takes them, such as dim or cxr_backbone.
-        validate_on: Stays of the validation split by which each run's epoch is chosen: `full`, as published
-            code does, or `matched`; by default those that the run is trained on.
-        epochs: The most epochs to train.
-        patience: Stop a training after this many epochs without a better validation PRAUC.
         lr: Learning rate of all systems; by default, each one's published one.
-        batch_size: The most stays a batch.
-        matched_cxr_dropout: With training on matched, the share of radiographs taken away from each batch. A
-            model that reads radiographs alone keeps them all.
-        crop_size: Side of the centre crop of the radiographs, in pixels.
-        augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
-            published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
-        schedule: Keep the learning rate (`constant`, as published), or let it rise over the first tenth
-            of `epochs` and then fall to 0 at their end (`cosine`). `patience` may stop a training before.
-        weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
-            Adam has none.
-        precision: Numbers to compute with.
-        accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
-        num_workers: Processes that make batches, for each run.
-        task: What is predicted; the paper has numbers for phenotyping.
         n_resamples: Half samples of the subjects behind each interval and test.
         workers: Runs at a time, each in a process of its own.
         ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine; the cluster
             then says how many at a time.
         settings: By a system's name, its own `lr` and `weight_decay`, such as those that
             `benchmarks/search.py` chose; they go before the options for all. DrFuse's count for its variants.
+        options: How each run is trained.
+        changes: Options by name, in place of those in `options`.
 
     Returns:
         The tables, and where the report lies.
@@ -113,44 +90,17 @@ def reproduce(
     Raises:
         InputError: If the cohort or an option cannot be used, or runs failed; the others are kept.
     """
-    check_choice("schedule", schedule, get_args(Schedule))
     check_choice("what", what, get_args(Experiment))
     if not seeds or n_resamples < 1:
         raise InputError("expected at least one seed, and n_resamples of at least 1")
-    for seed in seeds:
-        check_options(epochs, patience, 1.0 if lr is None else lr, seed, weight_decay=weight_decay)
+    options = options.changed(**changes)
+    refuse_decided(options, DECIDED, "reproduce")
     opened, out = Cohort.open(Path(cohort).resolve(), verify=True), Path(out).resolve()
     systems = choose_systems(models)
-    options = {
-        "validate_on": validate_on,
-        "epochs": epochs,
-        "patience": patience,
-        "batch_size": batch_size,
-        "matched_cxr_dropout": matched_cxr_dropout,
-        "crop_size": crop_size,
-        "augment": augment,
-        "schedule": schedule,
-        "weight_decay": weight_decay,
-        "precision": precision,
-        "accelerator": accelerator,
-        "num_workers": num_workers,
-        "task": task,
-    } | ({} if lr is None else {"lr": lr})
-    cells = plan(
-        what, opened, out / "runs", systems, list(dict.fromkeys(seeds)), model_args or {}, options, settings
-    )
+    seeds = list(dict.fromkeys(seeds))
+    cells = plan(what, opened, out / "runs", systems, seeds, model_args or {}, options, settings, lr)
     for train_on in sorted({cell.train_on for cell in cells}):  # what is wrong fails before the training
-        data = CohortDataModule(
-            opened,
-            train_on,
-            batch_size,
-            matched_cxr_dropout,
-            crop_size,
-            augment,
-            num_workers,
-            task=task,
-            validate_on=validate_on,
-        )
+        data = data_module(opened, options.changed(train_on=train_on))
         if not data.dataset.task.eligible[opened.rows("test", train_on)].any():
             raise InputError(
                 f"the test split of {opened.folder} has no stay in the {train_on} set; prepare a larger "
@@ -158,11 +108,14 @@ def reproduce(
             )
     failed = train_all(list(cells.values()), workers, ray)
     logger.info("measuring")
-    results, damaged = Results.read(opened, Task.of(opened, task), systems, cells, n_resamples)
+    results, damaged = Results.read(opened, Task.of(opened, options.task), systems, cells, n_resamples)
     failed += damaged
     if failed and not results.cells:
         raise InputError(f"there is no run to measure: {failed[0]}")
-    sections = [*sections_of(what, results), _settings(results, model_args or {}, options, failed)]
+    sections = [
+        *sections_of(what, results),
+        _settings(results, model_args or {}, _shared(options, lr), failed),
+    ]
     report = out / ("report.html" if what == "all" else f"report-{what}.html")
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".report.lock"):
@@ -175,6 +128,14 @@ def reproduce(
     return Reproduced(out, report, [table for section in sections for table in section.tables])
 
 
+def _shared(options: TrainOptions, lr: float | None) -> dict[str, Any]:
+    """Return the options that all runs share."""
+    own = {*DECIDED, "validate_on", "lr"}
+    shared = {name: value for name, value in options.written().items() if name not in own}
+    rate = {} if lr is None else {"lr": lr}
+    return {"validate_on": options.validate_on or "the same as train_on", **shared, **rate}
+
+
 def _settings(
     results: Results, model_args: Mapping[str, Any], options: Mapping[str, Any], failed: Sequence[str]
 ) -> Section:
@@ -184,7 +145,6 @@ def _settings(
         "cohort": results.cohort.folder.name,
         "made from": ", ".join(f"{one.get('folder')} ({one.get('release')})" for one in sources) or "unknown",
         **{name: str(value) for name, value in options.items()},
-        "validate_on": options["validate_on"] or "the same as train_on",
         **{f"model_args: {name}": str(value) for name, value in model_args.items()},
         "drfuse": __version__,
     }
@@ -221,7 +181,8 @@ def _system(system: System, results: Results, model_args: Mapping[str, Any]) -> 
         "none"
         if system.is_fitted
         else ", ".join(
-            f"{value:g}" for value in sorted({spec.options[option] for spec in _runs(system, results)})
+            f"{value:g}"
+            for value in sorted({getattr(spec.options, option) for spec in _runs(system, results)})
         )
         for option in ("lr", "weight_decay")
     ]

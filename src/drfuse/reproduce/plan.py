@@ -10,6 +10,7 @@ from drfuse.data import Cohort, Subset
 from drfuse.errors import InputError
 from drfuse.reproduce.systems import System, paper_systems
 from drfuse.training.matrix import RunSpec, specify
+from drfuse.training.options import DEFAULTS, TrainOptions
 
 Experiment = Literal[
     "table1", "table2", "table3", "table4", "figure3", "missing", "calibration", "subgroups", "all"
@@ -68,8 +69,9 @@ def plan(
     systems: Sequence[System],
     seeds: Sequence[int],
     model_args: Mapping[str, Any],
-    options: Mapping[str, Any],
+    options: TrainOptions = DEFAULTS,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    lr: float | None = None,
 ) -> dict[Cell, RunSpec]:
     """Return the runs that an experiment needs, each once.
 
@@ -80,9 +82,10 @@ def plan(
         systems: The systems.
         seeds: Trainings of each.
         model_args: Arguments for every model that takes them.
-        options: Options of `train` for all; without `lr`, each system's published one.
+        options: How all are trained.
         settings: By a system's name, options of `train` that are its own and go before those for all. A
             variant of DrFuse without any takes DrFuse's.
+        lr: Learning rate of all systems; None for each one's published one.
 
     Raises:
         InputError: If no system takes part, no system takes one of `model_args`, or `settings` name what is
@@ -99,14 +102,14 @@ def plan(
     def run_of(system: System, train_on: Subset, seed: int) -> RunSpec:
         shipped = paper_systems()
         first = {key: run_of(shipped[name], train_on, seed) for key, name in system.first_stage.items()}
-        published = {} if system.lr is None else {"lr": system.lr}
+        rate = next((one for one in (lr, system.lr) if one is not None), options.lr)
         return specify(
             cohort,
             runs,
             f"{system.title}, trained on {train_on}, seed {seed}",
             system.with_arguments(model_args),
+            options.changed(**{"lr": rate, **_own(system, settings)}, train_on=train_on, seed=seed),
             first,
-            **{**published, **options, **_own(system, settings), "train_on": train_on, "seed": seed},
         )
 
     cells = {

@@ -114,7 +114,7 @@ def _figure3(results: Results) -> list[Section]:
     rows = rows[results.task.eligible[rows]]
     subjects = results.cohort.stays["subject_id"].to_numpy()[rows]
     specs = [spec for cell, spec in results.cells.items() if (cell.system, cell.train_on) == _FIGURE3]
-    of_seeds = [represent(spec.folder, results.cohort, rows, spec.options["crop_size"]) for spec in specs]
+    of_seeds = [represent(spec.folder, results.cohort, rows, spec.options.crop_size) for spec in specs]
     measured = [_representation_numbers(h, subjects) for h in of_seeds]
     table = Table(
         key="figure3-numbers",

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from drfuse.errors import InputError
+from drfuse.imports import import_class
 from drfuse.models import FittedModel, FusionModel
-from drfuse.training.matrix import class_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +53,7 @@ class System:
     @property
     def is_fitted(self) -> bool:
         """Whether a solver fits it, so that it has no learning rate."""
-        kind = class_of(self.model)
-        return isinstance(kind, type) and issubclass(kind, FittedModel)
+        return issubclass(import_class(self.model["class_path"], FusionModel), FittedModel)
 
     @property
     def is_variant(self) -> bool:
@@ -66,7 +65,7 @@ class System:
 
         They go before its own, but for what makes a variant one.
         """
-        taken = inspect.signature(class_of(self.model)).parameters
+        taken = inspect.signature(import_class(self.model["class_path"], FusionModel)).parameters
         own = dict(self.model.get("init_args") or {})
         given = {key: value for key, value in arguments.items() if key in taken}
         return {
@@ -115,9 +114,7 @@ def _read(name: str) -> System:
         )
     try:
         system = System(path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
-        kind = class_of(system.model)
-        if not (isinstance(kind, type) and issubclass(kind, FusionModel)):
-            raise TypeError(f"{system.model['class_path']} is not a FusionModel")
+        import_class(system.model["class_path"], FusionModel)
         names = [system.title, *(name for name in (system.paper, system.ablation) if name is not None)]
         if not all(isinstance(name, str) and name and name.isprintable() for name in names):
             raise TypeError("title, paper and ablation are text in one line")

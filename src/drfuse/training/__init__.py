@@ -1,25 +1,20 @@
 """A cohort and a model in, a run on disk out (`drfuse.run`): fit, resume, best weights, predictions.
 
-`fit` trains one run, `matrix` many, each once, and `tune` searches for the best.
+`options` describes every option, `fit` trains one run, `matrix` many, each once, and `tune` searches for the
+best.
 """
 
-from drfuse.training.fit import (
-    Precision,
-    TrainedRun,
-    check_options,
-    describe_model,
-    load_model,
-    read_facts,
-    train,
-)
-from drfuse.training.task import FusionTask, Schedule
+from drfuse.training.fit import TrainedRun, data_module, describe_model, load_model, read_facts, train
+from drfuse.training.module import FusionTraining
+from drfuse.training.options import Precision, Schedule, TrainOptions
 
 __all__ = [
-    "FusionTask",
+    "FusionTraining",
     "Precision",
     "Schedule",
+    "TrainOptions",
     "TrainedRun",
-    "check_options",
+    "data_module",
     "describe_model",
     "load_model",
     "read_facts",

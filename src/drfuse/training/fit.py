@@ -7,35 +7,35 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
-from drfuse.data import Augmentation, Cohort, CohortDataModule, Subset, TaskName
-from drfuse.errors import InputError, MissingInputError, check_choice
+from drfuse.data import Cohort, CohortDataModule
+from drfuse.errors import InputError, MissingInputError
 from drfuse.files import atomic_file
+from drfuse.imports import import_class, import_path
 from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
 from drfuse.models.encoders import CxrEncoder, CxrStages
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.run import Predictions, RunFiles
-from drfuse.training.claim import claim, load_checkpoint
+from drfuse.training.checkpoints import checkpoint_callbacks, is_done, load_best, load_checkpoint
+from drfuse.training.claim import claim
 from drfuse.training.distributed import Ranks, start_ranks
-from drfuse.training.task import FusionTask, MacroPrauc, Predicted, Schedule
+from drfuse.training.metrics import MacroPrauc
+from drfuse.training.module import FusionTraining, Predicted
+from drfuse.training.options import DEFAULTS, Precision, TrainOptions
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 _CANNOT_LOAD = (
     yaml.YAMLError,
@@ -71,34 +71,11 @@ def train(
     cohort: Path,
     out: Path,
     model: Callable[[int, int], FusionModel] = DrFuse,
-    train_on: Subset = "full",
-    validate_on: Subset | None = None,
-    epochs: int = 100,
-    patience: int = 10,
-    lr: float = 1e-4,
-    batch_size: int = 16,
-    matched_cxr_dropout: float = 0.3,
-    crop_size: int = 224,
-    augment: Augmentation = True,
-    seed: int = 0,
-    precision: Precision = "32-true",
-    accelerator: str = "auto",
-    num_workers: int = 0,
-    task: TaskName = "phenotyping",
-    init_ehr: Path | None = None,
-    init_cxr: Path | None = None,
-    accumulate: int = 1,
-    cxr_share: float = 1.0,
-    freeze_cxr: bool = False,
-    compile: bool = False,  # noqa: A002 - the option's name
-    checkpoint_activations: bool = False,
-    devices: int | None = None,
-    nodes: int | None = None,
+    options: TrainOptions = DEFAULTS,
     overwrite: bool = False,
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),
-    weight_decay: float = 0.0,
-    schedule: Schedule = "constant",
+    **changes: Any,
 ) -> TrainedRun:
     """Train a model on a cohort, keep its best weights, and predict every stay.
 
@@ -110,153 +87,78 @@ def train(
         out: Folder of the run to write.
         model: Class of the model, by its import path. It takes the numbers of features and labels first; its
             other arguments are options of their own (--model.help CLASS).
-        train_on: Train on all stays (`full`), or on those with a radiograph (`matched`).
-        validate_on: Stays of the validation split by which the epoch is chosen: `full` or `matched`, by
-            default the same as `train_on`. Published code validates on `full`, whatever it trains on.
-        epochs: The most epochs to train.
-        patience: Stop after this many epochs without a better macro PRAUC on the validation split.
-        lr: Learning rate of Adam.
-        batch_size: The most stays a batch, those of all devices together. Batches differ by one stay at most.
-        matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch. A
-            model that reads radiographs alone keeps them all.
-        crop_size: Side of the centre crop of the radiographs, in pixels.
-        augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
-            published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
-        seed: Seed of the weights, the order of the batches, and everything random in training.
-        precision: Numbers to compute with. `bf16-mixed` is faster where the processor has bfloat16; `32-true`
-            repeats bit by bit on a CPU.
-        accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
-        num_workers: Processes that make batches; 0 makes them in this one.
-        task: Predict the phenotypes, death in hospital, or the length of the ICU stay in seven classes.
-        init_ehr: Run of a model of the EHR alone, whose encoder's weights this one's EHR encoder starts from.
-        init_cxr: Run of a model of the radiograph alone, likewise.
-        accumulate: Batches whose gradients are added up for one step of Adam: the step of a batch that many
-            times as large, in the memory of one. BatchNorm still sees one at a time.
-        cxr_share: Share of each training batch's radiographs that is used at all. Less than 1 is faster; the
-            other stays of the batch count as stays without a radiograph.
-        freeze_cxr: Train everything but the radiographs' backbones, which should then be pretrained. What
-            they give of each radiograph, unaugmented, is computed once, held in the device's memory, and used
-            in every epoch.
-        compile: Compile the encoders with torch.compile. It takes minutes at the start, and a C++ compiler on
-            a CPU, where it gains little. Dropout then draws other numbers.
-        checkpoint_activations: Keep less of each forward pass, and compute it again for the gradients: less
-            memory, more time, the same results. Does not go with `compile`.
-        devices: Train on so many devices of this machine (with `cpu`, processes), each with a part of every
-            batch. By default one or, under torchrun or srun, those that it started a process for.
-        nodes: Train on so many machines, which all see the cohort and `out`; torchrun or srun has started a
-            process for each of their devices, and says by default how many there are.
+        options: How it is trained.
         overwrite: Replace the run that lies at `out`.
         progress: Whether to show progress bars.
         callbacks: What else Lightning is to call while it trains.
-        weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
-            Adam has none.
-        schedule: Keep the learning rate (`constant`, as published), or let it rise over the first tenth
-            of `epochs` and then fall to 0 at their end (`cosine`). `patience` may stop a training before.
+        changes: Options by name, in place of those in `options`: `train(cohort, out, epochs=3)`.
 
     Returns:
         Where the run lies, and its best epoch.
 
     Raises:
-        InputError: If the cohort cannot be used, or another run lies at `out`.
+        InputError: If the cohort or an option cannot be used, or another run lies at `out`.
     """
-    given = dict(locals())
-    check_options(epochs, patience, lr, seed, accumulate, weight_decay)
-    check_choice("train_on", train_on, get_args(Subset))
-    validate_on = validate_on or train_on
-    check_choice("validate_on", validate_on, get_args(Subset))
-    check_choice("schedule", schedule, get_args(Schedule))
-    check_choice("precision", precision, get_args(Precision))
-    ranks = Ranks.of_environment(devices, nodes)
-    if ranks is None and (devices or 1) > 1:
-        return start_ranks(train, given, devices or 1)
+    options = options.changed(**changes)
+    ranks = Ranks.of_environment(options.devices, options.nodes)
+    if ranks is None and (options.devices or 1) > 1:
+        given = {
+            "cohort": cohort,
+            "out": out,
+            "model": model,
+            "options": options,
+            "overwrite": overwrite,
+            "progress": progress,
+            "callbacks": callbacks,
+        }
+        return start_ranks(train, given, options.devices or 1)
     ranks = ranks or Ranks()
     ranks.join()
     opened = Cohort.open(Path(cohort).resolve(), verify=ranks.is_first)
-    data = CohortDataModule(
-        opened,
-        train_on,
-        batch_size,
-        matched_cxr_dropout,
-        crop_size,
-        augment,
-        num_workers,
-        seed,
-        task,
-        cxr_share,
-        ranks.rank,
-        ranks.size,
-        validate_on,
-        accumulate,
-    )
+    data = data_module(opened, options, ranks)
     labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
     if not labels[data.validation_rows].any():
         raise InputError(
             f"no label occurs in the validation split of {cohort}, so no epoch is better than another; "
             "prepare a larger cohort, or one with another --seed or --split-file"
         )
-    L.seed_everything(seed, workers=True, verbose=False)
+    L.seed_everything(options.seed, workers=True, verbose=False)
     network = _make(model, len(data.dataset.features), len(label_names))
     _read_what_is_needed(network, data)
     check_contract(network, data.example(), len(label_names))
-    for modality, unimodal in (("ehr", init_ehr), ("cxr", init_cxr)):
+    for modality, unimodal in (("ehr", options.init_ehr), ("cxr", options.init_cxr)):
         if unimodal is not None:
             _start_from(network, modality, unimodal, opened.fingerprint)
-    _check_alone(ranks, compile=compile, freeze_cxr=freeze_cxr)
-    _arrange(network, precision, compile, checkpoint_activations)
-    fusion = FusionTask(network, lr, seed, opened.fingerprint, accumulate, ranks, weight_decay, schedule)
+    _check_alone(ranks, compile=options.compile, freeze_cxr=options.freeze_cxr)
+    _arrange(network, options)
+    fusion = FusionTraining(network, options, opened.fingerprint, ranks)
 
     run = RunFiles(Path(out).resolve())
     trainer = _trainer(
         ranks,
-        accelerator,
-        precision,
-        max_epochs=epochs,
-        accumulate_grad_batches=accumulate,
-        callbacks=[*_callbacks(run, patience), *callbacks],
+        options.accelerator,
+        options.precision,
+        max_epochs=options.epochs,
+        accumulate_grad_batches=options.accumulate,
+        callbacks=[*checkpoint_callbacks(run, options.patience), *callbacks],
         logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
         enable_progress_bar=progress,
     )
-    if not compile:
+    if not options.compile:
         _check_kernels(network, data, trainer)
-    options: dict[str, Any] = {
-        "cohort": str(opened.folder),
-        "model": describe_model(network),
-        "train_on": train_on,
-        "validate_on": validate_on,
-        "epochs": epochs,
-        "patience": patience,
-        "lr": lr,
-        "batch_size": batch_size,
-        "matched_cxr_dropout": matched_cxr_dropout,
-        "crop_size": crop_size,
-        "augment": augment,
-        "seed": seed,
-        "precision": precision,
-        "accelerator": accelerator,
-        "num_workers": num_workers,
-        "task": task,
-        "init_ehr": None if init_ehr is None else str(Path(init_ehr).resolve()),
-        "init_cxr": None if init_cxr is None else str(Path(init_cxr).resolve()),
-        "accumulate": accumulate,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "cxr_share": cxr_share,
-        "freeze_cxr": freeze_cxr,
-        "compile": compile,
-        "checkpoint_activations": checkpoint_activations,
-        "devices": None if ranks.is_alone else devices,
-        "nodes": None if ranks.is_alone else nodes,
-    }
+    config = {"cohort": str(opened.folder), "model": describe_model(network), **options.written()}
+    if ranks.is_alone:  # whatever torchrun or srun was asked for
+        config |= {"devices": None, "nodes": None}
     with ExitStack() as held:
         with ranks.abort_peers_on_error():
             checkpoint = None  # the folder is the first process's, which the others follow
             if ranks.is_first:
-                checkpoint = held.enter_context(claim(run, options, opened.fingerprint, overwrite))
-            is_done = checkpoint is not None and _is_done(checkpoint, epochs, patience)
-        resumes, is_done = ranks.share((checkpoint is not None, is_done))
-        if freeze_cxr:
+                checkpoint = held.enter_context(claim(run, config, opened.fingerprint, overwrite))
+            done = checkpoint is not None and is_done(checkpoint, options.epochs, options.patience)
+        resumes, done = ranks.share((checkpoint is not None, done))
+        if options.freeze_cxr:
             _freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
-        if not is_done and not isinstance(network, FittedModel):
+        if not done and not isinstance(network, FittedModel):
             _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
         with ranks.abort_peers_on_error():
             result = _save_best(run, fusion, data) if ranks.is_first else None
@@ -268,21 +170,29 @@ def train(
     return result
 
 
-def check_options(
-    epochs: int, patience: int, lr: float, seed: int, accumulate: int = 1, weight_decay: float = 0.0
-) -> None:
-    """Check the ranges of the options.
+def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = None) -> CohortDataModule:
+    """Return what makes the batches of a training, or of this process's part of one.
 
     Raises:
-        InputError: If one is out of range.
+        InputError: If the cohort cannot be used with the options.
     """
-    if min(epochs, patience, accumulate) < 1 or not 0 < lr < math.inf or not 0 <= seed < 2**32:
-        raise InputError(
-            "expected epochs and patience of at least 1, lr above 0, and seed from 0 to 2^32 - 1; "
-            "accumulate at least 1"
-        )
-    if not 0 <= weight_decay < math.inf:
-        raise InputError(f"weight_decay is {weight_decay}; expected a number of at least 0")
+    ranks = ranks or Ranks()
+    return CohortDataModule(
+        cohort,
+        options.train_on,
+        options.batch_size,
+        options.matched_cxr_dropout,
+        options.crop_size,
+        options.augment,
+        options.num_workers,
+        options.seed,
+        options.task,
+        options.cxr_share,
+        ranks.rank,
+        ranks.size,
+        options.validated_on,
+        options.accumulate,
+    )
 
 
 def load_model(run: Path) -> FusionModel:
@@ -296,12 +206,8 @@ def load_model(run: Path) -> FusionModel:
     files = RunFiles(Path(run))
     try:
         described = yaml.safe_load(files.config.read_text(encoding="utf-8"))["model"]
-        module, name = described["class_path"].rsplit(".", 1)
-        kind = getattr(import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, FusionModel)):
-            raise TypeError(f"{described['class_path']} is not a FusionModel")
-        sizes: tuple[Any, ...] = (facts["n_features"], facts["n_labels"])
-        model = kind(*sizes, **described["init_args"])
+        kind: Any = import_class(described["class_path"], FusionModel)
+        model: FusionModel = kind(facts["n_features"], facts["n_labels"], **described["init_args"])
         model.load_state_dict(load_file(files.model))
     except _CANNOT_LOAD as error:
         reason = " ".join(str(error).split())
@@ -348,7 +254,7 @@ def describe_model(network: FusionModel) -> dict[str, Any]:
     """Return a model's class path and the arguments after the two sizes, defaults included."""
     sizes = list(inspect.signature(type(network)).parameters)[:2]
     arguments = {name: _plain(value) for name, value in network.init_args.items() if name not in sizes}
-    return {"class_path": f"{type(network).__module__}.{type(network).__qualname__}", "init_args": arguments}
+    return {"class_path": import_path(type(network)), "init_args": arguments}
 
 
 def _plain(value: Any) -> Any:
@@ -428,40 +334,13 @@ def _check_alone(ranks: Ranks, **options: bool) -> None:
         raise InputError(f"--{on[0]} works on one device; leave it or --devices out")
 
 
-def _callbacks(run: RunFiles, patience: int) -> list[L.Callback]:
-    """Return what stops a training, keeps the weights of its best epoch, and all of the last one."""
-    best_of: dict[str, Any] = {"monitor": "val/prauc_macro", "mode": "max"}
-    return [
-        EarlyStopping(**best_of, patience=patience, check_finite=False),
-        _BestCheckpoint(
-            run.checkpoints, "best-{epoch}", **best_of, save_weights_only=True, enable_version_counter=False
-        ),
-        ModelCheckpoint(run.checkpoints, run.last_checkpoint.stem, enable_version_counter=False),
-    ]
-
-
-def _rank(checkpoint: dict[str, Any]) -> tuple[float, int]:
-    prauc = checkpoint["val_prauc"]
-    return (prauc if math.isfinite(prauc) else -math.inf, -checkpoint["epoch"])
-
-
-def _is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
-    """Return whether nothing was left to train when a checkpoint was written."""
-    waited = next(
-        state["wait_count"]
-        for key, state in checkpoint["callbacks"].items()
-        if key.startswith("EarlyStopping")
-    )
-    return bool(checkpoint["epoch"] + 1 >= epochs or waited >= patience)
-
-
-def _fit(trainer: L.Trainer, task: FusionTask, data: CohortDataModule, checkpoint: Path | None) -> None:
+def _fit(trainer: L.Trainer, task: FusionTraining, data: CohortDataModule, checkpoint: Path | None) -> None:
     """Train to the end, or raise."""
     with _interruptible(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
-def _save_best(run: RunFiles, fusion: FusionTask, data: CohortDataModule) -> TrainedRun:
+def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:
     """Give a model the weights that its training came to, and save them."""
     if isinstance(fusion.model, FittedModel):
         with _needing_batches():
@@ -527,19 +406,6 @@ def _needing_batches() -> Iterator[None]:
         ) from error
 
 
-class _BestCheckpoint(ModelCheckpoint):
-    """The best epoch's checkpoint, known again in a run that was moved since."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
-
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict[name]) for name in paths}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict | moved | {"best_k_models": best, "dirpath": str(self.dirpath)})
-
-
 def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
     """Load the encoder of a trained unimodal model into that of a new one.
 
@@ -572,24 +438,18 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
         ) from error
 
 
-def _arrange(network: FusionModel, precision: Precision, compiled: bool, recomputed: bool) -> None:
-    """Choose how a model is laid out in memory and run.
-
-    Raises:
-        InputError: If it is to be compiled and recomputed, which torch.compile cannot do.
-    """
-    if compiled and recomputed:
-        raise InputError("--compile does not go with --checkpoint-activations; choose one of them")
-    if precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash with it
+def _arrange(network: FusionModel, options: TrainOptions) -> None:
+    """Choose how a model is laid out in memory and run."""
+    if options.precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if recomputed:
+    if options.checkpoint_activations:
         recompute_activations(network)
-    if compiled:
+    if options.compile:
         compile_encoders(network)
 
 
 def _freeze_cxr(
-    fusion: FusionTask, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
+    fusion: FusionTraining, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
 ) -> None:
     """Keep what each radiograph encoder's backbone gives of every radiograph; batches hold their rows.
 
@@ -616,22 +476,14 @@ def _freeze_cxr(
     data.dataset.cxr_as = "rows"
 
 
-def _keep_best(run: RunFiles, fusion: FusionTask, data: CohortDataModule) -> TrainedRun:
+def _keep_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:
     """Load the weights of a run's best epoch, and save them.
 
     Raises:
         InputError: If there are none.
     """
     n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
-    # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
-    names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
-    if not names:
-        raise InputError(f"{run.folder} has lost its best checkpoint; remove the folder, and train it again")
-    kept = max((load_checkpoint(run, name) for name in names), key=_rank)
-    if not math.isfinite(kept["val_prauc"]):
-        raise InputError(
-            f"no epoch of {run.folder} has a validation PRAUC: the model predicts no finite numbers"
-        )
+    kept = load_best(run)
     fusion.load_state_dict(kept["state_dict"])
     result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
     _save_model(run, fusion.model, data, result)
@@ -655,7 +507,7 @@ def _save_model(run: RunFiles, network: FusionModel, data: CohortDataModule, res
         save_file(weights, beside, {"drfuse": json.dumps(facts)})  # one entry: the order of several is random
 
 
-def _predict(trainer: L.Trainer, task: FusionTask, data: CohortDataModule) -> Predictions:
+def _predict(trainer: L.Trainer, task: FusionTraining, data: CohortDataModule) -> Predictions:
     """Return the logits, labels and modality weights of every stay that takes part in the task."""
     rows, of_task = data.rows, data.dataset.task
     with _interruptible(trainer):

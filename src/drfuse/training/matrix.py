@@ -15,7 +15,6 @@ from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,20 +26,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from drfuse.data import Cohort
 from drfuse.errors import BusyError, InputError
+from drfuse.files import is_locked
+from drfuse.imports import import_class, import_path
 from drfuse.logs import log_to
+from drfuse.models import FusionModel
 from drfuse.run import RunFiles
-from drfuse.training.claim import is_claimed
 from drfuse.training.distributed import die_with_parent
 from drfuse.training.fit import train
+from drfuse.training.options import DEFAULTS, TrainOptions
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_WAIT = 5.0
 """Before a run that another command is doing is looked at again."""
 
-_NO_CONFIGURATION = ("cohort", "out", "model", "devices", "nodes", "overwrite", "progress", "callbacks")
-# how a run is trained, but not which run it is
-_NOT_DECIDING = ("accelerator", "num_workers", "checkpoint_activations")
 _RAY_RETRIES = 3
 _SECONDS_TO_ANSWER = 10.0
 
@@ -59,7 +58,7 @@ class RunSpec:
         cohort: Folder of the cohort.
         fingerprint: Of the cohort.
         model: `class_path` and `init_args`, as `config.yaml` has them.
-        options: Every other option of `train`, defaults included.
+        options: How it is trained.
         folder: Where it lies.
         after: Runs that it starts from.
     """
@@ -68,7 +67,7 @@ class RunSpec:
     cohort: Path
     fingerprint: str
     model: Mapping[str, Any]
-    options: Mapping[str, Any]
+    options: TrainOptions
     folder: Path
     after: Sequence["RunSpec"] = ()
 
@@ -80,7 +79,7 @@ class RunSpec:
     @property
     def is_done(self) -> bool:
         """Whether the run is finished."""
-        return self.run.predictions.is_file()
+        return self.run.is_finished
 
 
 def specify(
@@ -88,52 +87,43 @@ def specify(
     runs: Path,
     title: str,
     model: Mapping[str, Any],
+    options: TrainOptions = DEFAULTS,
     after: Mapping[str, RunSpec] | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> RunSpec:
-    """Return a run whose folder carries a hash of its whole configuration and of the cohort's manifest.
+    """Return a run whose folder carries a hash of the cohort's manifest, the model and what decides the run.
 
-    Where the cohort and the runs lie, and with what they are trained, is not part of it. What a path of the
-    configuration leads to is taken by the path's last name.
+    Where the cohort and the runs lie, and with what they are computed, is not part of it (see
+    `TrainOptions.deciding`). A path counts by its last name.
 
     Args:
         cohort: The cohort.
         runs: Folder of the runs.
         title: What it is, for people.
         model: `class_path`, and those `init_args` that are not the model's defaults.
+        options: How it is trained.
         after: By `ehr` and `cxr`, the unimodal run that its encoder starts from.
-        options: Options of `train` that are not its defaults.
+        changes: Options by name, in place of those in `options`.
 
     Raises:
         InputError: If there is no such model or option.
     """
-    signature = inspect.signature(train).parameters
-    defaults = {key: one.default for key, one in signature.items() if key not in _NO_CONFIGURATION}
-    if unknown := sorted(options.keys() - defaults.keys()):
-        raise InputError(
-            f"{unknown[0]!r} is not an option of a training; expected one of {', '.join(defaults)}"
-        )
-    first = dict(after or {})
-    configuration = {**defaults, **options, **{f"init_{key}": spec.folder for key, spec in first.items()}}
-    configuration["validate_on"] = configuration["validate_on"] or configuration["train_on"]
-    kind = class_of(model)
-    reads_both = all(getattr(kind, f"reads_{modality}", True) for modality in ("ehr", "cxr"))
-    if configuration["train_on"] == "full" or not reads_both:  # where it changes nothing
-        configuration["matched_cxr_dropout"] = defaults["matched_cxr_dropout"]
-    described = {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": _init_args(model),
-    }
-    deciding = {key: value for key, value in configuration.items() if key not in _NOT_DECIDING}
-    identity = {"cohort": cohort.fingerprint, "model": described, **deciding}
+    first = {f"init_{modality}": spec for modality, spec in (after or {}).items()}
+    starts = {name: spec.folder for name, spec in first.items()}
+    options = options.changed(**changes, **starts)
+    kind = import_class(model["class_path"], FusionModel)
+    if options.train_on == "full" or not (kind.reads_ehr and kind.reads_cxr):  # where it changes nothing
+        options = options.changed(matched_cxr_dropout=DEFAULTS.matched_cxr_dropout)
+    described = {"class_path": import_path(kind), "init_args": _init_args(model, kind)}
+    identity = {"cohort": cohort.fingerprint, "model": described, **options.deciding()}
     try:
         text = json.dumps(_plain(identity), sort_keys=True)
     except TypeError as error:
         raise InputError(f"an argument of {kind.__name__} cannot be written down: {error}") from error
-    name = f"{kind.__name__}-{configuration['train_on']}-{configuration['seed']}".lower()
+    name = f"{kind.__name__}-{options.train_on}-{options.seed}".lower()
     folder = runs / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     return RunSpec(
-        title, cohort.folder, cohort.fingerprint, described, configuration, folder, tuple(first.values())
+        title, cohort.folder, cohort.fingerprint, described, options, folder, tuple(first.values())
     )
 
 
@@ -189,7 +179,7 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     ) as progress:  # alone, Lightning shows its own
         bar = progress.add_task("", total=len(left))
         while left:
-            jobs = [spec for spec in left.values() if spec.is_done or not is_claimed(spec.run)]
+            jobs = [spec for spec in left.values() if spec.is_done or not is_locked(spec.folder)]
             if not jobs:
                 logger.info("waiting for %d runs that another command is doing", len(left))
                 time.sleep(SECONDS_TO_WAIT)
@@ -226,22 +216,15 @@ def train_one(
     """
     if spec.is_done:
         return "done"
-    if is_claimed(spec.run):
+    if is_locked(spec.folder):
         return "busy"
     try:
         if lacking := [one.title for one in spec.after if not one.is_done]:
             raise InputError(f"it starts from {' and '.join(lacking)}, which failed")
-        model = partial(class_of(spec.model), **spec.model["init_args"])
-        train(
-            spec.cohort,
-            spec.folder,
-            model,
-            **spec.options,
-            devices=1,  # one of several that torchrun or srun may have started shares the runs, not this one
-            nodes=1,
-            progress=progress,
-            callbacks=callbacks,
-        )
+        model: Any = partial(import_class(spec.model["class_path"], FusionModel), **spec.model["init_args"])
+        # one of several processes that torchrun or srun may have started shares the runs, not this one
+        alone = spec.options.changed(devices=1, nodes=1)
+        train(spec.cohort, spec.folder, model, alone, progress=progress, callbacks=callbacks)
     except passing:
         raise
     except BusyError:
@@ -355,27 +338,13 @@ def _on_ray(
             ray.cancel(job)
 
 
-def class_of(model: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return the class that a description names.
-
-    Raises:
-        InputError: If it cannot be imported.
-    """
-    module, _, name = str(model["class_path"]).rpartition(".")
-    try:
-        kind: Callable[..., Any] = getattr(import_module(module), name)
-    except Exception as error:  # whatever a user's module raises
-        raise InputError(f"there is no model {model['class_path']}: {error}") from error
-    return kind
-
-
-def _init_args(model: Mapping[str, Any]) -> dict[str, Any]:
+def _init_args(model: Mapping[str, Any], kind: type[FusionModel]) -> dict[str, Any]:
     """Return all arguments of a model but its two sizes, defaults included.
 
     Raises:
         InputError: If it does not take one of those that are given.
     """
-    of_class = inspect.signature(class_of(model)).parameters.values()
+    of_class = inspect.signature(kind).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = [one for one in of_class if one.kind not in variadic][2:]
     given = dict(model.get("init_args") or {})

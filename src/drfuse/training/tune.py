@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import lightning as L
 import numpy as np
@@ -20,13 +20,15 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from drfuse.data import Augmentation, Cohort, CohortDataModule, Subset, TaskName
+from drfuse.data import Cohort
 from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
+from drfuse.imports import import_path
 from drfuse.models import DrFuse
-from drfuse.training.fit import Precision, check_options, read_facts
+from drfuse.training.fit import data_module, read_facts
 from drfuse.training.matrix import SECONDS_TO_WAIT, RunSpec, specify, spread, train_all, train_one
-from drfuse.training.task import Schedule
+from drfuse.training.metrics import MONITORED
+from drfuse.training.options import DEFAULTS, TrainOptions, Without, refuse_decided
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ Sampler = Literal["grid", "tpe"]
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _FAILURE = "failure"  # the attribute of a trial that says why its run failed
+DECIDED = ("init_ehr", "init_cxr", "devices", "nodes")
+"""Options of a training that a search sets for each run itself."""
+
 _NAMES = ("alignment_weight", "orthogonality_weight", "auxiliary_weight", "lr")
 
 
@@ -87,22 +92,10 @@ def tune(
     auxiliary_weight: Sequence[float] = (0.0, 0.5, 1.0),
     lr: Sequence[float] = (1e-4, 1e-3),
     model_args: dict[str, Any] | None = None,
-    train_on: Subset = "full",
-    validate_on: Subset | None = None,
-    epochs: int = 100,
-    patience: int = 10,
-    batch_size: int = 16,
-    crop_size: int = 224,
-    augment: Augmentation = True,
-    schedule: Schedule = "constant",
-    weight_decay: float = 0.0,
-    seed: int = 0,
-    precision: Precision = "32-true",
-    accelerator: str = "auto",
-    num_workers: int = 0,
-    task: TaskName = "phenotyping",
     workers: int = 1,
     ray: bool | str = False,
+    options: Annotated[TrainOptions, Without(*DECIDED)] = DEFAULTS,
+    **changes: Any,
 ) -> Tuned:
     """Search for DrFuse's loss weights and learning rate; the best is chosen by validation macro PRAUC.
 
@@ -121,27 +114,11 @@ def tune(
         auxiliary_weight: Values of lambda_3.
         lr: Learning rates.
         model_args: Other arguments of the model.
-        train_on: Train on all stays (`full`), or on those with a radiograph (`matched`).
-        validate_on: Stays of the validation split by which epochs and hyper-parameters are chosen: `full` or
-            `matched`, by default the same as `train_on`.
-        epochs: The most epochs to train.
-        patience: Stop a training after this many epochs without a better validation PRAUC.
-        batch_size: The most stays a batch.
-        crop_size: Side of the centre crop of the radiographs, in pixels.
-        augment: Change training radiographs at random: flip, rotate, scale and shift them (`true`, as
-            published), only shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`).
-        schedule: Keep the learning rate (`constant`, as published), or let it rise over the first tenth
-            of `epochs` and then fall to 0 at their end (`cosine`). `patience` may stop a training before.
-        weight_decay: Share of itself, times `lr`, that every weight loses at each step (AdamW). The paper's
-            Adam has none.
-        seed: Seed of the trainings, and of the sampler.
-        precision: Numbers to compute with.
-        accelerator: `cpu`, `gpu`, or `auto` for the fastest there is.
-        num_workers: Processes that make batches, for each run.
-        task: What is predicted.
         workers: Runs at a time, each in a process of its own.
         ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine. A grid then
             takes all that the cluster has; `tpe` takes `workers` at a time.
+        options: How each run is trained; `seed` is the sampler's, too.
+        changes: Options by name, in place of those in `options`.
 
     Returns:
         All trials, the best first.
@@ -149,45 +126,19 @@ def tune(
     Raises:
         InputError: If the cohort or an option cannot be used, or runs failed.
     """
-    check_choice("schedule", schedule, get_args(Schedule))
+    options = options.changed(**changes)
+    refuse_decided(options, DECIDED, "tune")
     check_choice("sampler", sampler, get_args(Sampler))
     grid = dict(zip(_NAMES, (alignment_weight, orthogonality_weight, auxiliary_weight, lr), strict=True))
     for name, values in grid.items():
         if not values or min(values) < 0 or (name == "lr" and min(values) == 0):
             raise InputError(f"--{name.replace('_', '-')} expects numbers of at least 0, and lr above 0")
-    for rate in lr:
-        check_options(epochs, patience, rate, seed, weight_decay=weight_decay)
     if trials < 1 or workers < 1:
         raise InputError("expected trials and workers of at least 1")
     if clash := sorted((model_args or {}).keys() & grid.keys()):
         raise InputError(f"{clash[0]} is searched for; give its values as --{clash[0].replace('_', '-')}")
     opened, out = Cohort.open(Path(cohort).resolve()), Path(out).resolve()
-    CohortDataModule(
-        opened,
-        train_on,
-        batch_size,
-        crop_size=crop_size,
-        augment=augment,
-        num_workers=num_workers,
-        task=task,
-        validate_on=validate_on,
-    )  # a wrong option fails here
-    options = {
-        "train_on": train_on,
-        "validate_on": validate_on,
-        "epochs": epochs,
-        "patience": patience,
-        "batch_size": batch_size,
-        "crop_size": crop_size,
-        "augment": augment,
-        "schedule": schedule,
-        "weight_decay": weight_decay,
-        "seed": seed,
-        "precision": precision,
-        "accelerator": accelerator,
-        "num_workers": num_workers,
-        "task": task,
-    }
+    data_module(opened, options)  # what is wrong fails before the training
     run_of = _Specified(opened, out / "runs", model_args or {}, options)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     if sampler == "grid":
@@ -206,7 +157,7 @@ def tune(
     else:
         place = storage or str(out / "study.journal")
         any_point = dict.fromkeys(grid, 1.0)  # trials of other configurations are in studies of their own
-        search = _Search(grid, run_of, out, place, run_of(any_point).folder.name, trials, seed)
+        search = _Search(grid, run_of, out, place, run_of(any_point).folder.name, trials, options.seed)
         with _quiet_optuna():
             study = _open(search)
             if workers == 1 and not ray:
@@ -237,16 +188,13 @@ class _Specified:
     cohort: Cohort
     runs: Path
     model_args: Mapping[str, Any]
-    options: Mapping[str, Any]
+    options: TrainOptions
 
     def __call__(self, point: Mapping[str, float]) -> RunSpec:
         weights = {name: value for name, value in point.items() if name != "lr"}
-        model = {
-            "class_path": f"{DrFuse.__module__}.{DrFuse.__qualname__}",
-            "init_args": {**self.model_args, **weights},
-        }
+        model = {"class_path": import_path(DrFuse), "init_args": {**self.model_args, **weights}}
         title = ", ".join(f"{name} {value:.3g}" for name, value in point.items())
-        return specify(self.cohort, self.runs, title, model, lr=point["lr"], **self.options)
+        return specify(self.cohort, self.runs, title, model, self.options, lr=point["lr"])
 
 
 class _Report(L.Callback):
@@ -260,7 +208,7 @@ class _Report(L.Callback):
         self.trial = trial
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        self.trial.report(trainer.callback_metrics["val/prauc_macro"].item(), trainer.current_epoch)
+        self.trial.report(trainer.callback_metrics[MONITORED["monitor"]].item(), trainer.current_epoch)
         if self.trial.should_prune():
             raise optuna.TrialPruned
 
@@ -315,12 +263,8 @@ def _holding(search: _Search, number: int) -> Iterator[None]:
     Raises:
         Timeout: If another process trains it.
     """
-    path = search.out / f".trial-{number}.lock"
-    with FileLock(path, blocking=False):
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)  # while it is held; who waits for it notices
+    with FileLock(search.out / f".trial-{number}.lock", blocking=False):
+        yield
 
 
 def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:

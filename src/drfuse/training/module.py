@@ -3,107 +3,25 @@
 import logging
 import math
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import lightning as L
-import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.training.distributed import Ranks, SplitModel, collect
+from drfuse.training.metrics import MONITORED, MacroPrauc, MeanLosses
+from drfuse.training.optimizers import cosine, make_optimizer
+from drfuse.training.options import TrainOptions
 
 logger = logging.getLogger(__name__)
 
-_HALF = (torch.bfloat16, torch.float16)
 _STEPS_UNSEEN = 50
 """Of training, at most, before a loss that is not finite is noticed."""
-
-
-Schedule = Literal["constant", "cosine"]
-"""The learning rate stays, or rises over the first tenth of the steps and falls to 0 as a cosine does."""
-
-_WARM_UP = 0.1
-
-
-def cosine(n_steps: int, step: int) -> float:
-    """Return the share of the learning rate at a step (the first is 0) of a training of `n_steps`.
-
-    >>> [round(cosine(20, step), 3) for step in (0, 1, 2, 11, 20)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    >>> cosine(1, 0)
-    1.0
-    """
-    warm_up = _WARM_UP * n_steps
-    if step < warm_up:
-        return (step + 1) / math.ceil(warm_up)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (n_steps - warm_up)))
-
-
-class MacroPrauc(Metric):
-    """Mean PRAUC over the phenotypes that have a positive.
-
-    Stays whose logits are NaN are left out: the model says nothing of them. NaN if nothing is left, or if
-    logits are infinite.
-    """
-
-    logits: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__(sync_on_compute=False)  # every process has the logits of all
-        self.add_state("logits", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add logits and labels (B, C) of some stays."""
-        self.logits.append(logits.detach().float())
-        self.labels.append(labels)
-
-    @property
-    def is_rounded(self) -> bool:
-        """Whether the logits were computed in half precision: stays tie that a model tells apart."""
-        logits = dim_zero_cat(self.logits)
-        told = logits[logits.isfinite()]
-        return len(told) > 0 and any(torch.equal(told, told.to(half).float()) for half in _HALF)
-
-    def compute(self) -> Tensor:
-        """Return the mean, a scalar."""
-        logits, labels = (dim_zero_cat(state).cpu().numpy() for state in (self.logits, self.labels))
-        told = ~np.isnan(logits).any(axis=1)
-        logits, labels = logits[told], labels[told]
-        occurs = labels.any(axis=0)
-        if not occurs.any() or not np.isfinite(logits).all():
-            return torch.tensor(torch.nan)
-        return torch.tensor(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))
-
-
-class MeanLosses:
-    """Means of named losses over stays. Every process of a run counts the same batches, whole."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all losses."""
-        self.sums: dict[str, Tensor] = {}
-        self.n_stays: dict[str, int] = {}
-
-    def update(self, losses: dict[str, Tensor], n_stays: int) -> None:
-        """Add the losses of a batch, scalars."""
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + n_stays * loss.detach().float()
-            self.n_stays[name] = self.n_stays.get(name, 0) + n_stays
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the means, scalars, each over the stays of the batches that had that loss."""
-        return {name: total / self.n_stays[name] for name, total in self.sums.items()}
 
 
 class Predicted(NamedTuple):  # Lightning moves what a tuple holds to the CPU
@@ -120,41 +38,27 @@ class Predicted(NamedTuple):  # Lightning moves what a tuple holds to the CPU
     modality_weights: Tensor | None
 
 
-class FusionTask(L.LightningModule):
-    """Train a model with Adam, and watch its macro PRAUC on the validation split.
+class FusionTraining(L.LightningModule):
+    """Train a model, and watch its macro PRAUC on the validation split.
+
+    With `accumulate`, each batch counts by its stays, so that the batches of a step add up to the gradient of
+    all of these stays together, in the last step of an epoch as well. Each epoch has a seed of its own, so
+    that a run resumed after one goes on as it would have.
 
     Args:
         model: The model.
-        lr: Learning rate.
-        seed: Seed of everything random within an epoch. Each epoch has its own, so that a run resumed after
-            one goes on as it would have.
+        options: How it is trained.
         cohort: Fingerprint of the cohort, noted in every checkpoint.
-        accumulate: Batches whose gradients make one step of Adam. Each counts by its stays, so that they add
-            up to the gradient of all of these stays together, in the last group of an epoch as well.
         ranks: The processes that train it together, each on its part of every batch.
-        weight_decay: Share of itself, times the learning rate, that every weight loses at each step.
-        schedule: What becomes of the learning rate over all epochs that may be trained.
     """
 
     def __init__(
-        self,
-        model: FusionModel,
-        lr: float,
-        seed: int,
-        cohort: str = "",
-        accumulate: int = 1,
-        ranks: Ranks | None = None,
-        weight_decay: float = 0.0,
-        schedule: Schedule = "constant",
+        self, model: FusionModel, options: TrainOptions, cohort: str = "", ranks: Ranks | None = None
     ) -> None:
         super().__init__()
         self.model = model
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.seed = seed
+        self.options = options
         self.cohort = cohort
-        self.accumulate = accumulate
         self.train_losses = MeanLosses()
         self.val_losses = MeanLosses()
         self.rank = 0 if ranks is None else ranks.rank
@@ -164,14 +68,14 @@ class FusionTask(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed what is random in this epoch: dropout, augmentation, dropped radiographs."""
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + (self.rank << 53))
+        torch.manual_seed(self.options.seed * 1_000_003 + self.current_epoch + (self.rank << 53))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the total loss."""
         output, batch = self._run(batch, batch_idx)
         losses = self.model.loss(output, batch)
         self.train_losses.update(losses, len(batch))
-        return losses["total"] * self._weight(batch_idx) if self.accumulate > 1 else losses["total"]
+        return losses["total"] * self._weight(batch_idx) if self.options.accumulate > 1 else losses["total"]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Look at the losses from time to time: to look is to wait for the device.
@@ -213,7 +117,7 @@ class FusionTask(L.LightningModule):
                 "with drfuse.models.precision.Head",
                 type(self.model).__name__,
             )
-        self.log("val/prauc_macro", prauc, prog_bar=True, sync_dist=True)
+        self.log(MONITORED["monitor"], prauc, prog_bar=True, sync_dist=True)
         self.latest_val_prauc = prauc.item()
         self.val_prauc.reset()
 
@@ -235,19 +139,13 @@ class FusionTask(L.LightningModule):
         checkpoint["val_prauc"] = self.latest_val_prauc
 
     def configure_optimizers(self) -> Any:
-        """Return Adam with its default moments and the schedule; weights decay apart from the gradient."""
-        adam = torch.optim.Adam(
-            self.parameters(),
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            decoupled_weight_decay=True,
-            fused=True,
-        )
-        if self.schedule == "constant":
-            return adam
+        """Return the optimizer and, if the learning rate changes, what changes it at each step."""
+        optimizer = make_optimizer(self.options, self.parameters())
+        if self.options.schedule == "constant":
+            return optimizer
         share = partial(cosine, int(self.trainer.estimated_stepping_batches))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(adam, share)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _run(self, batch: Batch, batch_idx: int) -> tuple[FusionOutput, Batch]:
         """Return what the model says of a batch, and the batch; of a part, those of the whole."""
@@ -261,9 +159,9 @@ class FusionTask(L.LightningModule):
     def _weight(self, batch_idx: int) -> float:
         """Return a batch's share of the stays of its group, times what Lightning divides by."""
         sizes = cast(DataLoader[Batch], self.trainer.train_dataloader).sampler.sizes  # type: ignore[attr-defined]
-        first = batch_idx - batch_idx % self.accumulate
-        share: float = sizes[batch_idx] / sum(sizes[first : first + self.accumulate])
-        return share * self.accumulate
+        first = batch_idx - batch_idx % self.options.accumulate
+        share: float = sizes[batch_idx] / sum(sizes[first : first + self.options.accumulate])
+        return share * self.options.accumulate
 
     def _log(self, split: str, means: MeanLosses) -> None:
         named = {f"{split}/{name}": mean for name, mean in means.compute().items()}

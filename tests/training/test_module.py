@@ -7,7 +7,8 @@ from sklearn.metrics import average_precision_score
 
 from drfuse.data import Batch
 from drfuse.models import EhrTransformer, FusionModel, FusionOutput
-from drfuse.training.task import FusionTask, MacroPrauc, MeanLosses
+from drfuse.training import FusionTraining, TrainOptions
+from drfuse.training.metrics import MacroPrauc, MeanLosses
 from tests.builders import N_FEATURES, N_LABELS, make_batch, take_stays, tiny_drfuse
 
 
@@ -86,7 +87,7 @@ def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
         expected = model(batch).logits
         alone = model(take_stays(batch, [1, 3]).keep_cxr(torch.tensor([], dtype=torch.int64))).logits
         seen = calls_of(model, monkeypatch)
-        predicted = FusionTask(model, 1e-3, 0).predict_step(batch, 0)
+        predicted = FusionTraining(model, TrainOptions()).predict_step(batch, 0)
     assert seen == [(4, 2), (2, 0)]
     torch.testing.assert_close(predicted.logits, expected)
     torch.testing.assert_close(
@@ -97,14 +98,15 @@ def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
 def test_without_radiographs_nothing_is_predicted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     model = EhrTransformer(N_FEATURES, N_LABELS, dim=8, heads=2, feedforward=16).eval()
     seen = calls_of(model, monkeypatch)
-    predicted = FusionTask(model, 1e-3, 0).predict_step(make_batch(cxr_of=()), 0)
+    predicted = FusionTraining(model, TrainOptions()).predict_step(make_batch(cxr_of=()), 0)
     assert seen == [(4, 0)]
     assert torch.equal(predicted.logits, predicted.logits_without_cxr)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_weights_decay_apart_from_the_gradient(weight_decay: float) -> None:
-    task = FusionTask(EhrTransformer(N_FEATURES, N_LABELS, dim=8), 1e-2, 0, weight_decay=weight_decay)
+    network = EhrTransformer(N_FEATURES, N_LABELS, dim=8)
+    task = FusionTraining(network, TrainOptions(lr=1e-2, weight_decay=weight_decay))
     optimizer = task.configure_optimizers()
     before = task.model.head.weight.detach().clone()  # type: ignore[union-attr, operator]
     for parameter in task.parameters():

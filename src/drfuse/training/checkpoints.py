@@ -1,0 +1,87 @@
+"""The checkpoints of a run: the last epoch's, to go on from, and the best one's, to keep."""
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from drfuse.errors import InputError
+from drfuse.run import RunFiles
+from drfuse.training.metrics import MONITORED
+
+
+def checkpoint_callbacks(run: RunFiles, patience: int) -> list[L.Callback]:
+    """Return what stops a training, keeps the weights of its best epoch, and all of the last one."""
+    return [
+        EarlyStopping(**MONITORED, patience=patience, check_finite=False),
+        _BestCheckpoint(
+            run.checkpoints, "best-{epoch}", **MONITORED, save_weights_only=True, enable_version_counter=False
+        ),
+        ModelCheckpoint(run.checkpoints, run.last_checkpoint.stem, enable_version_counter=False),
+    ]
+
+
+def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
+    """Return a checkpoint of a run, on the CPU.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(run.checkpoints / name, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, BadZipFile) as error:
+        raise InputError(
+            f"{run.checkpoints / name} is damaged; start the run anew with --overwrite"
+        ) from error
+    return checkpoint
+
+
+def load_best(run: RunFiles) -> dict[str, Any]:
+    """Return the checkpoint of a run's best epoch.
+
+    Raises:
+        InputError: If there is none, or it has no validation PRAUC.
+    """
+    # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
+    names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
+    if not names:
+        raise InputError(f"{run.folder} has lost its best checkpoint; remove the folder, and train it again")
+    best = max((load_checkpoint(run, name) for name in names), key=_rank)
+    if not math.isfinite(best["val_prauc"]):
+        raise InputError(
+            f"no epoch of {run.folder} has a validation PRAUC: the model predicts no finite numbers"
+        )
+    return best
+
+
+def is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
+    """Return whether nothing was left to train when a checkpoint was written."""
+    waited = next(
+        state["wait_count"]
+        for key, state in checkpoint["callbacks"].items()
+        if key.startswith("EarlyStopping")
+    )
+    return bool(checkpoint["epoch"] + 1 >= epochs or waited >= patience)
+
+
+def _rank(checkpoint: dict[str, Any]) -> tuple[float, int]:
+    prauc = checkpoint["val_prauc"]
+    return (prauc if math.isfinite(prauc) else -math.inf, -checkpoint["epoch"])
+
+
+class _BestCheckpoint(ModelCheckpoint):
+    """The best epoch's checkpoint, known again in a run that was moved since."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | moved | {"best_k_models": best, "dirpath": str(self.dirpath)})

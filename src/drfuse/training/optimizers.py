@@ -1,0 +1,47 @@
+"""How the weights move: the optimizer of a training, and its learning rate over the steps."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn, optim
+
+from drfuse.errors import InputError
+from drfuse.imports import import_class
+from drfuse.training.options import TrainOptions
+
+_WARM_UP = 0.1
+
+
+def make_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+    """Return the optimizer; Adam's weights decay apart from the gradient (AdamW).
+
+    Raises:
+        InputError: If there is no such optimizer, or it does not take its arguments.
+    """
+    kind: Any = import_class(options.optimizer, optim.Optimizer)
+    arguments: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+    if kind is optim.Adam:
+        arguments |= {"decoupled_weight_decay": True, "fused": True}
+    try:
+        optimizer: optim.Optimizer = kind(parameters, **arguments | options.optimizer_args)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(("lr", "weight_decay", *options.optimizer_args))
+        raise InputError(f"optimizer: {options.optimizer} does not take {given} as given: {error}") from error
+    return optimizer
+
+
+def cosine(n_steps: int, step: int) -> float:
+    """Return the share of the learning rate at a step (the first is 0) of a training of `n_steps`.
+
+    It rises over the first tenth of the steps and falls to 0 as a cosine does.
+
+    >>> [round(cosine(20, step), 3) for step in (0, 1, 2, 11, 20)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    >>> cosine(1, 0)
+    1.0
+    """
+    warm_up = _WARM_UP * n_steps
+    if step < warm_up:
+        return (step + 1) / math.ceil(warm_up)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (n_steps - warm_up)))
