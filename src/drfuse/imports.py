@@ -1,14 +1,12 @@
 """Classes that users name by their import path: models and optimizers."""
 
 from importlib import import_module
-from typing import TypeVar
+from typing import Any
 
 from drfuse.errors import InputError
 
-_Kind = TypeVar("_Kind")
 
-
-def import_class(path: str, base: type[_Kind]) -> type[_Kind]:
+def import_class(path: str, base: type) -> Any:
     """Return the class at an import path, such as `drfuse.models.DrFuse`.
 
     Raises:

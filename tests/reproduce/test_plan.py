@@ -10,9 +10,12 @@ import pytest
 
 from drfuse.data import Cohort
 from drfuse.errors import InputError
+from drfuse.imports import import_class
+from drfuse.models import FusionModel
 from drfuse.reproduce.plan import Cell, Experiment, experiments_of, plan, takes_part
 from drfuse.reproduce.systems import System, choose_systems, paper_systems
-from drfuse.training.matrix import RunSpec, class_of
+from drfuse.training import TrainOptions
+from drfuse.training.matrix import RunSpec
 from tests.builders import write_cohort
 
 LINEAR = {"logistic-ehr", "logistic-cxr", "logistic-late"}
@@ -32,10 +35,12 @@ def planned(
     systems: Sequence[System] | None = None,
     seeds: Sequence[int] = (0, 1),
     model_args: dict[str, Any] | None = None,
+    lr: float | None = None,
     **options: Any,
 ) -> dict[Cell, RunSpec]:
     chosen = choose_systems(None) if systems is None else systems
-    return plan(what, cohort, Path("runs"), chosen, seeds, model_args or {}, options)
+    given = TrainOptions().changed(**options)
+    return plan(what, cohort, Path("runs"), chosen, seeds, model_args or {}, given, lr=lr)
 
 
 def product(
@@ -65,8 +70,9 @@ def test_an_experiment_needs_exactly_its_runs(
     assert {(cell.system, cell.train_on, cell.seed) for cell in cells} == expected
     assert len({spec.folder for spec in cells.values()}) == len(expected)
     for cell, spec in cells.items():
-        assert (spec.options["train_on"], spec.options["seed"]) == (cell.train_on, cell.seed)
-        assert class_of(spec.model) is class_of(paper_systems()[cell.system].model)
+        assert (spec.options.train_on, spec.options.seed) == (cell.train_on, cell.seed)
+        kind = import_class(paper_systems()[cell.system].model["class_path"], FusionModel)
+        assert import_class(spec.model["class_path"], FusionModel) is kind
         assert (
             spec.title
             == f"{paper_systems()[cell.system].title}, trained on {cell.train_on}, seed {cell.seed}"
@@ -112,13 +118,13 @@ def test_medfuse_starts_from_runs_of_each_modality_alone(
     for cell, spec in cells.items():
         expected = [alone[replace(cell, system=one)] for one in first_stage]
         assert list(spec.after) == expected
-        starts = [spec.options[option] for option in ("init_ehr", "init_cxr")]
+        starts = [getattr(spec.options, option) for option in ("init_ehr", "init_cxr")]
         assert starts == ([one.folder for one in expected] or [None, None])
 
 
 def test_radiographs_are_dropped_for_all_systems_that_read_both_modalities(cohort: Cohort) -> None:
     cells = planned(cohort, "table3", matched_cxr_dropout=0.2)
-    dropped = {cell.system: spec.options["matched_cxr_dropout"] for cell, spec in cells.items()}
+    dropped = {cell.system: spec.options.matched_cxr_dropout for cell, spec in cells.items()}
     alone = {
         "resnet50",
         "transformer",
@@ -129,17 +135,17 @@ def test_radiographs_are_dropped_for_all_systems_that_read_both_modalities(cohor
 
 
 def test_the_published_learning_rate_is_used_unless_one_is_given(cohort: Cohort) -> None:
-    published = {cell.system: spec.options["lr"] for cell, spec in planned(cohort, "table2").items()}
+    published = {cell.system: spec.options.lr for cell, spec in planned(cohort, "table2").items()}
     assert published == dict.fromkeys(MAIN, 1e-4) | {
         "mmtm": 5.3e-5, "daft": 6.5e-5, "medfuse": 7e-5, "medfuse-ii": 7e-5
     }  # fmt: skip
     given = planned(cohort, "table2", lr=3e-4)
-    assert {spec.options["lr"] for spec in given.values()} == {3e-4}
+    assert {spec.options.lr for spec in given.values()} == {3e-4}
 
 
 def test_options_and_arguments_reach_every_run(cohort: Cohort) -> None:
     cells = planned(cohort, "all", model_args={"dim": 16, "ratio": 2}, epochs=3, task="mortality")
-    assert {(spec.options["epochs"], spec.options["task"]) for spec in cells.values()} == {(3, "mortality")}
+    assert {(spec.options.epochs, spec.options.task) for spec in cells.values()} == {(3, "mortality")}
     assert {spec.model["init_args"].get("dim") for spec in cells.values()} == {16, None}  # None: linear
     ratios = Counter(spec.model["init_args"].get("ratio") for spec in cells.values())
     assert ratios == {None: 46, 2: 4}  # MMTM alone has one
@@ -208,8 +214,8 @@ def test_a_users_own_system_takes_part_wherever_it_can(cohort: Cohort) -> None:
 
 def test_a_system_has_its_own_settings_before_those_for_all(cohort: Cohort) -> None:
     settings = {"drfuse": {"lr": 3e-4, "weight_decay": 0.1}, "drfuse-mse": {"lr": 2e-4}}
-    runs = plan("all", cohort, Path("runs"), choose_systems(None), [0], {}, {"lr": 5e-4}, settings)
-    had = {cell.system: (spec.options["lr"], spec.options["weight_decay"]) for cell, spec in runs.items()}
+    runs = plan("all", cohort, Path("runs"), choose_systems(None), [0], {}, TrainOptions(), settings, lr=5e-4)
+    had = {cell.system: (spec.options.lr, spec.options.weight_decay) for cell, spec in runs.items()}
     assert had["drfuse"] == had["drfuse-no-ranking"] == had["drfuse-no-disentangling"] == (3e-4, 0.1)
     assert had["drfuse-mse"] == (2e-4, 0.0)
     assert had["transformer"] == had["medfuse"] == (5e-4, 0.0)

@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from drfuse.errors import InputError
+from drfuse.imports import import_class
 from drfuse.models import DrFuse, FusionModel, check_contract
 from drfuse.reproduce.systems import System, choose_systems, paper_systems
-from drfuse.training.matrix import class_of
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch
 
 TINY = {
@@ -35,7 +35,7 @@ reads: [ehr]
 def made(system: System, arguments: dict[str, Any]) -> FusionModel:
     described = system.with_arguments(arguments)
     torch.manual_seed(0)
-    model = class_of(described)(N_FEATURES, N_LABELS, **described["init_args"])
+    model = import_class(described["class_path"], FusionModel)(N_FEATURES, N_LABELS, **described["init_args"])
     assert isinstance(model, FusionModel)
     return model
 

@@ -1,6 +1,5 @@
 """Many runs: what a run is known by, that it is done once, and that several are done at a time."""
 
-import inspect
 import logging
 import shutil
 import subprocess
@@ -20,9 +19,9 @@ from filelock import FileLock
 
 from drfuse.data import Cohort
 from drfuse.errors import InputError, MissingInputError
+from drfuse.files import is_locked
 from drfuse.run import Predictions
-from drfuse.training import FusionTraining, load_model, train
-from drfuse.training.claim import is_claimed
+from drfuse.training import FusionTraining, TrainOptions, load_model, train
 from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one
 from tests.builders import TINY_BACKBONE, write_cohort
 from tests.training.own_model import FirstHour
@@ -83,6 +82,8 @@ DECIDING: dict[str, Any] = {
     "init_cxr": Path("cxr"),
     "accumulate": 2,
     "weight_decay": 0.1,
+    "optimizer": "torch.optim.SGD",
+    "optimizer_args": {"betas": (0.8, 0.9)},
     "schedule": "cosine",
     "cxr_share": 0.5,
     "freeze_cxr": True,
@@ -91,6 +92,8 @@ NOT_DECIDING: dict[str, Any] = {
     "accelerator": "cpu",
     "num_workers": 1,
     "checkpoint_activations": True,
+    "devices": 1,
+    "nodes": 1,
 }
 
 
@@ -104,9 +107,7 @@ def name_of(cohort: Cohort, model: dict[str, Any] | None = None, **options: Any)
 
 
 def test_every_option_that_decides_a_training_changes_the_run(cohort: Cohort) -> None:
-    no_option = {"cohort", "out", "model", "devices", "nodes", "overwrite", "progress", "callbacks"}
-    options = inspect.signature(train).parameters.keys() - no_option
-    assert options == DECIDING.keys() | NOT_DECIDING.keys()
+    assert set(TrainOptions.names()) == DECIDING.keys() | NOT_DECIDING.keys()
     matched = name_of(cohort, train_on="matched")
     names = [name_of(cohort, **({"train_on": "matched"} | {name: value})) for name, value in DECIDING.items()]
     assert len({matched, *names}) == len(names) + 1
@@ -353,11 +354,11 @@ def test_workers_die_with_a_command_that_is_killed(run: Specify, small_cohort: P
         assert command.poll() is None, said.read_text()
         (worker,) = pids.iterdir()
         assert int(worker.name) != command.pid
-        assert is_claimed(spec.run)
+        assert is_locked(spec.folder)
     finally:
         command.kill()
         command.wait()
-    wait_until(lambda: not is_claimed(spec.run))  # what dies lets go of its lock
+    wait_until(lambda: not is_locked(spec.folder))  # what dies lets go of its lock
 
 
 @pytest.mark.usefixtures("one_thread")

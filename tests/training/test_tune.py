@@ -110,9 +110,7 @@ def test_the_papers_grid_is_the_default(search: Search, monkeypatch: pytest.Monk
     monkeypatch.setattr("drfuse.training.tune.train_all", train_all)
     with pytest.raises(InputError, match="enough"):
         search(augment="shifts", schedule="cosine", weight_decay=0.2)
-    points = {
-        (*(spec.model["init_args"][name] for name in SEARCHED[:3]), spec.options["lr"]) for spec in asked
-    }
+    points = {(*(spec.model["init_args"][name] for name in SEARCHED[:3]), spec.options.lr) for spec in asked}
     expected = itertools.product((0.0, 0.1, 1.0), (0.0, 0.1, 1.0), (0.0, 0.5, 1.0), (1e-4, 1e-3))
     assert points == set(expected)
     assert len(asked) == 54

@@ -221,7 +221,7 @@ def train_one(
     try:
         if lacking := [one.title for one in spec.after if not one.is_done]:
             raise InputError(f"it starts from {' and '.join(lacking)}, which failed")
-        model: Any = partial(import_class(spec.model["class_path"], FusionModel), **spec.model["init_args"])
+        model = partial(import_class(spec.model["class_path"], FusionModel), **spec.model["init_args"])
         # one of several processes that torchrun or srun may have started shares the runs, not this one
         alone = spec.options.changed(devices=1, nodes=1)
         train(spec.cohort, spec.folder, model, alone, progress=progress, callbacks=callbacks)

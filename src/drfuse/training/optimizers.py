@@ -19,12 +19,12 @@ def make_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) ->
     Raises:
         InputError: If there is no such optimizer, or it does not take its arguments.
     """
-    kind: Any = import_class(options.optimizer, optim.Optimizer)
+    kind = import_class(options.optimizer, optim.Optimizer)
     arguments: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     if kind is optim.Adam:
         arguments |= {"decoupled_weight_decay": True, "fused": True}
     try:
-        optimizer: optim.Optimizer = kind(parameters, **arguments | options.optimizer_args)
+        optimizer: optim.Optimizer = kind(parameters, **arguments, **options.optimizer_args)
     except (TypeError, ValueError) as error:
         given = ", ".join(("lr", "weight_decay", *options.optimizer_args))
         raise InputError(f"optimizer: {options.optimizer} does not take {given} as given: {error}") from error

@@ -13,17 +13,12 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["constant", "cosine"]
 
 Role = Literal["decides", "starts", "computes"]
-"""What an option does. Those that `decide` say which run this is: another value is another run. `starts` says
-where its weights come from: another value is another run, too, but an interrupted run goes on without asking,
-since its checkpoint has what came of it. `computes` says where and how it runs, which changes nothing else."""
+"""What an option is for. One that `decides` says which run this is: another value makes another run. One that
+`starts` says where the weights come from; it decides, too, but an interrupted run goes on with another value,
+because its checkpoint has the weights. One that `computes` says where and how a run is computed."""
 
-
-def _starts(default: Any) -> Any:
-    return field(default=default, metadata={"role": "starts"})
-
-
-def _computes(default: Any) -> Any:
-    return field(default=default, metadata={"role": "computes"})
+_STARTS: Mapping[str, Role] = {"role": "starts"}
+_COMPUTES: Mapping[str, Role] = {"role": "computes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +66,19 @@ class TrainOptions:
     """Numbers to compute with. `bf16-mixed` is faster where the processor has bfloat16; `32-true` repeats bit
     by bit on a CPU."""
 
-    accelerator: str = _computes("auto")
+    accelerator: str = field(default="auto", metadata=_COMPUTES)
     """`cpu`, `gpu`, or `auto` for the fastest there is."""
 
-    num_workers: int = _computes(0)
+    num_workers: int = field(default=0, metadata=_COMPUTES)
     """Processes that make batches; 0 makes them in this one."""
 
     task: TaskName = "phenotyping"
     """Predict the phenotypes, death in hospital, or the length of the ICU stay in seven classes."""
 
-    init_ehr: Path | None = _starts(None)
+    init_ehr: Path | None = field(default=None, metadata=_STARTS)
     """Run of a model of the EHR alone, whose encoder's weights this one's EHR encoder starts from."""
 
-    init_cxr: Path | None = _starts(None)
+    init_cxr: Path | None = field(default=None, metadata=_STARTS)
     """Run of a model of the radiograph alone, likewise."""
 
     accumulate: int = 1
@@ -116,15 +111,15 @@ class TrainOptions:
     """Compile the encoders with torch.compile. It takes minutes at the start, and a C++ compiler on a CPU,
     where it gains little. Dropout then draws other numbers."""
 
-    checkpoint_activations: bool = _computes(False)
+    checkpoint_activations: bool = field(default=False, metadata=_COMPUTES)
     """Keep less of each forward pass, and compute it again for the gradients: less memory, more time, the
     same results. Does not go with `compile`."""
 
-    devices: int | None = _computes(None)
+    devices: int | None = field(default=None, metadata=_COMPUTES)
     """Train on this many devices of this machine (with `cpu`, processes), each with a part of every batch. By
     default one or, under torchrun or srun, those that it started a process for."""
 
-    nodes: int | None = _computes(None)
+    nodes: int | None = field(default=None, metadata=_COMPUTES)
     """Train on this many machines, which all see the cohort and `out`; torchrun or srun has started a process
     for each of their devices, and says by default how many there are."""
 
