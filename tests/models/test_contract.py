@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from drfuse.models.encoders import CxrEncoder, EhrEncoder, EhrLstmEncoder, MeanMaxLastHour
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +30,6 @@ from drfuse.models import (
     MedFuse,
     check_contract,
 )
-from drfuse.models.encoders import CxrEncoder, EhrEncoder, EhrLstmEncoder, MeanMaxLastHour
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch, take_stays
 
 

@@ -1,6 +1,7 @@
 """DrFuse against Eq. 1 to 13 written out, stay by stay."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -541,9 +542,7 @@ def test_the_paper_s_sizes_are_the_defaults() -> None:
 
 def scaled(factor: float) -> Batch:
     batch = make_batch(SOME)
-    return Batch(
-        batch.stay_id, factor * batch.ehr, batch.n_hours, factor * batch.cxr, batch.cxr_of, batch.labels
-    )
+    return replace(batch, ehr=factor * batch.ehr, cxr=factor * batch.cxr)
 
 
 def saturate(model: DrFuse) -> None:

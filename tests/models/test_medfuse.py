@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from drfuse.errors import InputError
 from drfuse.models import CxrResNet, EhrLstm, EhrTransformer, FusionModel, MedFuse
-from drfuse.models.encoders import EhrEncoder, EhrLstmEncoder
+from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch
 from tests.models import reference
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from drfuse.models.encoders import CxrEncoder
 from filelock import FileLock
 from lightning import Callback, LightningModule
 from lightning import Trainer as Lightning
@@ -41,7 +42,6 @@ from drfuse.models import (
     MedFuse,
     check_contract,
 )
-from drfuse.models.encoders import CxrEncoder
 from drfuse.run import Predictions, RunFiles
 from drfuse.training import FusionTask, Schedule, TrainedRun, load_model, read_facts, train
 from drfuse.training.claim import claim

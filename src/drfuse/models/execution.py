@@ -17,7 +17,7 @@ from transformers.models.resnet.modeling_resnet import (
 )
 
 from drfuse.models.base import FusionModel
-from drfuse.models.encoders import CxrStages
+from drfuse.models.cxr_encoders import CxrStages
 
 _LAYERS = (
     nn.TransformerEncoderLayer,

@@ -116,7 +116,7 @@ class LogisticEhr(_Logistic):
         n_variables: V, the variables that the features are made of.
     """
 
-    reads_cxr = False
+    reads = ("ehr",)
     values_of: Tensor
 
     def __init__(self, n_features: int, n_labels: int, n_variables: int = 17) -> None:
@@ -181,7 +181,7 @@ class LogisticCxr(_Logistic):
         side: Side of the reduced radiographs, in pixels.
     """
 
-    reads_ehr = False
+    reads = ("cxr",)
 
     pixel_mean: Tensor
     components: Tensor

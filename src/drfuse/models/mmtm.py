@@ -8,17 +8,12 @@ from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError, check_choice
-from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import (
-    BackboneSpec,
-    CxrStages,
-    EhrEncoder,
-    HourPooling,
-    enough_for_batch_norm,
-    mean_over_hours,
-)
+from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
+from drfuse.models.cxr_encoders import CxrStages, enough_for_batch_norm
+from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
 from drfuse.models.losses import at_least_float32
 from drfuse.models.precision import Head
+from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 class Exchange(nn.Module):
@@ -67,40 +62,26 @@ class MMTM(FusionModel):
     Args:
         n_features: F, the features of an hour.
         n_labels: C, the phenotypes.
-        dim: D, the width of the hours and of the representations.
-        heads: Attention heads of the EHR Transformer.
-        layers: Its layers after the first one.
-        dropout: Its dropout.
-        feedforward: Width of its feed-forward layers.
-        cxr_backbone: The radiograph encoder's architecture, a ResNet (see `build_backbone`).
-        max_hours: The longest time series.
+        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own; the backbone is a
+            ResNet.
         exchange_after: Stages of the ResNet after which the modalities gate each other: `every`, or `last`.
         ratio: How much narrower the joint layer of an exchange is than twice its input.
-        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
+    @takes_sizes_of(EhrEncoder, CxrStages)
     def __init__(
         self,
         n_features: int,
         n_labels: int,
-        dim: int = 256,
-        heads: int = 4,
-        layers: int = 1,
-        dropout: float = 0.3,
-        feedforward: int = 2048,
-        cxr_backbone: BackboneSpec = "resnet50",
-        max_hours: int = 48,
+        sizes: EncoderSizes,
         exchange_after: Literal["every", "last"] = "every",
         ratio: int = 4,
-        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
         check_choice("exchange_after", exchange_after, ("every", "last"))
-        self.ehr_encoder = EhrEncoder(
-            n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling
-        )
-        self.cxr_stages = CxrStages(cxr_backbone)
-        channels = self.cxr_stages.channels
+        self.ehr_encoder = EhrEncoder(n_features, sizes)
+        self.cxr_stages = CxrStages(sizes)
+        channels, dim = self.cxr_stages.channels, sizes.dim
         self.first_exchange = 0 if exchange_after == "every" else len(channels) - 1
         self.exchanges = nn.ModuleList(Exchange(c, dim, ratio) for c in channels[self.first_exchange :])
         self.project = nn.Linear(channels[-1], dim)
@@ -138,3 +119,7 @@ class MMTM(FusionModel):
             "cxr": cxr_losses.sum() / max(1, cxr_losses.numel()),
         }
         return {"total": torch.stack([*parts.values()]).sum(), **parts}
+
+    def shared_encoders(self) -> SharedEncoders:
+        """Return the encoders."""
+        return SharedEncoders(ehr=[self.ehr_encoder])

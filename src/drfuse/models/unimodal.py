@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
-from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, EhrLstmEncoder, HourPooling
+from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
+from drfuse.models.cxr_encoders import CxrEncoder
+from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder
 from drfuse.models.precision import Head
+from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 class _EhrAlone(FusionModel):
@@ -36,6 +38,10 @@ class _EhrAlone(FusionModel):
         """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""
         return {"total": F.binary_cross_entropy_with_logits(output.logits, batch.labels)}
 
+    def shared_encoders(self) -> SharedEncoders:
+        """Return the encoders."""
+        return SharedEncoders(ehr=[self.encoder])
+
 
 class EhrTransformer(_EhrAlone):
     """A Transformer of the EHR; radiographs change nothing.
@@ -43,34 +49,14 @@ class EhrTransformer(_EhrAlone):
     Args:
         n_features: F, the features of an hour.
         n_labels: C, the phenotypes.
-        dim: D, the width of the representation.
-        heads: Attention heads.
-        layers: Layers after the first one.
-        dropout: Dropout of the Transformer layers.
-        feedforward: Width of their feed-forward layers.
-        max_hours: The longest time series.
-        pooling: What becomes of the hours (see `encoders.HourPooling`).
+        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
     """
 
-    reads_cxr = False
+    reads = ("ehr",)
 
-    def __init__(
-        self,
-        n_features: int,
-        n_labels: int,
-        dim: int = 256,
-        heads: int = 4,
-        layers: int = 1,
-        dropout: float = 0.3,
-        feedforward: int = 2048,
-        max_hours: int = 48,
-        pooling: HourPooling = "published",
-    ) -> None:
-        super().__init__(
-            EhrEncoder(n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling),
-            dim,
-            n_labels,
-        )
+    @takes_sizes_of(EhrEncoder)
+    def __init__(self, n_features: int, n_labels: int, sizes: EncoderSizes) -> None:
+        super().__init__(EhrEncoder(n_features, sizes), sizes.dim, n_labels)
 
 
 class EhrLstm(_EhrAlone):
@@ -79,24 +65,14 @@ class EhrLstm(_EhrAlone):
     Args:
         n_features: F, the features of an hour.
         n_labels: C, the phenotypes.
-        dim: D, the width of the representation.
-        lstm_layers: LSTM layers.
-        dropout: Dropout of the representation.
-        pooling: What becomes of the hours (see `encoders.HourPooling`).
+        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
     """
 
-    reads_cxr = False
+    reads = ("ehr",)
 
-    def __init__(
-        self,
-        n_features: int,
-        n_labels: int,
-        dim: int = 256,
-        lstm_layers: int = 2,
-        dropout: float = 0.3,
-        pooling: HourPooling = "published",
-    ) -> None:
-        super().__init__(EhrLstmEncoder(n_features, dim, lstm_layers, dropout, pooling), dim, n_labels)
+    @takes_sizes_of(EhrLstmEncoder)
+    def __init__(self, n_features: int, n_labels: int, sizes: EncoderSizes) -> None:
+        super().__init__(EhrLstmEncoder(n_features, sizes), sizes.dim, n_labels)
 
 
 class CxrResNet(FusionModel):
@@ -105,26 +81,25 @@ class CxrResNet(FusionModel):
     Args:
         n_features: Of an hour of the EHR, which is not read.
         n_labels: C, the phenotypes.
-        dim: D, the width of the representation.
-        cxr_backbone: The architecture (see `build_backbone`).
+        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
     """
 
-    reads_ehr = False
+    reads = ("cxr",)
 
+    @takes_sizes_of(CxrEncoder)
     def __init__(
         self,
         n_features: int,  # noqa: ARG002
         n_labels: int,
-        dim: int = 256,
-        cxr_backbone: BackboneSpec = "resnet50",
+        sizes: EncoderSizes,
     ) -> None:
         super().__init__()
-        self.encoder = CxrEncoder(dim, cxr_backbone)
-        self.head = Head(dim, n_labels)
+        self.encoder = CxrEncoder(sizes)
+        self.head = Head(sizes.dim, n_labels)
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C), NaN for stays without a radiograph, and the representation `cxr` (M, D)."""
-        return self.classify(self.encoder(batch.cxr), batch)
+        return self.classify(self.encoder(batch), batch)
 
     def classify(self, cxr: Tensor, batch: Batch) -> FusionOutput:
         """Return the output of representations (M, D) of the batch's radiographs."""
@@ -138,3 +113,7 @@ class CxrResNet(FusionModel):
         rows = batch.cxr_of
         losses = F.binary_cross_entropy_with_logits(output.logits[rows], batch.labels[rows], reduction="none")
         return {"total": losses.sum() / max(1, losses.numel())}
+
+    def shared_encoders(self) -> SharedEncoders:
+        """Return the encoders."""
+        return SharedEncoders(cxr=[self.encoder])

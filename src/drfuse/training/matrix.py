@@ -117,7 +117,7 @@ def specify(
     configuration = {**defaults, **options, **{f"init_{key}": spec.folder for key, spec in first.items()}}
     configuration["validate_on"] = configuration["validate_on"] or configuration["train_on"]
     kind = class_of(model)
-    reads_both = all(getattr(kind, f"reads_{modality}", True) for modality in ("ehr", "cxr"))
+    reads_both = len(getattr(kind, "reads", ("ehr", "cxr"))) == 2
     if configuration["train_on"] == "full" or not reads_both:  # where it changes nothing
         configuration["matched_cxr_dropout"] = defaults["matched_cxr_dropout"]
     described = {
