@@ -436,9 +436,9 @@ def test_without_the_common_projection_the_encoders_outputs_are_the_shared_repre
     assert not list(model.common_projection.parameters())
     h = model(batch).representations
     torch.testing.assert_close(h["ehr_shared"], model.ehr_encoder(batch.ehr, batch.n_hours)[0])
-    torch.testing.assert_close(h["cxr_shared"], model.cxr_shared_encoder(batch.cxr))
+    torch.testing.assert_close(h["cxr_shared"], model.cxr_shared_encoder(batch))
     torch.testing.assert_close(h["ehr_distinct"], model.ehr_encoder(batch.ehr, batch.n_hours)[1])
-    torch.testing.assert_close(h["cxr_distinct"], model.cxr_distinct_encoder(batch.cxr))
+    torch.testing.assert_close(h["cxr_distinct"], model.cxr_distinct_encoder(batch))
 
 
 # --- the paper's ablation -----------------------------------------------------------------------------------

@@ -190,4 +190,4 @@ def _check_declarations(model: FusionModel) -> None:
     if not {*shared.ehr, *shared.cxr} <= set(model.modules()):
         raise InputError(f"{name}.shared_encoders returned a module that is not a part of the model")
     if not all(isinstance(encoder, CxrEncoder) for encoder in shared.cxr):
-        raise InputError(f"{name}.shared_encoders returned for cxr what is not a CxrEncoder")
+        raise InputError(f"{name}.shared_encoders returned a module for cxr that is not a CxrEncoder")

@@ -80,10 +80,10 @@ class DrFuse(FusionModel):
         n_features: F, the features of an hour.
         n_labels: C, the phenotypes.
         sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
-        alignment_weight: lambda_1.
-        orthogonality_weight: lambda_2.
-        auxiliary_weight: lambda_3, of the ranking loss and the auxiliary losses.
-        ranking_margin: The epsilon of Eq. 10.
+        alignment_weight: lambda_1, the weight of the alignment loss.
+        orthogonality_weight: lambda_2, the weight of the orthogonality losses.
+        auxiliary_weight: lambda_3, the weight of the ranking loss and the auxiliary losses.
+        ranking_margin: epsilon, the margin of the ranking loss (Eq. 10).
         disentangle: False leaves alignment and orthogonality out of the loss (Table 4, first row).
         alignment: `jsd` with logit pooling, or `mse` with average pooling (Table 4, second row).
         attention_ranking: False leaves the ranking loss out (Table 4, third row).
