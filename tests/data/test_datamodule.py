@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,8 @@ def test_indexing_with_rows_makes_the_batch_of_those_stays(cohort: Cohort, rows:
         assert (image == row).all()
     integers, floats = ("stay_id", "n_hours", "cxr_of", "cxr_row"), ("ehr", "labels")
     dtypes = {name: getattr(batch, name).dtype for name in (*integers, *floats)}
+    for field in fields(batch):  # as bytes, in which processes exchange them
+        getattr(batch, field.name).flatten().view(torch.uint8)
     assert dtypes == dict.fromkeys(integers, torch.int64) | dict.fromkeys(floats, torch.float32)
 
 

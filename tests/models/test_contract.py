@@ -327,6 +327,13 @@ def test_a_model_says_what_it_reads(model: FusionModel) -> None:
         assert changes == (modality in model.reads)
 
 
+def test_a_model_says_which_shared_encoders_it_is_made_of(model: FusionModel) -> None:
+    shared = model.shared_encoders()
+    modules = list(model.modules())
+    assert list(shared.ehr) == [one for one in modules if isinstance(one, EhrEncoder | EhrLstmEncoder)]
+    assert list(shared.cxr) == [one for one in modules if isinstance(one, CxrEncoder)]
+
+
 def test_it_learns_a_few_stays_by_heart(model: FusionModel) -> None:
     if isinstance(model, FittedModel):
         pytest.skip("a solver fits it, not gradient steps")

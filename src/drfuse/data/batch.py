@@ -55,13 +55,13 @@ class Stays:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """Return the batch on a device; `kwargs` as those of `Tensor.to`."""
-        return self._map(lambda tensor: tensor.to(device, **kwargs))
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> Self:
         """Return the batch in page-locked memory."""
-        return self._map(Tensor.pin_memory)
+        return self._each(Tensor.pin_memory)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Self:
         return type(self)(**{field.name: function(getattr(self, field.name)) for field in fields(self)})
 
 

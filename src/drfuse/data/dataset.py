@@ -42,18 +42,18 @@ class StayDataset(Dataset[StoredBatch]):
         cohort, at = self.cohort, np.asarray(rows, np.int64)
         n_hours = cohort.n_hours[at]
         values = torch.from_numpy(cohort.ehr[at, : n_hours.max()])
-        cxr_of = np.flatnonzero(cohort.has_cxr[at] & (self.cxr != "nothing"))
-        cxr_row = cohort.cxr_row[at][cxr_of]
+        cxr_of = torch.from_numpy(np.flatnonzero(cohort.has_cxr[at] & (self.cxr != "nothing")))
+        cxr_row = torch.from_numpy(cohort.cxr_row[at])[cxr_of]
         hours = torch.from_numpy(n_hours)
         without_pixels = torch.empty((len(cxr_row), 1, 0, 0), dtype=torch.uint8)
         return StoredBatch(
             stay_id=torch.from_numpy(self._stay_id[at]),
             ehr=self.features(values, hours),
             n_hours=hours,
-            cxr_of=torch.from_numpy(cxr_of),
-            cxr_row=torch.from_numpy(cxr_row),
+            cxr_of=cxr_of,
+            cxr_row=cxr_row,
             labels=torch.from_numpy(self.task.labels[at]),
-            pixels=without_pixels if self.cxr == "rows" else self.pixels(cxr_row),
+            pixels=without_pixels if self.cxr == "rows" else self.pixels(cxr_row.numpy()),
         )
 
     def pixels(self, cxr_row: NDArray[np.int64]) -> Tensor:

@@ -15,8 +15,8 @@ from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
 from drfuse.models.precision import Head
 from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
-_REDUCTION = 7  # the input of the auxiliary network is that much wider than its bottleneck,
-_LEAST_UNITS = 8  # which in a toy model would be so narrow that all its units could be dead
+_REDUCTION = 7  # how much wider the auxiliary network's input is than its bottleneck
+_LEAST_UNITS = 8  # in a narrower bottleneck, of a toy model, all units could be dead
 
 
 class AffineParameters(nn.Module):
@@ -54,7 +54,8 @@ class DAFT(FusionModel):
     first layer and its others, by the image features after the ResNet's third stage (the one before the last
     if there are fewer). The Transformer predicts; the ResNet's later stages are left out.
 
-    An absent radiograph is an all-zero image, which passes the ResNet as any other (DrFuse, section 4.2).
+    An absent radiograph is an all-zero image, which passes through the ResNet like any other (DrFuse, section
+    4.2).
     Under `cxr` such a stay is predicted from that image, conditioned on its EHR.
 
     Args:

@@ -124,7 +124,7 @@ class Dropout(nn.Dropout):
     An element is zero with probability `p`, to the nearest 2^-32, and divided by 1 - p otherwise.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout calls it so
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout's name
         """Return the input, in training mode with random elements set to zero."""
         drawn_here = input.device.type == "cpu" and not torch.compiler.is_compiling()
         if not (self.training and 0 < self.p < 1 and drawn_here):

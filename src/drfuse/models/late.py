@@ -14,8 +14,8 @@ from drfuse.models.unimodal import CxrResNet, EhrTransformer
 class LateFusion(FusionModel):
     """The mean of the probabilities of `EhrTransformer` and `CxrResNet`, (p_ehr + p_cxr) / 2.
 
-    They share no weights, and each has its own loss; one epoch is kept for both. Without a radiograph the
-    EHR's probability stands alone.
+    They share no weights, and each has its own loss; the best epoch is chosen for both together. Without a
+    radiograph, the EHR's probability counts alone.
 
     Args:
         n_features: F, the features of an hour.

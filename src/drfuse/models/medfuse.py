@@ -20,8 +20,8 @@ class MedFuse(FusionModel):
     """An LSTM over the sequence of EHR and projected CXR, with a linear head on its last hidden state.
 
     MedFuse trains in two stages: first `EhrLstm` and `CxrResNet` alone, whose encoders are built like
-    `ehr_encoder` and `cxr_encoder` here, then everything, starting from their weights. MedFuse-II (DrFuse,
-    section 4.2) is `MedFuse(ehr_encoder="transformer", cxr_backbone="resnet50")`, and its first stage
+    `ehr_encoder` and `cxr_encoder` here; then everything, starting from their weights. MedFuse-II (DrFuse,
+    section 4.2) is `MedFuse(ehr_encoder="transformer", cxr_backbone="resnet50")`; its first stage is
     `EhrTransformer` and `CxrResNet`.
 
     Args:

@@ -20,7 +20,7 @@ class Exchange(nn.Module):
     """Gate the channels of each modality by what both modalities show: the multimodal transfer module.
 
     With s the means of both modalities side by side, z = relu(W s + b), and each modality's features are
-    multiplied by 2 sigmoid(W_m z + b_m), channel by channel: a gate is 1 where nothing is excited.
+    multiplied by 2 sigmoid(W_m z + b_m), channel by channel: a gate is 1 if its unit's input is 0.
 
     Args:
         cxr_channels: C, of the feature maps.
@@ -33,7 +33,7 @@ class Exchange(nn.Module):
         channels = cxr_channels + ehr_channels
         if not 1 <= ratio <= 2 * channels:
             raise InputError(
-                f"ratio is {ratio}; expected 1 to {2 * channels}, so that the joint layer has units"
+                f"ratio is {ratio}; expected 1 to {2 * channels}, so that the joint layer has a unit"
             )
         width = 2 * channels // ratio
         self.joint = nn.Linear(channels, width)
@@ -41,7 +41,7 @@ class Exchange(nn.Module):
         self.excite_ehr = nn.Linear(width, ehr_channels)
 
     def forward(self, maps: Tensor, hidden: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gated maps (B, C, H, W) and hours (B, T, D); `padded` (B, T) is True where no hour is."""
+        """Return gated maps (B, C, H, W) and hours (B, T, D); `padded` (B, T) is True for padding."""
         squeezed = torch.cat([maps.mean(dim=(2, 3)), mean_over_hours(hidden, padded)], dim=-1)
         joint = self.joint(squeezed).relu()
         cxr_gate = 2 * self.excite_cxr(joint).sigmoid()
@@ -56,8 +56,8 @@ class MMTM(FusionModel):
     stage of the ResNet, or after the last; then come the Transformer's other layers and the means. A joint
     head on both representations predicts; each modality has a head of its own for the loss.
 
-    An absent radiograph is an all-zero image, which passes the ResNet as any other (DrFuse, section 4.2); it
-    adds nothing to the loss of the radiographs' own head.
+    An absent radiograph is an all-zero image, which passes through the ResNet like any other (DrFuse, section
+    4.2); the loss of the radiographs' own head leaves such stays out.
 
     Args:
         n_features: F, the features of an hour.

@@ -1,7 +1,6 @@
 """One modality alone: the Transformer and the ResNet that DrFuse is compared with (Yao et al., section 4.2).
 
-They are made of the encoders that all models share, each with a linear head. The LSTM is what MedFuse trains
-in its first stage.
+Each is an encoder that all models share, and a linear head. MedFuse trains the LSTM in its first stage.
 """
 
 import math
@@ -18,7 +17,7 @@ from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 class _EhrAlone(FusionModel):
-    """An encoder of the EHR that gives one representation (B, D), and a linear head."""
+    """An encoder of the EHR that returns one representation (B, D), and a linear head."""
 
     def __init__(self, encoder: EhrEncoder | EhrLstmEncoder, dim: int, n_labels: int) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class EhrLstm(_EhrAlone):
 
 
 class CxrResNet(FusionModel):
-    """A ResNet of the radiograph; it says nothing of a stay without one.
+    """A ResNet of the radiograph; a stay without one gets no prediction.
 
     Args:
         n_features: Of an hour of the EHR, which is not read.
@@ -103,9 +102,9 @@ class CxrResNet(FusionModel):
 
     def classify(self, cxr: Tensor, batch: Batch) -> FusionOutput:
         """Return the output of representations (M, D) of the batch's radiographs."""
-        told = self.head(cxr)
-        unknown = told.new_full((len(batch), told.shape[-1]), math.nan)
-        logits = unknown.index_copy(0, batch.cxr_of, told)
+        of_cxr = self.head(cxr)
+        unknown = of_cxr.new_full((len(batch), of_cxr.shape[-1]), math.nan)
+        logits = unknown.index_copy(0, batch.cxr_of, of_cxr)
         return FusionOutput(logits, representations={"cxr": cxr})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
