@@ -1,5 +1,6 @@
 """What a loader makes of some stays (`StoredBatch`), and what every model receives (`Batch`)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
@@ -91,6 +92,11 @@ class Batch(Stays):
 
     _images: ClassVar[str] = "cxr"
 
+    def nan_without_cxr(self, of_cxr: Tensor) -> Tensor:
+        """Return (B, C) from values of the radiographs (M, C), NaN for stays without one."""
+        unknown = of_cxr.new_full((len(self), of_cxr.shape[-1]), math.nan)
+        return unknown.index_copy(0, self.cxr_of, of_cxr)
+
     def cxr_or_zeros(self) -> Tensor:
         """Return an image for each stay (B, 1, H, W), all zeros where there is no radiograph."""
         zeros = self.cxr.new_zeros(len(self), *self.cxr.shape[1:])
@@ -98,13 +104,6 @@ class Batch(Stays):
 
     def matched_without_cxr(self) -> "Batch":
         """Return the M stays that have a radiograph, with all radiographs taken away."""
-        rows, none = self.cxr_of, self.cxr_of[:0]
-        return Batch(
-            stay_id=self.stay_id[rows],
-            ehr=self.ehr[rows],
-            n_hours=self.n_hours[rows],
-            cxr=self.cxr[none],
-            cxr_of=none,
-            cxr_row=self.cxr_row[none],
-            labels=self.labels[rows],
-        )
+        rows = self.cxr_of
+        matched = {name: getattr(self, name)[rows] for name in ("stay_id", "ehr", "n_hours", "labels")}
+        return replace(self.keep_cxr(rows[:0]), **matched)

@@ -4,13 +4,13 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from drfuse.data.batch import Batch, Modality
-from drfuse.errors import InputError
+from drfuse.errors import InputError, check_choice
 from drfuse.models.cxr_encoders import CxrEncoder
 from drfuse.models.losses import at_least_float32
 
@@ -61,9 +61,9 @@ class SharedEncoders:
 class FusionModel(nn.Module, ABC):
     """A model of EHR time series and the radiographs that exist.
 
-    A subclass takes the number of features F and the number of labels C as its first two arguments, and has
-    two methods, `forward` and `loss`. It may also say what it reads (`reads`) and which of drfuse's encoders
-    it is made of (`shared_encoders`).
+    A subclass takes F, the number of features of an hour, and C, the number of labels, as its first two
+    arguments, and has two methods, `forward` and `loss`. It may also say what it reads (`reads`) and which of
+    drfuse's encoders it is made of (`shared_encoders`), and take their sizes (`takes_sizes_of`).
 
     It never sees what an absent radiograph would have shown, and in evaluation mode a stay's output does not
     depend on the other stays of its batch. Under autocast its encoders may run in half precision; its logits
@@ -86,12 +86,20 @@ class FusionModel(nn.Module, ABC):
         cls.reads = cls.__dict__.get("reads", FusionModel.reads)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Record the constructor's arguments."""
+        """Record the constructor's arguments.
+
+        Raises:
+            InputError: If one of them is not among the choices of its `Literal`.
+        """
         model = super().__new__(cls)
         if args or kwargs:  # none when a model is copied
-            bound = inspect.signature(cls).bind(*args, **kwargs)
+            signature = inspect.signature(cls)
+            bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             model.init_args = dict(bound.arguments)
+            for name, value in model.init_args.items():
+                if get_origin(kind := signature.parameters[name].annotation) is Literal:
+                    check_choice(name, value, get_args(kind))
         return model
 
     @abstractmethod
@@ -183,11 +191,12 @@ def _check_declarations(model: FusionModel) -> None:
     if not model.reads or not set(model.reads) <= set(known):
         raise InputError(f"{name}.reads is {model.reads!r}; expected some of {', '.join(map(repr, known))}")
     shared = model.shared_encoders()
-    if not isinstance(shared, SharedEncoders):
+    parts = set(model.modules())
+    if not (
+        isinstance(shared, SharedEncoders)
+        and {*shared.ehr, *shared.cxr} <= parts
+        and all(isinstance(encoder, CxrEncoder) for encoder in shared.cxr)
+    ):
         raise InputError(
-            f"{name}.shared_encoders returned {type(shared).__name__}; expected a SharedEncoders"
+            f"{name}.shared_encoders must return a SharedEncoders of the model's own modules; cxr has CxrEncoders"
         )
-    if not {*shared.ehr, *shared.cxr} <= set(model.modules()):
-        raise InputError(f"{name}.shared_encoders returned a module that is not a part of the model")
-    if not all(isinstance(encoder, CxrEncoder) for encoder in shared.cxr):
-        raise InputError(f"{name}.shared_encoders returned a module for cxr that is not a CxrEncoder")

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
 from drfuse.data.batch import Batch
-from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
 from drfuse.models.cxr_encoders import CxrStages, enough_for_batch_norm
 from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
@@ -54,15 +53,11 @@ class DAFT(FusionModel):
     first layer and its others, by the image features after the ResNet's third stage (the one before the last
     if there are fewer). The Transformer predicts; the ResNet's later stages are left out.
 
-    An absent radiograph is an all-zero image, which passes through the ResNet like any other (DrFuse, section
-    4.2).
+    The backbone must be a ResNet. An absent radiograph is an all-zero image, which passes through it like any
+    other (DrFuse, section 4.2).
     Under `cxr` such a stay is predicted from that image, conditioned on its EHR.
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own; the backbone is a
-            ResNet.
         modulate: The modality that is scaled and shifted, and predicts: `cxr` (the paper) or `ehr` (MedFuse's
             comparison).
     """
@@ -76,7 +71,6 @@ class DAFT(FusionModel):
         modulate: Literal["cxr", "ehr"] = "cxr",
     ) -> None:
         super().__init__()
-        check_choice("modulate", modulate, ("cxr", "ehr"))
         self.modulate = modulate
         self.ehr_encoder = EhrEncoder(n_features, sizes)
         self.cxr_stages = CxrStages(sizes)

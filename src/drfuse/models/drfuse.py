@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
-from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
 from drfuse.models.cxr_encoders import CxrEncoder
 from drfuse.models.ehr_encoders import EhrEncoder
@@ -77,9 +76,6 @@ class DrFuse(FusionModel):
     CXR-distinct is exactly 0 (Eq. 7), and the loss is prediction and EHR orthogonality alone (Eq. 13).
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
         alignment_weight: lambda_1, the weight of the alignment loss.
         orthogonality_weight: lambda_2, the weight of the orthogonality losses.
         auxiliary_weight: lambda_3, the weight of the ranking loss and the auxiliary losses.
@@ -122,13 +118,6 @@ class DrFuse(FusionModel):
         ranking_normalization: Literal["pairs", "nonzero"] = "pairs",
     ) -> None:
         super().__init__()
-        check_choice("alignment", alignment, ("jsd", "mse"))
-        check_choice("class_reduction", class_reduction, ("sum", "mean"))
-        check_choice("auxiliary_stays", auxiliary_stays, ("matched", "all"))
-        check_choice("jsd_outcomes", jsd_outcomes, ("both", "one"))
-        check_choice("stay_reduction", stay_reduction, ("batch", "own"))
-        check_choice("auxiliary_layers", auxiliary_layers, (1, 2))
-        check_choice("ranking_normalization", ranking_normalization, ("pairs", "nonzero"))
         self.alignment_weight = alignment_weight
         self.orthogonality_weight = orthogonality_weight
         self.auxiliary_weight = auxiliary_weight

@@ -2,15 +2,15 @@
 
 import math
 from functools import partial
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from drfuse.errors import InputError, check_choice
+from drfuse.errors import InputError
 from drfuse.models.precision import Lstm
-from drfuse.models.sizes import EncoderSizes, HourPooling
+from drfuse.models.sizes import EncoderSizes
 
 
 class EhrEncoder(nn.Module):
@@ -36,7 +36,6 @@ class EhrEncoder(nn.Module):
     def __init__(self, n_features: int, sizes: EncoderSizes, branches: int = 1) -> None:
         super().__init__()
         dim, heads, dropout, max_hours = sizes.dim, sizes.heads, sizes.dropout, sizes.max_hours
-        check_choice("pooling", sizes.pooling, get_args(HourPooling))
         if min(dim, heads, sizes.layers, max_hours) < 1 or not 0 <= dropout < 1:
             raise InputError(
                 "expected dim, heads, layers and max_hours of at least 1, dropout from 0 to below 1"
@@ -164,7 +163,6 @@ class EhrLstmEncoder(nn.Module):
     def __init__(self, n_features: int, sizes: EncoderSizes) -> None:
         super().__init__()
         dim, layers, dropout = sizes.dim, sizes.lstm_layers, sizes.dropout
-        check_choice("pooling", sizes.pooling, get_args(HourPooling))
         if min(dim, layers) < 1 or not 0 <= dropout < 1:
             raise InputError("expected dim and lstm_layers of at least 1, dropout from 0 to below 1")
         self.lstm = Lstm(n_features, dim, layers, batch_first=True)

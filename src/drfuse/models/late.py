@@ -16,11 +16,6 @@ class LateFusion(FusionModel):
 
     They share no weights, and each has its own loss; the best epoch is chosen for both together. Without a
     radiograph, the EHR's probability counts alone.
-
-    Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
     """
 
     @takes_sizes_of(EhrEncoder, CxrEncoder)

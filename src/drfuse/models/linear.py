@@ -110,8 +110,6 @@ class LogisticEhr(_Logistic):
     batches fill it, and a share of 0. Options of gradient steps have no effect (see `FittedModel`).
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
         n_variables: V, the variables that the features are made of.
     """
 
@@ -174,8 +172,6 @@ class LogisticCxr(_Logistic):
     effect (see `FittedModel`).
 
     Args:
-        n_features: Of an hour of the EHR, which is not read.
-        n_labels: C, the phenotypes.
         n_components: Principal components, fewer if the training stays have fewer radiographs.
         side: Side of the reduced radiographs, in pixels.
     """
@@ -203,9 +199,7 @@ class LogisticCxr(_Logistic):
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C), NaN for stays without a radiograph."""
         with _in_float32(batch.cxr):
-            of_cxr = self.head(self.scores(batch))
-        unknown = of_cxr.new_full((len(batch), of_cxr.shape[-1]), math.nan)
-        return FusionOutput(unknown.index_copy(0, batch.cxr_of, of_cxr))
+            return FusionOutput(batch.nan_without_cxr(self.head(self.scores(batch))))
 
     def scores(self, batch: Batch) -> Tensor:
         """Return the principal components (M, K) of the batch's radiographs."""
@@ -247,8 +241,6 @@ class LogisticLate(_Logistic):
     `FittedModel`).
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
         n_variables: V, the variables that the features are made of.
         n_components: Principal components of the radiograph.
         side: Side of the reduced radiographs, in pixels.

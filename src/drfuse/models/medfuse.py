@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
-from drfuse.errors import check_choice
 from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
 from drfuse.models.cxr_encoders import CxrEncoder
 from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder
@@ -25,9 +24,6 @@ class MedFuse(FusionModel):
     `EhrTransformer` and `CxrResNet`.
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
         ehr_encoder: `lstm` as in `EhrLstm`, or `transformer` as in `EhrTransformer`.
         fusion_dim: Width of the LSTM that fuses.
         absent_cxr: What the LSTM reads in place of an absent radiograph: one `learned` representation for all
@@ -45,8 +41,6 @@ class MedFuse(FusionModel):
         absent_cxr: Literal["learned", "skip"] = "learned",
     ) -> None:
         super().__init__()
-        check_choice("ehr_encoder", ehr_encoder, ("lstm", "transformer"))
-        check_choice("absent_cxr", absent_cxr, ("learned", "skip"))
         encoder = EhrLstmEncoder if ehr_encoder == "lstm" else EhrEncoder
         self.ehr_encoder = encoder(n_features, sizes)
         self.cxr_encoder = CxrEncoder(sizes)

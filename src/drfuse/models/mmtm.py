@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
-from drfuse.errors import InputError, check_choice
+from drfuse.errors import InputError
 from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
 from drfuse.models.cxr_encoders import CxrStages, enough_for_batch_norm
 from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
@@ -56,14 +56,10 @@ class MMTM(FusionModel):
     stage of the ResNet, or after the last; then come the Transformer's other layers and the means. A joint
     head on both representations predicts; each modality has a head of its own for the loss.
 
-    An absent radiograph is an all-zero image, which passes through the ResNet like any other (DrFuse, section
-    4.2); the loss of the radiographs' own head leaves such stays out.
+    The backbone must be a ResNet. An absent radiograph is an all-zero image, which passes through it like any
+    other (DrFuse, section 4.2); the loss of the radiographs' own head leaves such stays out.
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own; the backbone is a
-            ResNet.
         exchange_after: Stages of the ResNet after which the modalities gate each other: `every`, or `last`.
         ratio: How much narrower the joint layer of an exchange is than twice its input.
     """
@@ -78,7 +74,6 @@ class MMTM(FusionModel):
         ratio: int = 4,
     ) -> None:
         super().__init__()
-        check_choice("exchange_after", exchange_after, ("every", "last"))
         self.ehr_encoder = EhrEncoder(n_features, sizes)
         self.cxr_stages = CxrStages(sizes)
         channels, dim = self.cxr_stages.channels, sizes.dim

@@ -4,14 +4,15 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
+
+from drfuse.errors import check_choice
 
 BackboneSpec = str | Mapping[str, Any]
 """A new ResNet by name or by the fields of a `ResNetConfig`, or a folder or hub name of a pretrained one."""
 
 HourPooling = Literal["published", "mean-max-last"]
-"""What becomes of a stay's hours. `published`: the mean of a Transformer's, the last of an LSTM's.
-`mean-max-last`: their mean, their maximum and the last one, projected to the width of one."""
+"""What becomes of a stay's hours (see `EncoderSizes.pooling`)."""
 
 
 class _Sized(Protocol):
@@ -49,6 +50,10 @@ class EncoderSizes:
     pooling: HourPooling = "published"
     cxr_backbone: BackboneSpec = "resnet50"
 
+    def __post_init__(self) -> None:
+        """Check what an encoder would not notice."""
+        check_choice("pooling", self.pooling, get_args(HourPooling))
+
     def of(self, *encoders: type[_Sized]) -> dict[str, Any]:
         """Return the sizes that these encoders read, by name."""
         return {name: getattr(self, name) for name in _names(encoders)}
@@ -62,11 +67,10 @@ def _names(encoders: Iterable[type[_Sized]]) -> list[str]:
 def takes_sizes_of(
     *encoders: type[_Sized], **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a model's constructor: it takes the sizes of its encoders one by one.
+    """Decorate a model's constructor: callers give the sizes of its encoders one by one.
 
-    The constructor itself has one parameter `sizes: EncoderSizes`. To whoever makes the model, and to the
-    command line, which goes by signature and docstring, that parameter is `dim`, `heads`, ...: the sizes that
-    the model's encoders read, and no others.
+    In place of the constructor's parameter `sizes: EncoderSizes`, its signature and docstring, from which the
+    command line is made, have the sizes that the encoders read: `dim`, `heads`, ...
 
     Args:
         encoders: The classes of the encoders.

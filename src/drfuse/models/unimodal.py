@@ -3,8 +3,6 @@
 Each is an encoder that all models share, and a linear head. MedFuse trains the LSTM in its first stage.
 """
 
-import math
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,13 +41,7 @@ class _EhrAlone(FusionModel):
 
 
 class EhrTransformer(_EhrAlone):
-    """A Transformer of the EHR; radiographs change nothing.
-
-    Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
-    """
+    """A Transformer of the EHR; radiographs change nothing."""
 
     reads = ("ehr",)
 
@@ -59,13 +51,7 @@ class EhrTransformer(_EhrAlone):
 
 
 class EhrLstm(_EhrAlone):
-    """An LSTM of the EHR, the first stage of MedFuse (Hayat et al., MLHC 2022); radiographs change nothing.
-
-    Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
-    """
+    """An LSTM of the EHR, the first stage of MedFuse (Hayat et al., 2022); radiographs change nothing."""
 
     reads = ("ehr",)
 
@@ -75,23 +61,12 @@ class EhrLstm(_EhrAlone):
 
 
 class CxrResNet(FusionModel):
-    """A ResNet of the radiograph; a stay without one gets no prediction.
-
-    Args:
-        n_features: Of an hour of the EHR, which is not read.
-        n_labels: C, the phenotypes.
-        sizes: Those of the encoders (see `EncoderSizes`), each an option of its own.
-    """
+    """A ResNet of the radiograph; a stay without one gets no prediction."""
 
     reads = ("cxr",)
 
     @takes_sizes_of(CxrEncoder)
-    def __init__(
-        self,
-        n_features: int,  # noqa: ARG002
-        n_labels: int,
-        sizes: EncoderSizes,
-    ) -> None:
+    def __init__(self, n_features: int, n_labels: int, sizes: EncoderSizes) -> None:  # noqa: ARG002
         super().__init__()
         self.encoder = CxrEncoder(sizes)
         self.head = Head(sizes.dim, n_labels)
@@ -102,10 +77,7 @@ class CxrResNet(FusionModel):
 
     def classify(self, cxr: Tensor, batch: Batch) -> FusionOutput:
         """Return the output of representations (M, D) of the batch's radiographs."""
-        of_cxr = self.head(cxr)
-        unknown = of_cxr.new_full((len(batch), of_cxr.shape[-1]), math.nan)
-        logits = unknown.index_copy(0, batch.cxr_of, of_cxr)
-        return FusionOutput(logits, representations={"cxr": cxr})
+        return FusionOutput(batch.nan_without_cxr(self.head(cxr)), representations={"cxr": cxr})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the binary cross entropy over the stays with a radiograph as `total`; 0 if there is none."""
