@@ -198,5 +198,6 @@ def _check_declarations(model: FusionModel) -> None:
         and all(isinstance(encoder, CxrEncoder) for encoder in shared.cxr)
     ):
         raise InputError(
-            f"{name}.shared_encoders must return SharedEncoders of the model's own modules, in cxr CxrEncoders"
+            f"{name}.shared_encoders must return SharedEncoders of the model's own modules, "
+            "in cxr only CxrEncoders"
         )
