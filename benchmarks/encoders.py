@@ -26,7 +26,7 @@ from benchmarks.results import markdown_table
 from drfuse.data import Batch, Cohort, CohortDataModule, Subset
 from drfuse.errors import InputError
 from drfuse.evaluation import macro_mean, prauc_auroc
-from drfuse.models.encoders import mean_over_hours
+from drfuse.models.ehr_encoders import mean_over_hours
 from drfuse.models.linear import LogisticHead
 from drfuse.run import Predictions
 from drfuse.training.matrix import RunSpec, specify, train_all
@@ -149,9 +149,8 @@ def _pooled_regressions(cohort: Cohort) -> dict[str, float]:
     The penalty is chosen as that of the linear baselines is, on the validation split.
     """
     data = CohortDataModule(cohort, crop_size=cohort.image_size, batch_size=256)
-    data.dataset.cxr_as = "nothing"
-    test = cohort.rows("test")
-    test = test[data.dataset.task.eligible[test]]
+    data.read_only(["ehr"])
+    test = data.dataset.task.rows("test")
     splits = {"train": data.train_rows, "validation": data.validation_rows, "test": test}
     batches = {name: list(data.batches(rows)) for name, rows in splits.items()}
     labels = {

@@ -29,8 +29,8 @@ from benchmarks.training import (
 )
 from drfuse.data import Batch
 from drfuse.models import DrFuse
-from drfuse.models.encoders import BackboneSpec
 from drfuse.models.execution import compile_encoders
+from drfuse.models.sizes import BackboneSpec
 
 
 def gpu(

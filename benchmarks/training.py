@@ -33,8 +33,8 @@ from drfuse.cohort import prepare
 from drfuse.data import Batch, CohortDataModule
 from drfuse.data.augmentation import CxrTransform
 from drfuse.models import DrFuse
-from drfuse.models.encoders import BackboneSpec, CxrEncoder
 from drfuse.models.execution import compile_encoders, recompute_activations
+from drfuse.models.sizes import BackboneSpec
 from drfuse.simulate import simulate
 from drfuse.training import FusionTraining, TrainOptions, train
 
@@ -107,6 +107,7 @@ def make_batch(
         n_hours=torch.full((batch_size,), HOURS),
         cxr=torch.randn(n_images, 1, crop_size, crop_size, generator=generator),
         cxr_of=torch.arange(n_images) * batch_size // max(1, n_images),
+        cxr_row=torch.arange(n_images),
         labels=torch.randint(2, (batch_size, N_LABELS), generator=generator).float(),
     ).to(device)
 
@@ -248,15 +249,14 @@ def _options(
     plain = make_task(model, seed=seed)
     recomputing, frozen = copy.deepcopy(plain), copy.deepcopy(plain)
     recompute_activations(recomputing.model)
-    for module in frozen.model.modules():
-        if isinstance(module, CxrEncoder):
-            module.freeze([batch.cxr])
+    for encoder in frozen.model.shared_encoders().cxr:
+        encoder.freeze([batch.cxr])
     quarter = batch_size // 4
     quarters = [
         make_batch(quarter, n, crop_size, seed)
         for n in (n_images - 3 * (n_images // 4), *[n_images // 4] * 3)
     ]
-    rows_of_cxr = replace(batch, cxr=torch.arange(n_images))
+    without_pixels = replace(batch, cxr=torch.empty(n_images, 1, 0, 0))
     half = batch.keep_cxr(torch.arange(n_images - round(n_images / 2)))
     transform = CxrTransform(crop_size).train()
     stored = torch.randint(256, (n_images, 1, crop_size, crop_size), dtype=torch.uint8)
@@ -267,7 +267,7 @@ def _options(
             f"--accumulate 4, of {quarter} stays each": training_step(plain, quarters),
             "--checkpoint-activations": training_step(recomputing, [batch]),
             f"--cxr-share 0.5: {len(half.cxr)} of {n_images} radiographs": training_step(plain, [half]),
-            "--freeze-cxr": training_step(frozen, [rows_of_cxr]),
+            "--freeze-cxr": training_step(frozen, [without_pixels]),
         },
         repeats,
     )
@@ -390,9 +390,8 @@ class _Replay(L.Callback):
         self.before = dict(self.seconds)
         if self.started is None:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            transform = data.transform_cxr.eval()
             self.trained, self.validated = (
-                [batch.with_cxr(transform(batch.cxr)) for batch in loader]
+                [data.as_evaluated(batch) for batch in loader]
                 for loader in (data.train_dataloader(), data.val_dataloader())
             )
             optimizer, network = self.task.configure_optimizers(), self.task.model
@@ -504,7 +503,7 @@ def _prediction(
         def count(_: object, inputs: tuple[Tensor], encoded: list[int] = encoded) -> None:
             encoded.append(len(inputs[0]))
 
-        backbones = [module.backbone for module in task.modules() if isinstance(module, CxrEncoder)]
+        backbones = [encoder.backbone for encoder in task.model.shared_encoders().cxr]
         for backbone in backbones:
             backbone.register_forward_pre_hook(count)
 

@@ -1,5 +1,6 @@
 """Small inputs made in memory or straight on disk: batches, models and cohorts."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,22 @@ import torch
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.variables import load_variables
 from drfuse.data import Batch
-from drfuse.models import DrFuse
+from drfuse.models import DrFuse, FusionModel
 
 TINY_BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+TINY_SIZES: dict[str, Any] = {
+    "dim": 8,
+    "heads": 2,
+    "feedforward": 16,
+    "dropout": 0.0,
+    "cxr_backbone": TINY_BACKBONE,
+    "fusion_dim": 12,
+    "n_variables": 2,
+    "n_components": 5,
+    "side": 8,
+}
+"""Arguments that make a shipped model tiny; a model takes those that its constructor has."""
+
 N_FEATURES, N_LABELS = 5, 3
 PHENOTYPES = ["gout", "shock", "sepsis"]
 
@@ -36,6 +50,7 @@ def make_batch(
         n_hours=hours,
         cxr=torch.randn(len(cxr_of), 1, image_size, image_size, generator=generator),
         cxr_of=torch.tensor(cxr_of, dtype=torch.int64),
+        cxr_row=torch.arange(len(cxr_of)),
         labels=torch.randint(2, (len(hours), N_LABELS), generator=generator).float(),
     )
 
@@ -51,8 +66,17 @@ def take_stays(batch: Batch, rows: Sequence[int]) -> Batch:
         n_hours=batch.n_hours[at],
         cxr=batch.cxr[[place[row] for row in kept]],
         cxr_of=torch.tensor([list(rows).index(row) for row in kept], dtype=torch.int64),
+        cxr_row=batch.cxr_row[[place[row] for row in kept]],
         labels=batch.labels[at],
     )
+
+
+def tiny_model(kind: type[FusionModel], seed: int = 0, **options: Any) -> FusionModel:
+    """Return a tiny model of a class for `make_batch`, in training mode."""
+    torch.manual_seed(seed)
+    taken = inspect.signature(kind).parameters
+    sizes = {name: value for name, value in TINY_SIZES.items() if name in taken}
+    return kind(N_FEATURES, N_LABELS, **(sizes | options))
 
 
 def tiny_drfuse(seed: int = 0, **options: Any) -> DrFuse:

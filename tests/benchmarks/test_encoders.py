@@ -1,5 +1,6 @@
 """The encoders' benchmark trains what it says, and measures on stays that trained nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,13 @@ from sklearn.metrics import average_precision_score
 
 from benchmarks import encoders as benchmark
 from benchmarks.encoders import _pooled, _pooled_numbers, encoders
-from drfuse.data import Batch
 from drfuse.run import Predictions, RunFiles
+from tests.builders import make_batch
 
 
 def test_hours_are_pooled_up_to_the_stay_s_last_one() -> None:
     ehr = torch.tensor([[[1.0], [5.0], [3.0]], [[2.0], [7.0], [0.0]]])
-    none, no_images = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1, 8, 8)
-    batch = Batch(torch.tensor([1, 2]), ehr, torch.tensor([3, 1]), no_images, none, torch.zeros(2, 1))
+    batch = replace(make_batch((), (3, 1)), ehr=ehr)
     pooled = _pooled(batch, ("mean", "maximum", "last"))
     assert pooled.tolist() == [[3.0, 5.0, 3.0], [2.0, 2.0, 2.0]]
 
@@ -23,8 +23,7 @@ def test_hours_are_pooled_up_to_the_stay_s_last_one() -> None:
 def test_categories_are_pooled_as_numbers() -> None:
     # two categories 3 and 4, one-hot, and whether the variable was observed
     ehr = torch.tensor([[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
-    none, no_images = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1, 8, 8)
-    batch = Batch(torch.tensor([1]), ehr, torch.tensor([3]), no_images, none, torch.zeros(1, 1))
+    batch = replace(make_batch((), (3,)), ehr=ehr)
     pooled = _pooled_numbers(batch, torch.tensor([[3.0], [4.0], [0.0]]))
     torch.testing.assert_close(pooled, torch.tensor([[11 / 3, 4.0, 2 / 3]]))
 

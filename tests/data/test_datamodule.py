@@ -1,6 +1,8 @@
 """From a cohort on disk to the batches of a training run."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drfuse.data import Batch, Cohort, CohortDataModule, EhrFeatures, StayDataset
+from drfuse.data import Batch, Cohort, CohortDataModule, EhrFeatures, Modality, StayDataset, StoredBatch
 from drfuse.data.augmentation import CxrTransform
+from drfuse.data.batch import Stays
 from drfuse.data.cohort import Subset
 from drfuse.data.datamodule import drop_cxr
 from drfuse.errors import InputError
@@ -87,12 +90,15 @@ def test_indexing_with_rows_makes_the_batch_of_those_stays(cohort: Cohort, rows:
     assert batch.ehr.shape == (len(rows), max(cohort.n_hours[rows]), 59)
     with_cxr = [(i, row) for i, row in enumerate(rows) if cohort.has_cxr[row]]
     assert batch.cxr_of.tolist() == [i for i, _ in with_cxr]
-    assert batch.cxr.dtype == torch.uint8
-    assert batch.cxr.shape == (len(with_cxr), 1, 12, 12)
-    for image, (_, row) in zip(batch.cxr, with_cxr, strict=True):
+    assert batch.cxr_row.tolist() == [cohort.cxr_row[row] for _, row in with_cxr]
+    assert batch.pixels.dtype == torch.uint8
+    assert batch.pixels.shape == (len(with_cxr), 1, 12, 12)
+    for image, (_, row) in zip(batch.pixels, with_cxr, strict=True):
         assert (image == row).all()
-    dtypes = {name: getattr(batch, name).dtype for name in ("stay_id", "n_hours", "cxr_of", "ehr", "labels")}
-    integers, floats = ("stay_id", "n_hours", "cxr_of"), ("ehr", "labels")
+    integers, floats = ("stay_id", "n_hours", "cxr_of", "cxr_row"), ("ehr", "labels")
+    dtypes = {name: getattr(batch, name).dtype for name in (*integers, *floats)}
+    for field in fields(batch):  # as bytes, in which processes exchange them
+        getattr(batch, field.name).flatten().view(torch.uint8)
     assert dtypes == dict.fromkeys(integers, torch.int64) | dict.fromkeys(floats, torch.float32)
 
 
@@ -117,7 +123,7 @@ def test_the_dataset_has_as_many_stays_as_the_cohort(cohort: Cohort) -> None:
 # --- loaders ------------------------------------------------------------------------------------------------
 
 
-def stay_ids(batches: list[Batch]) -> list[int]:
+def stay_ids(batches: Sequence[Stays]) -> list[int]:
     return [stay_id for batch in batches for stay_id in batch.stay_id.tolist()]
 
 
@@ -340,35 +346,55 @@ def test_radiographs_that_no_one_reads_are_not_read(larger: Cohort, monkeypatch:
     read: list[int] = []
     pixels = StayDataset.pixels
     monkeypatch.setattr(StayDataset, "pixels", lambda data, rows: read.extend(rows) or pixels(data, rows))
-    module.dataset.cxr_as = "nothing"
+    module.read_only(["ehr"])
     batches = list(module.train_dataloader())
     assert len(stay_ids(batches)) == 40
-    assert all(batch.cxr.shape == (0, 1, 12, 12) and not batch.has_cxr.any() for batch in batches)
+    assert all(batch.pixels.shape == (0, 1, 12, 12) and not batch.has_cxr.any() for batch in batches)
+    module.read_only(["ehr", "cxr"], cxr_pixels=False)
+    assert sum(len(batch.cxr_row) for batch in module.train_dataloader()) == 20
     assert not read
-    module.dataset.cxr_as = "pixels"
+    module.read_only(["ehr", "cxr"])
     assert len(list(module.train_dataloader())) == 5
     assert len(read) == 20
 
 
-def test_radiographs_can_be_named_by_their_rows(larger: Cohort) -> None:
+@pytest.mark.parametrize(("reads", "dropout"), [(["cxr"], 0.0), (["ehr", "cxr"], 0.3), (["ehr"], 0.3)])
+def test_matched_training_takes_no_radiograph_from_a_model_that_reads_nothing_else(
+    larger: Cohort, reads: list[Modality], dropout: float
+) -> None:
+    module = CohortDataModule(larger, "matched", crop_size=8)
+    module.read_only(reads)
+    assert module.cxr_dropout == dropout
+
+
+def test_a_task_is_kept_when_batches_hold_less(larger: Cohort) -> None:
+    module = CohortDataModule(larger, crop_size=8, task="mortality")
+    module.read_only(["ehr"])
+    assert module.dataset.task.name == "mortality"
+
+
+def test_the_rows_of_radiographs_stand_for_their_pixels(larger: Cohort) -> None:
     module = CohortDataModule(larger, batch_size=7, crop_size=8)
     every = torch.cat(list(module.every_cxr()))
     assert every.shape == (30, 1, 8, 8)
     for rows in ([0, 1, 2, 3], [5], [9, 4, 8]):
-        module.dataset.cxr_as = "pixels"
+        module.read_only(["ehr", "cxr"])
         pixels = module.on_after_batch_transfer(module.dataset[rows], 0)
-        module.dataset.cxr_as = "rows"
+        module.read_only(["ehr", "cxr"], cxr_pixels=False)
         named = module.on_after_batch_transfer(module.dataset[rows], 0)
-        assert named.cxr.dtype == torch.int64
+        assert named.cxr.shape == (len(pixels.cxr), 1, 0, 0)
         assert torch.equal(named.cxr_of, pixels.cxr_of)
-        assert torch.equal(every[named.cxr], pixels.cxr)
+        assert torch.equal(named.cxr_row, pixels.cxr_row)
+        assert torch.equal(every[named.cxr_row], pixels.cxr)
 
 
 def test_only_to_a_gpu_is_a_batch_copied_without_waiting(
     cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, bool] = {}
-    monkeypatch.setattr(Batch, "to", lambda _, device, non_blocking: seen.update({device.type: non_blocking}))
+    monkeypatch.setattr(
+        StoredBatch, "to", lambda _, device, non_blocking: seen.update({device.type: non_blocking})
+    )
     module = CohortDataModule(cohort, crop_size=8)
     for device in ("cpu", "cuda"):
         module.transfer_batch_to_device(module.dataset[[0]], torch.device(device), 0)
@@ -378,15 +404,16 @@ def test_only_to_a_gpu_is_a_batch_copied_without_waiting(
 # --- dropping -----------------------------------------------------------------------------------------------
 
 
-def images(n: int) -> Batch:
+def images(n: int) -> StoredBatch:
     everything = torch.arange(n)
-    return Batch(
-        everything,
-        torch.zeros(n, 1, 1),
-        torch.ones(n),
-        everything[:, None, None, None],
-        everything,
-        torch.zeros(n, 1),
+    return StoredBatch(
+        stay_id=everything,
+        ehr=torch.zeros(n, 1, 1),
+        n_hours=torch.ones(n),
+        pixels=everything[:, None, None, None],
+        cxr_of=everything,
+        cxr_row=everything,
+        labels=torch.zeros(n, 1),
     )
 
 
@@ -396,8 +423,13 @@ def images(n: int) -> Batch:
 def test_a_share_of_the_radiographs_is_dropped(n: int, share: float, kept: int) -> None:
     batch = drop_cxr(images(n), share)
     assert len(batch) == n
-    assert len(batch.cxr) == kept
-    assert batch.cxr.flatten().tolist() == batch.cxr_of.tolist() == sorted(set(batch.cxr_of.tolist()))
+    assert len(batch.pixels) == kept
+    assert (
+        batch.pixels.flatten().tolist()
+        == batch.cxr_row.tolist()
+        == batch.cxr_of.tolist()
+        == sorted(set(batch.cxr_of.tolist()))
+    )
 
 
 def test_every_radiograph_is_dropped_equally_often() -> None:
@@ -460,7 +492,7 @@ def test_the_published_settings_are_the_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 4, 8, 16])
 def test_parts_lose_the_share_of_the_whole_batch(n_ranks: int) -> None:
-    left = [len(drop_cxr(images(16 // n_ranks), 0.3, rank).cxr) for rank in range(n_ranks)]
+    left = [len(drop_cxr(images(16 // n_ranks), 0.3, rank).pixels) for rank in range(n_ranks)]
     assert sum(left) == 16 - 5  # 0.3 of 16, rounded
 
 

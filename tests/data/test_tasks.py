@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.data import Cohort, Task
+from drfuse.data import Cohort, Split, Subset, Task, TaskName
 from drfuse.errors import InputError
 from tests.builders import PHENOTYPES, write_cohort
 
@@ -51,6 +51,28 @@ def test_a_stay_has_one_class_of_days_whose_upper_edge_belongs_to_it(cohort: Coh
         "7 to 14 days",
         "more than 14 days",
     ]
+
+
+@pytest.mark.parametrize("name", ["phenotyping", "los"])
+@pytest.mark.parametrize("split", ["train", "validation", "test", None])
+@pytest.mark.parametrize("subset", ["full", "matched"])
+def test_the_rows_of_a_task_are_the_eligible_stays_of_a_split_and_subset(
+    cohort: Cohort, name: TaskName, split: Split | None, subset: Subset
+) -> None:
+    of_split = {"train": range(6), "validation": range(6, 9), "test": range(9, 12), None: range(12)}
+    expected = [
+        row
+        for row in of_split[split]
+        if (subset == "full" or row in (0, 2, 3, 6, 8, 10)) and (name == "phenotyping" or TAKES_PART[row])
+    ]
+    assert Task.of(cohort, name).rows(split, subset).tolist() == expected
+
+
+def test_an_unknown_split_or_subset_has_no_rows(cohort: Cohort) -> None:
+    with pytest.raises(InputError, match="split is 'all'; expected one of 'train', "):
+        Task.of(cohort).rows("all")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="subset is 'some'; expected one of 'full', 'matched'"):
+        Task.of(cohort).rows("test", "some")  # type: ignore[arg-type]
 
 
 def test_the_window_decides_who_takes_part(tmp_path: Path) -> None:

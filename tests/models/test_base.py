@@ -3,13 +3,23 @@
 import copy
 import dataclasses
 import pickle
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from drfuse.data import Batch
-from drfuse.models import MODALITIES, DrFuse, FusionModel, FusionOutput
+from drfuse.errors import InputError
+from drfuse.models import (
+    MODALITIES,
+    DrFuse,
+    FusionModel,
+    FusionOutput,
+    SharedEncoders,
+    check_contract,
+)
 from tests.builders import N_FEATURES, N_LABELS, make_batch, tiny_drfuse
 
 
@@ -42,6 +52,50 @@ def test_a_model_without_one_of_the_methods_cannot_be_made(missing: str) -> None
     incomplete = type("Incomplete", (FusionModel,), methods)
     with pytest.raises(TypeError, match=missing):
         incomplete()
+
+
+def test_a_model_reads_both_modalities_unless_its_own_class_says_otherwise() -> None:
+    class Blind(MeanHour):
+        reads = ("ehr",)
+
+    class Seeing(Blind):
+        pass
+
+    assert (MeanHour.reads, Blind.reads, Seeing.reads) == (("ehr", "cxr"), ("ehr",), ("ehr", "cxr"))
+    assert MeanHour(N_FEATURES, N_LABELS).shared_encoders() == SharedEncoders()
+    check_contract(Blind(N_FEATURES, N_LABELS), make_batch(), N_LABELS)
+
+
+@pytest.mark.parametrize("reads", [(), ("images",), ("ehr", "text")])
+def test_a_model_that_reads_what_there_is_not_breaks_the_contract(reads: tuple[str, ...]) -> None:
+    kind = type("Odd", (MeanHour,), {"reads": reads})
+    with pytest.raises(InputError, match=r"Odd.reads is .*; expected some of 'ehr', 'cxr'"):
+        check_contract(kind(N_FEATURES, N_LABELS), make_batch(), N_LABELS)
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        lambda _: {},
+        lambda _: SharedEncoders(ehr=[nn.Linear(1, 1)]),  # not of the model
+        lambda model: SharedEncoders(cxr=[model.head]),
+    ],
+)
+def test_a_model_that_shares_something_else_breaks_the_contract(shared: Callable[[MeanHour], Any]) -> None:
+    kind = type("Odd", (MeanHour,), {"shared_encoders": shared})
+    with pytest.raises(InputError, match=r"Odd.shared_encoders must return .* the model's own modules"):
+        check_contract(kind(N_FEATURES, N_LABELS), make_batch(), N_LABELS)
+
+
+def test_a_value_that_is_none_of_the_choices_is_refused() -> None:
+    class Choosing(MeanHour):
+        def __init__(self, n_features: int, n_labels: int, kind: Literal["a", "b"] = "a") -> None:
+            super().__init__(n_features, n_labels)
+            self.kind = kind
+
+    assert Choosing(N_FEATURES, N_LABELS, "b").kind == "b"
+    with pytest.raises(InputError, match="kind is 'c'; expected one of 'a', 'b'"):
+        Choosing(N_FEATURES, N_LABELS, kind="c")  # type: ignore[arg-type]
 
 
 def test_outputs_share_no_representations_and_cannot_be_changed() -> None:

@@ -1,7 +1,10 @@
-"""What every shipped model keeps; a new one is a line in `MODELS`."""
+"""What every shipped model keeps; a new one is found in the package, and tested here without a change."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse import models
+from drfuse.cli import main
 from drfuse.data import Batch
 from drfuse.models import (
     DAFT,
     MMTM,
-    CxrResNet,
     DrFuse,
     EhrLstm,
     EhrTransformer,
@@ -22,30 +25,13 @@ from drfuse.models import (
     FittingData,
     FusionModel,
     FusionOutput,
-    LateFusion,
-    LogisticCxr,
-    LogisticEhr,
-    LogisticLate,
     MedFuse,
     check_contract,
+    shipped_models,
 )
-from drfuse.models.encoders import CxrEncoder, EhrEncoder, EhrLstmEncoder, MeanMaxLastHour
-from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch, take_stays
-
-
-def small(kind: type[FusionModel], **options: Any) -> Callable[[], FusionModel]:
-    """Return what makes a small model of fixed weights, in training mode."""
-
-    def make() -> FusionModel:
-        torch.manual_seed(0)
-        return kind(N_FEATURES, N_LABELS, dim=8, **options)
-
-    return make
-
-
-def fitted(kind: type[FittedModel], **options: Any) -> Callable[[], FusionModel]:
-    """Return what makes a small model that is fitted to random stays."""
-    return lambda: fit(kind(N_FEATURES, N_LABELS, **options))
+from drfuse.models.cxr_encoders import CxrEncoder
+from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder, MeanMaxLastHour
+from tests.builders import N_FEATURES, N_LABELS, make_batch, take_stays, tiny_model
 
 
 def fit(model: FittedModel) -> FittedModel:
@@ -56,33 +42,30 @@ def fit(model: FittedModel) -> FittedModel:
     return model
 
 
-TRANSFORMER = {"heads": 2, "feedforward": 16, "dropout": 0.0}
-LSTM = {"dropout": 0.0}
-CXR = {"cxr_backbone": TINY_BACKBONE}
+def small(kind: type[FusionModel], **options: Any) -> FusionModel:
+    """Return a tiny model of fixed weights in training mode, or fitted to random stays."""
+    model = tiny_model(kind, **options)
+    return fit(model) if isinstance(model, FittedModel) else model
 
-MODELS = {
-    "DrFuse": small(DrFuse, **TRANSFORMER, **CXR),
-    "DrFuse of pooled hours": small(DrFuse, **TRANSFORMER, **CXR, pooling="mean-max-last"),
-    "DrFuse without disentanglement": small(DrFuse, **TRANSFORMER, **CXR, disentangle=False),
-    "DrFuse with MSE alignment": small(DrFuse, **TRANSFORMER, **CXR, alignment="mse"),
-    "DrFuse without attention ranking": small(DrFuse, **TRANSFORMER, **CXR, attention_ranking=False),
-    "EhrTransformer": small(EhrTransformer, **TRANSFORMER),
-    "EhrTransformer of pooled hours": small(EhrTransformer, **TRANSFORMER, pooling="mean-max-last"),
-    "EhrLstm": small(EhrLstm, **LSTM),
-    "EhrLstm of pooled hours": small(EhrLstm, **LSTM, pooling="mean-max-last"),
-    "CxrResNet": small(CxrResNet, **CXR),
-    "LateFusion": small(LateFusion, **TRANSFORMER, **CXR),
-    "MedFuse": small(MedFuse, **LSTM, **CXR, fusion_dim=12),
-    "MedFuse with shorter sequences": small(MedFuse, **LSTM, **CXR, fusion_dim=12, absent_cxr="skip"),
-    "MedFuse-II": small(MedFuse, ehr_encoder="transformer", **TRANSFORMER, **CXR, fusion_dim=12),
-    "MMTM": small(MMTM, **TRANSFORMER, **CXR),
-    "MMTM after the last stage": small(MMTM, **TRANSFORMER, **CXR, exchange_after="last"),
-    "DAFT": small(DAFT, **TRANSFORMER, **CXR),
-    "DAFT of the EHR": small(DAFT, **TRANSFORMER, **CXR, modulate="ehr"),
-    "LogisticEhr": fitted(LogisticEhr, n_variables=2),
-    "LogisticCxr": fitted(LogisticCxr, n_components=5, side=8),
-    "LogisticLate": fitted(LogisticLate, n_variables=2, n_components=5, side=8),
+
+VARIANTS: dict[str, tuple[type[FusionModel], dict[str, Any]]] = {
+    "DrFuse of pooled hours": (DrFuse, {"pooling": "mean-max-last"}),
+    "DrFuse without disentanglement": (DrFuse, {"disentangle": False}),
+    "DrFuse with MSE alignment": (DrFuse, {"alignment": "mse"}),
+    "DrFuse without attention ranking": (DrFuse, {"attention_ranking": False}),
+    "EhrTransformer of pooled hours": (EhrTransformer, {"pooling": "mean-max-last"}),
+    "EhrLstm of pooled hours": (EhrLstm, {"pooling": "mean-max-last"}),
+    "MedFuse with shorter sequences": (MedFuse, {"absent_cxr": "skip"}),
+    "MedFuse-II": (MedFuse, {"ehr_encoder": "transformer"}),
+    "MMTM after the last stage": (MMTM, {"exchange_after": "last"}),
+    "DAFT of the EHR": (DAFT, {"modulate": "ehr"}),
 }
+MODELS: dict[str, Callable[[], FusionModel]] = {
+    **{name: partial(small, kind) for name, kind in shipped_models().items()},
+    **{name: partial(small, kind, **options) for name, (kind, options) in VARIANTS.items()},
+}
+SEE_ZERO_IMAGES = (DAFT, MMTM)
+"""Models in which all-zero images stand for absent radiographs, and so enter the batch statistics."""
 
 SOME, ALL = (0, 2), (0, 1, 2, 3)
 MIXES = [(), (3,), SOME, ALL]
@@ -94,13 +77,8 @@ def model(request: pytest.FixtureRequest) -> FusionModel:
 
 
 def told(model: FusionModel, batch: Batch) -> Tensor:
-    """Return the stays (B,) of which a model says something: only one of radiographs has nothing to say."""
-    return batch.has_cxr if isinstance(model, CxrResNet | LogisticCxr) else torch.ones_like(batch.has_cxr)
-
-
-def sees_zero_images(model: FusionModel) -> bool:
-    """Return whether all-zero images stand for absent radiographs, and so enter the batch statistics."""
-    return isinstance(model, DAFT | MMTM)
+    """Return the stays (B,) for which a model predicts something: one of radiographs alone needs one."""
+    return batch.has_cxr if "ehr" not in model.reads else torch.ones_like(batch.has_cxr)
 
 
 def trained(model: FusionModel, batch: Batch) -> tuple[FusionOutput, dict[str, Tensor]]:
@@ -111,10 +89,12 @@ def trained(model: FusionModel, batch: Batch) -> tuple[FusionOutput, dict[str, T
     return output, loss
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith(("Logistic", "Cxr"))])
+POOLING = [name for name, kind in shipped_models().items() if "pooling" in signature(kind).parameters]
+
+
+@pytest.mark.parametrize("name", POOLING)
 def test_every_network_of_the_record_can_pool_its_hours(name: str) -> None:
-    first = MODELS[name]()
-    model = type(first)(**{**first.init_args, "pooling": "mean-max-last"})
+    model = small(shipped_models()[name], pooling="mean-max-last")
     pools = [module for module in model.modules() if isinstance(module, MeanMaxLastHour)]
     assert len(pools) == (2 if isinstance(model, DrFuse) else 1)
     trained(model.train(), make_batch(ALL))
@@ -154,10 +134,52 @@ def has_gradient(parameter: nn.Parameter) -> bool:
     return parameter.grad is not None and bool(parameter.grad.any())
 
 
-def test_every_shipped_model_is_here() -> None:
+# --- finding the models -------------------------------------------------------------------------------------
+
+
+def test_the_published_models_are_found_in_the_package() -> None:
     public = [getattr(models, name) for name in models.__all__]
-    shipped = {one for one in public if isinstance(one, type) and issubclass(one, FusionModel)}
-    assert {type(make()) for make in MODELS.values()} == shipped - {FusionModel, FittedModel}
+    exported = {one for one in public if isinstance(one, type) and issubclass(one, FusionModel)}
+    assert set(shipped_models().values()) == exported - {FusionModel, FittedModel}
+    assert len(shipped_models()) >= 11
+    assert all(name == kind.__name__ for name, kind in shipped_models().items())
+    assert {name for name in POOLING if "Logistic" in name or "Cxr" in name} == set()
+    assert len(POOLING) == 7
+
+
+NEW_MODEL = """
+from torch import nn
+from drfuse.models.base import FusionModel, FusionOutput
+from drfuse.models.ehr_encoders import EhrEncoder
+from drfuse.models.sizes import EncoderSizes, takes_sizes_of
+
+class Gated(FusionModel):
+    @takes_sizes_of(EhrEncoder)
+    def __init__(self, n_features: int, n_labels: int, sizes: EncoderSizes, gates: int = 4) -> None:
+        super().__init__()
+        self.encoder = EhrEncoder(n_features, sizes)
+        self.head = nn.Linear(sizes.dim, n_labels)
+
+    def forward(self, batch):
+        return FusionOutput(self.head(self.encoder(batch.ehr, batch.n_hours)[0]))
+
+    def loss(self, output, batch):
+        return {"total": (output.logits - batch.labels).square().mean()}
+"""
+
+
+def test_a_new_file_in_the_package_is_a_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gated.py").write_text(NEW_MODEL)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    found = shipped_models()
+    assert found["Gated"].__module__ == "drfuse.models.gated"
+    assert len(found) == len(MODELS) - len(VARIANTS) + 1
+    check_contract(small(found["Gated"]), make_batch(SOME), N_LABELS)
+    with pytest.raises(SystemExit):
+        main(["train", "--model.help", "Gated"])
+    assert "--model.dim DIM" in capsys.readouterr().out
 
 
 # --- shapes, losses, gradients ------------------------------------------------------------------------------
@@ -199,7 +221,7 @@ def test_stays_without_radiograph_train_the_ehr_encoder_and_no_image_encoder(mod
 
 @pytest.mark.parametrize("cxr_of", MIXES)
 def test_radiographs_and_nothing_else_move_the_batch_norms(model: FusionModel, cxr_of: Sequence[int]) -> None:
-    if not cxr_of and sees_zero_images(model):
+    if not cxr_of and isinstance(model, SEE_ZERO_IMAGES):
         pytest.skip("all-zero images move them too")
     if isinstance(model, FittedModel):
         pytest.skip("it has no BatchNorm")
@@ -241,7 +263,7 @@ def test_other_stays_series_and_images_change_nothing(model: FusionModel) -> Non
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_stay_without_radiograph_ignores_its_neighbours_images(model: FusionModel, training: bool) -> None:
-    if training and sees_zero_images(model):
+    if training and isinstance(model, SEE_ZERO_IMAGES):
         pytest.skip("all-zero images are normalised with the others")
     batch = make_batch(SOME)
     brighter = batch.with_cxr(3 * batch.cxr + torch.linspace(0, 5, 16))
@@ -302,7 +324,14 @@ def test_a_model_says_what_it_reads(model: FusionModel) -> None:
     for modality in ("ehr", "cxr"):
         other = replace(batch, **{modality: getattr(batch, modality) + 1})
         changes = not torch.equal(model.eval()(batch).logits, model(other).logits)
-        assert changes == getattr(model, f"reads_{modality}")
+        assert changes == (modality in model.reads)
+
+
+def test_a_model_says_which_shared_encoders_it_is_made_of(model: FusionModel) -> None:
+    shared = model.shared_encoders()
+    modules = list(model.modules())
+    assert list(shared.ehr) == [one for one in modules if isinstance(one, EhrEncoder | EhrLstmEncoder)]
+    assert list(shared.cxr) == [one for one in modules if isinstance(one, CxrEncoder)]
 
 
 def test_it_learns_a_few_stays_by_heart(model: FusionModel) -> None:

@@ -1,6 +1,7 @@
 """DrFuse against Eq. 1 to 13 written out, stay by stay."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -435,9 +436,9 @@ def test_without_the_common_projection_the_encoders_outputs_are_the_shared_repre
     assert not list(model.common_projection.parameters())
     h = model(batch).representations
     torch.testing.assert_close(h["ehr_shared"], model.ehr_encoder(batch.ehr, batch.n_hours)[0])
-    torch.testing.assert_close(h["cxr_shared"], model.cxr_shared_encoder(batch.cxr))
+    torch.testing.assert_close(h["cxr_shared"], model.cxr_shared_encoder(batch))
     torch.testing.assert_close(h["ehr_distinct"], model.ehr_encoder(batch.ehr, batch.n_hours)[1])
-    torch.testing.assert_close(h["cxr_distinct"], model.cxr_distinct_encoder(batch.cxr))
+    torch.testing.assert_close(h["cxr_distinct"], model.cxr_distinct_encoder(batch))
 
 
 # --- the paper's ablation -----------------------------------------------------------------------------------
@@ -541,9 +542,7 @@ def test_the_paper_s_sizes_are_the_defaults() -> None:
 
 def scaled(factor: float) -> Batch:
     batch = make_batch(SOME)
-    return Batch(
-        batch.stay_id, factor * batch.ehr, batch.n_hours, factor * batch.cxr, batch.cxr_of, batch.labels
-    )
+    return replace(batch, ehr=factor * batch.ehr, cxr=factor * batch.cxr)
 
 
 def saturate(model: DrFuse) -> None:

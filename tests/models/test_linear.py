@@ -95,7 +95,7 @@ def test_the_summaries_are_those_of_plain_loops() -> None:
 def test_a_cohort_of_other_variables_says_what_to_do() -> None:
     model = LogisticEhr(N_FEATURES, N_LABELS, n_variables=3)
     with pytest.raises(
-        InputError, match=r"made for 3 variables, and the cohort has 2; set --model\.n_variables 2"
+        InputError, match=r"made for 3 variables, but the cohort has 2; set --model\.n_variables 2"
     ):
         model.fit(data([stays(8)]))
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from drfuse.errors import InputError
 from drfuse.models import CxrResNet, EhrLstm, EhrTransformer, FusionModel, MedFuse
-from drfuse.models.encoders import EhrEncoder, EhrLstmEncoder
+from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch
 from tests.models import reference
 
@@ -40,7 +40,7 @@ def test_the_fusion_reads_the_ehr_and_then_the_radiograph_of_each_stay(
     model = tiny_medfuse(absent_cxr=absent_cxr, ehr_encoder=ehr_encoder, **options).eval()
     batch = make_batch(cxr_of)
     output = model(batch)
-    (ehr,), cxr = model.ehr_encoder(batch.ehr, batch.n_hours), model.cxr_encoder(batch.cxr)
+    (ehr,), cxr = model.ehr_encoder(batch.ehr, batch.n_hours), model.cxr_encoder(batch)
     weights = [array(weight) for weight in model.fusion.all_weights[0]]
     for row in range(4):
         sequence = [array(ehr[row])]

@@ -50,7 +50,7 @@ def test_without_any_radiograph_the_image_model_s_loss_is_zero_and_trains_nothin
 
 
 def test_a_cohort_without_radiographs_is_nothing_for_the_image_model() -> None:
-    with pytest.raises(InputError, match="CxrResNet predicts no stay of this cohort"):
+    with pytest.raises(InputError, match="CxrResNet returned only NaN: this cohort lacks the modality"):
         check_contract(tiny_cxr(), make_batch(()), N_LABELS)
 
 

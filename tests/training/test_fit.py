@@ -41,7 +41,7 @@ from drfuse.models import (
     MedFuse,
     check_contract,
 )
-from drfuse.models.encoders import CxrEncoder
+from drfuse.models.cxr_encoders import CxrEncoder
 from drfuse.run import Predictions, RunFiles
 from drfuse.training import FusionTraining, Schedule, TrainedRun, load_model, read_facts, train
 from drfuse.training.claim import claim
@@ -657,7 +657,8 @@ def test_what_is_said_without_radiographs_is_kept(finished: TrainedRun, small_co
     without = predictions.logits_without_cxr
     assert without is not None
     np.testing.assert_array_equal(without[~cohort.has_cxr], predictions.logits[~cohort.has_cxr])
-    batch = CohortDataModule(cohort, crop_size=32).dataset[list(range(len(cohort)))]
+    data = CohortDataModule(cohort, crop_size=32)
+    batch = data.as_evaluated(data.dataset[list(range(len(cohort)))])
     with torch.no_grad():
         expected = load_model(finished.folder)(batch.keep_cxr(torch.tensor([], dtype=torch.int64))).logits
     np.testing.assert_allclose(without, expected.numpy(), rtol=1e-4, atol=1e-5)
@@ -736,10 +737,10 @@ def test_what_cannot_start_from_a_run_says_why(
     fit: Trainer, unimodal: dict[str, Path], finished: TrainedRun, tmp_path: Path
 ) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
-        ("FirstHour has no ehr_encoder", {"model": FirstHour, "init_ehr": unimodal["ehr"]}),
-        ("DrFuse has no cxr_encoder", {"init_cxr": unimodal["cxr"]}),
+        ("FirstHour has 0 ehr encoders", {"model": FirstHour, "init_ehr": unimodal["ehr"]}),
+        ("DrFuse has 2 cxr encoders", {"init_cxr": unimodal["cxr"]}),
         ("run is not a run of a unimodal model", {"model": MEDFUSE, "init_ehr": finished.folder}),
-        (r"\(CxrResNet\) is not built like the ehr_enc", {"model": MEDFUSE, "init_ehr": unimodal["cxr"]}),
+        (r"\(CxrResNet\) is not built like the ehr enc", {"model": MEDFUSE, "init_ehr": unimodal["cxr"]}),
         ("not built like", {"model": partial(MEDFUSE, dim=4), "init_cxr": unimodal["cxr"]}),
         (r"has no config\.yaml", {"model": MEDFUSE, "init_cxr": tmp_path}),
     ]

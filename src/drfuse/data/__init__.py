@@ -1,14 +1,15 @@
 """A cohort on disk in, batches out.
 
-`Cohort` opens the folder that `drfuse prepare` wrote, memory-mapped; `CohortDataModule` makes a `Batch` of
-any rows of it at once: imputed, scaled and one-hot hourly values of every stay, and the radiographs that
-exist.
+`Cohort` opens the folder that `drfuse prepare` wrote, memory-mapped. A `Task` says what is predicted, and of
+which stays. `CohortDataModule` makes a `Batch` of any rows at once: imputed, scaled and one-hot hourly values
+of every stay, and the radiographs that exist.
 """
 
 from drfuse.data.augmentation import Augmentation
-from drfuse.data.batch import Batch
+from drfuse.data.batch import Batch, Modality, StoredBatch
 from drfuse.data.cohort import Cohort, Split, Subset
-from drfuse.data.datamodule import CohortDataModule, StayDataset
+from drfuse.data.datamodule import CohortDataModule
+from drfuse.data.dataset import StayDataset
 from drfuse.data.features import EhrFeatures
 from drfuse.data.tasks import Task, TaskName
 
@@ -18,8 +19,10 @@ __all__ = [
     "Cohort",
     "CohortDataModule",
     "EhrFeatures",
+    "Modality",
     "Split",
     "StayDataset",
+    "StoredBatch",
     "Subset",
     "Task",
     "TaskName",

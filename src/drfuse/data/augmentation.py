@@ -19,12 +19,12 @@ class CxrTransform(nn.Module):
     """Scale radiographs to zero mean and unit deviation, and crop them; in training mode, augment them first.
 
     The published augmentation: horizontal flip, then rotation within 45 degrees, scaling by 0.85 to 1.15 and
-    translation by up to 0.15 of the side; black fills what comes in from outside. Shifts alone are of up to a
-    sixteenth of the side, and repeat the edge.
+    translation by up to 0.15 of the side; areas from outside the image are black. With `shifts`: translation
+    by up to a sixteenth of the side, and areas from outside repeat the edge.
 
     Args:
         crop_size: Side of the centre crop, in pixels.
-        shifts: Augment by shifts alone, for radiographs that always show the chest upright and in place.
+        shifts: Only shift, for radiographs in which the chest is always upright and in place.
     """
 
     def __init__(self, crop_size: int, shifts: bool = False) -> None:

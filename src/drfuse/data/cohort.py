@@ -22,7 +22,7 @@ class Cohort:
     """A cohort on disk: N stays, H hours, V variables, M radiographs.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it is.
         manifest: How it was made.
         stays: A row a stay, ordered by `stay_id`.
         ehr: Float32 (N, H, V) in physical units, NaN where nothing was observed; memory-mapped.
@@ -43,11 +43,11 @@ class Cohort:
 
         Args:
             folder: The cohort.
-            verify: Whether every file must still have the sum that the manifest gives; this reads them all.
+            verify: Check every file against its SHA-256 in the manifest; this reads them all.
 
         Raises:
             MissingInputError: If `folder` is not a cohort, or one of its files is missing.
-            InputError: If a file does not belong to the others.
+            InputError: If a file is damaged, or does not belong to the others.
         """
         folder = Path(folder)
         manifest = Manifest.read(folder)
@@ -85,7 +85,7 @@ class Cohort:
         return self.stays.height
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Travel to another process as a path: it maps the same files instead of copying them."""
+        """Pickle the path alone: another process maps the same files instead of copying them."""
         return Cohort.open, (self.folder,)
 
     @property
@@ -123,22 +123,24 @@ class Cohort:
         """SHA-256 of the manifest, which holds that of every other file."""
         return sha256(self.folder / "manifest.json")
 
-    def rows(self, split: Split, subset: Subset = "full") -> NDArray[np.int64]:
-        """Return the rows of a split, in order: all of its stays, or those with a radiograph (`matched`).
+    def rows(self, split: Split | None = None, subset: Subset = "full") -> NDArray[np.int64]:
+        """Return the rows of a split (None: of all), in order: all stays, or those with a radiograph.
+
+        `Task.rows` leaves out the stays that a task cannot use.
 
         Raises:
-            InputError: If there is no such split or subset.
+            InputError: If `split` or `subset` is not one of its choices.
         """
-        check_choice("split", split, get_args(Split))
+        check_choice("split", split, (*get_args(Split), None))
         check_choice("subset", subset, get_args(Subset))
-        chosen = self.stays["split"].to_numpy() == split
+        chosen = np.full(len(self), True) if split is None else self.stays["split"].to_numpy() == split
         return np.flatnonzero(chosen & self.has_cxr if subset == "matched" else chosen)
 
     def row_of(self, stay_id: int) -> int:
         """Return the row of a stay.
 
         Raises:
-            InputError: If the cohort has no such stay.
+            InputError: If the cohort does not have it.
         """
         row = self.stays["stay_id"].search_sorted(stay_id)
         if row == len(self) or self.stays["stay_id"][row] != stay_id:

@@ -1,64 +1,22 @@
 """A cohort -> batches for training, validation and prediction."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
-from typing import Literal
 
 import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from drfuse.data.augmentation import Augmentation, CxrTransform
-from drfuse.data.batch import Batch
+from drfuse.data.batch import Batch, Modality, StoredBatch
 from drfuse.data.cohort import Cohort, Split, Subset
-from drfuse.data.features import EhrFeatures
+from drfuse.data.dataset import CxrContent, StayDataset
 from drfuse.data.loader import BatchLoader
 from drfuse.data.sampler import EvenBatches
-from drfuse.data.tasks import Task, TaskName
+from drfuse.data.tasks import TaskName
 from drfuse.errors import InputError, check_choice
-
-
-class StayDataset(Dataset[Batch]):
-    """The stays of a cohort, many at a time: indexing with B rows makes the batch of those stays.
-
-    Attributes:
-        cxr_as: What a batch has of its radiographs: their `pixels`, their `rows` in the cohort (M,), for a
-            model that keeps what it needs of each, or `nothing`, for one that reads none.
-    """
-
-    def __init__(self, cohort: Cohort, task: TaskName = "phenotyping") -> None:
-        self.cxr_as: Literal["pixels", "rows", "nothing"] = "pixels"
-        self.cohort = cohort
-        self.task = Task.of(cohort, task)
-        self.features = EhrFeatures(cohort.manifest.variables, cohort.normalization)
-        self._stay_id = cohort.stays["stay_id"].to_numpy()
-
-    def __len__(self) -> int:
-        return len(self.cohort)
-
-    def __getitem__(self, rows: list[int]) -> Batch:
-        """Return the batch of the given rows, in their order."""
-        cohort, at = self.cohort, np.asarray(rows, np.int64)
-        n_hours = cohort.n_hours[at]
-        values = torch.from_numpy(cohort.ehr[at, : n_hours.max()])
-        cxr_of = np.flatnonzero(cohort.has_cxr[at] & (self.cxr_as != "nothing"))
-        cxr_row = cohort.cxr_row[at][cxr_of]
-        hours = torch.from_numpy(n_hours)
-        return Batch(
-            stay_id=torch.from_numpy(self._stay_id[at]),
-            ehr=self.features(values, hours),
-            n_hours=hours,
-            cxr=torch.from_numpy(cxr_row) if self.cxr_as == "rows" else self.pixels(cxr_row),
-            cxr_of=torch.from_numpy(cxr_of),
-            labels=torch.from_numpy(self.task.labels[at]),
-        )
-
-    def pixels(self, cxr_row: NDArray[np.int64]) -> Tensor:
-        """Return the radiographs uint8 (M, 1, size, size) of some rows (M,)."""
-        return torch.from_numpy(self.cohort.cxr[cxr_row])[:, None]
 
 
 class CohortDataModule(L.LightningDataModule):
@@ -76,13 +34,9 @@ class CohortDataModule(L.LightningDataModule):
         task: What is predicted; stays that do not take part in it are in no batch.
         cxr_share: Share of each training batch's radiographs that is used at all.
         rank: Number of this process among those that share the batches.
-        n_ranks: How many do; each makes its own part of every batch.
+        n_ranks: How many processes share them; each makes its own part of every batch.
         validate_on: Validate on all stays or those with a radiograph; None is the same as `train_on`.
         accumulate: Training batches a step of the optimizer.
-
-    Attributes:
-        matched_cxr_dropout: As given with `matched`, else 0. Set it to 0 for a model that reads radiographs
-            alone.
 
     Raises:
         InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
@@ -106,8 +60,8 @@ class CohortDataModule(L.LightningDataModule):
         accumulate: int = 1,
     ) -> None:
         super().__init__()
-        shares_are_such = 0 <= matched_cxr_dropout <= 1 and 0 <= cxr_share <= 1
-        if batch_size < 1 or num_workers < 0 or not shares_are_such:
+        in_range = 0 <= matched_cxr_dropout <= 1 and 0 <= cxr_share <= 1
+        if batch_size < 1 or num_workers < 0 or not in_range:
             raise InputError(
                 "expected batch_size of at least 1, num_workers of at least 0, "
                 "and matched_cxr_dropout and cxr_share from 0 to 1"
@@ -124,21 +78,11 @@ class CohortDataModule(L.LightningDataModule):
                 f"side; choose a smaller crop, or prepare the cohort with --image-size {crop_size}"
             )
         self.dataset = StayDataset(cohort, task)
-        eligible = self.dataset.task.eligible
-        self.rows = np.flatnonzero(eligible)  # of all splits
-        used: list[NDArray[np.int64]] = []
-        subsets: dict[Split, Subset] = {"train": train_on, "validation": validate_on or train_on}
-        for split, subset in subsets.items():
-            rows = cohort.rows(split, subset)
-            used.append(rows[eligible[rows]])
-            if len(used[-1]) == 0:
-                raise InputError(
-                    f"the {split} split of {cohort.folder} has no stay in the {subset} set; prepare a "
-                    "larger cohort, or one with another --seed or --split-file"
-                )
-        self.train_rows, self.validation_rows = used
+        self.rows = self.dataset.task.rows()  # of all splits
+        self.train_rows = self._rows_to_use("train", train_on)
+        self.validation_rows = self._rows_to_use("validation", validate_on or train_on)
         self.transform_cxr = CxrTransform(crop_size, shifts=augment == "shifts")
-        self.matched_cxr_dropout = matched_cxr_dropout if train_on == "matched" else 0.0
+        self._matched_cxr_dropout = matched_cxr_dropout if train_on == "matched" else 0.0
         self.cxr_share = cxr_share
         self.batch_size = batch_size
         self.augment = bool(augment)
@@ -147,10 +91,25 @@ class CohortDataModule(L.LightningDataModule):
         self.rank, self.n_ranks = rank, n_ranks
         self.accumulate = accumulate
 
+    def read_only(self, modalities: Collection[Modality], cxr_pixels: bool = True) -> None:
+        """Leave out of all batches what a model does not read.
+
+        A model of the EHR alone gets no radiographs, as if no stay had one. A model of radiographs alone
+        keeps them all in matched training: without them nothing would be left.
+
+        Args:
+            modalities: What the model reads.
+            cxr_pixels: Whether it reads the pixels of radiographs, and not only their rows in the cohort.
+        """
+        cxr: CxrContent = "nothing" if "cxr" not in modalities else "pixels" if cxr_pixels else "rows"
+        self.dataset = StayDataset(self.dataset.cohort, self.dataset.task.name, cxr)
+        if "ehr" not in modalities:
+            self._matched_cxr_dropout = 0.0
+
     @property
     def cxr_dropout(self) -> float:
         """The share of each training batch's radiographs that is taken away."""
-        dropout = self.matched_cxr_dropout
+        dropout = self._matched_cxr_dropout
         return 1 - (1 - dropout) * self.cxr_share if self.cxr_share < 1 else dropout
 
     def train_dataloader(self) -> BatchLoader:
@@ -167,35 +126,38 @@ class CohortDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(
         self,
-        batch: Batch,
+        batch: StoredBatch,
         device: torch.device,
         dataloader_idx: int,  # noqa: ARG002
-    ) -> Batch:
-        """Return the batch on the device; to a GPU it is copied while the processor goes on."""
+    ) -> StoredBatch:
+        """Return the batch on the device; a copy to a GPU goes on while the processor works."""
         return batch.to(device, non_blocking=device.type == "cuda")
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # noqa: ARG002
+    def on_after_batch_transfer(self, batch: StoredBatch, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Drop radiographs (in training, if asked for) and transform those that are left."""
         training = self.trainer is not None and self.trainer.training
         if training and self.cxr_dropout:
             batch = drop_cxr(batch, self.cxr_dropout, self.rank)
         return self._transform(batch, augment=training and self.augment)
 
-    def as_evaluated(self, batch: Batch) -> Batch:
+    def as_evaluated(self, batch: StoredBatch) -> Batch:
         """Return a batch of the dataset as evaluation sees it."""
         return self._transform(batch, augment=False)
 
-    def _transform(self, batch: Batch, augment: bool) -> Batch:
-        if self.dataset.cxr_as == "rows":
-            return batch
+    def _transform(self, batch: StoredBatch, augment: bool) -> Batch:
+        if self.dataset.cxr == "rows":
+            return batch.with_cxr(batch.pixels.float())  # (M, 1, 0, 0)
         self.transform_cxr.train(augment)
-        return batch.with_cxr(self.transform_cxr(batch.cxr))
+        return batch.with_cxr(self.transform_cxr(batch.pixels))
 
     def every_cxr(self) -> Iterator[Tensor]:
-        """Yield all radiographs of the cohort in order, a batch at a time, as evaluation sees them."""
+        """Yield all radiographs of the cohort in order, a batch at a time, as evaluation sees them.
+
+        Every process gets all of them.
+        """
         self.transform_cxr.eval()
         n_images = len(self.dataset.cohort.cxr)
-        for start in range(0, n_images, self.batch_size):  # all of them in every process
+        for start in range(0, n_images, self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, n_images))
             yield self.transform_cxr(self.dataset.pixels(rows))
 
@@ -212,7 +174,7 @@ class CohortDataModule(L.LightningDataModule):
         return self.as_evaluated(self.dataset[rows])
 
     def is_whole(self, number: int) -> bool:
-        """Return whether every process has the whole of the stage's batch of that number, and not a part."""
+        """Return whether every process gets batch `number` of the current stage whole, not a part of it."""
         trainer = self.trainer
         if trainer is not None and trainer.training:
             return self._training_sizes[number] < self.n_ranks
@@ -223,6 +185,15 @@ class CohortDataModule(L.LightningDataModule):
     def _training_sizes(self) -> list[int]:
         return self._training_batches().sizes
 
+    def _rows_to_use(self, split: Split, subset: Subset) -> NDArray[np.int64]:
+        rows = self.dataset.task.rows(split, subset)
+        if len(rows) == 0:
+            raise InputError(
+                f"the {split} split of {self.dataset.cohort.folder} has no stay in the {subset} set; prepare "
+                "a larger cohort, or one with another --seed or --split-file"
+            )
+        return rows
+
     def _training_batches(self) -> EvenBatches:
         has_cxr = self.dataset.cohort.has_cxr[self.train_rows]
         return EvenBatches(
@@ -230,7 +201,7 @@ class CohortDataModule(L.LightningDataModule):
         )
 
     def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
-        """Return batches, or this process's part of each; all parts, one after the other, are the batch."""
+        """Return batches, or this process's part of each; the parts of all, in order, are the batch."""
         return [
             batch
             if len(batch) < self.n_ranks
@@ -250,7 +221,7 @@ class CohortDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own, or starting an epoch would draw from the model's numbers
+            generator=torch.Generator(),  # else starting an epoch would draw from the global generator
         )
 
 
@@ -271,16 +242,16 @@ class EvaluationBatches:
             yield self._data.as_evaluated(batch)
 
 
-def drop_cxr(batch: Batch, share: float, rank: int = 0) -> Batch:
+def drop_cxr(batch: StoredBatch, share: float, rank: int = 0) -> StoredBatch:
     """Return the batch without a random `share` of its radiographs, rounded to whole ones.
 
-    Of a part of a batch, rounded such that all parts, if they are of one size, lose that share together.
+    If several processes hold parts of one size, each rounds so that together they lose that share.
 
     Args:
         batch: The batch, or a part of it.
         share: Between 0 and 1.
-        rank: Which part it is.
+        rank: Number of the part.
     """
-    n = len(batch.cxr)
+    n = len(batch.cxr_of)
     n_kept = n - (round(share * n * (rank + 1)) - round(share * n * rank))
-    return batch.keep_cxr(torch.randperm(n, device=batch.cxr.device)[:n_kept])
+    return batch.keep_cxr(torch.randperm(n, device=batch.cxr_of.device)[:n_kept])

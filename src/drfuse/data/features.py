@@ -7,7 +7,7 @@ from torch import Tensor
 
 from drfuse.cohort.variables import Variable
 
-_FARTHEST = 10.0  # deviations; published code sets whatever lies farther out to the mean
+_FARTHEST = 10.0  # deviations from the mean; published code sets values farther out to the mean
 
 
 class EhrFeatures:
@@ -55,8 +55,8 @@ class EhrFeatures:
     def values_of(self) -> Tensor:
         """Float32 (F, V): features times this matrix are the values of the variables, in their order.
 
-        A continuous variable stays scaled; a categorical one is the number of its category. The last V
-        features, which say what was observed, have no part in it.
+        A continuous variable stays scaled; a categorical one becomes the number of its category. The last V
+        features, which say what was observed, do not count.
         """
         n_continuous = len(self._continuous)
         matrix = torch.zeros(len(self), len(self._normal))

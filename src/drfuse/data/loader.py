@@ -1,4 +1,4 @@
-"""Batches that are there when the model asks for them."""
+"""Batches that are ready when the model asks for them."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -7,32 +7,32 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
-from drfuse.data.batch import Batch
+from drfuse.data.batch import StoredBatch
 
 _AHEAD = 2
-"""Batches that wait, or are being made, while the model is at work."""
+"""How many batches wait, or are being made, while the model works."""
 
 
-class BatchLoader(DataLoader[Batch]):
-    """A loader whose next batches are made by a thread while the model works; their order stays.
+class BatchLoader(DataLoader[StoredBatch]):
+    """A loader that makes the next batches in a thread while the model works, in the same order.
 
-    What a batch is made of is memory-mapped and gathered at once by code that does not hold the interpreter,
-    so that a thread is enough. With `num_workers`, processes make them, as ever.
+    A thread is enough: batches are gathered from memory-mapped files by code that releases the interpreter's
+    lock. With `num_workers`, processes make them.
     """
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches. Their order is drawn when the first one is asked for.
+    def __iter__(self) -> Iterator[StoredBatch]:  # type: ignore[override]
+        """Yield the batches. Their order is drawn only when the first one is asked for.
 
-        Lightning starts to iterate before it tells the sampler at which epoch an interrupted run goes on.
+        Lightning starts to iterate before it tells the sampler at which epoch an interrupted run resumes.
         """
         batches = super().__iter__()
         yield from batches if self.num_workers else _made_ahead(batches)
 
 
-def _made_ahead(batches: Iterator[Any]) -> Iterator[Batch]:
-    """Yield what an iterator gives, asked by a thread that is ahead; what it raises is raised in its turn."""
+def _made_ahead(batches: Iterator[Any]) -> Iterator[StoredBatch]:
+    """Yield the items of an iterator, read ahead by a thread; what it raises is raised in its turn."""
     with ThreadPoolExecutor(1, "batches") as thread:
         coming = deque(thread.submit(next, batches, None) for _ in range(_AHEAD))
         while (batch := coming.popleft().result()) is not None:
             coming.append(thread.submit(next, batches, None))
-            yield cast(Batch, batch)
+            yield cast(StoredBatch, batch)

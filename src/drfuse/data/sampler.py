@@ -12,19 +12,19 @@ from torch.utils.data import Sampler
 class EvenBatches(Sampler[list[int]]):
     """Shuffled batches of rows, each with the same share of stays with a radiograph, up to one stay.
 
-    Every row comes once an epoch. Both groups are shuffled and then laid out evenly over the epoch. Batches
-    differ by one row at most in size, and so do the steps: an optimizer moves the weights as far in a step of
-    one row as in any other, so that the row would count many times. Batches of one row cannot be shortened:
-    with `batch_size` 1 and `accumulate` above 1, the last step of an epoch has the rows that are left.
+    Every row comes once an epoch. Both groups are shuffled and then spread evenly over the epoch. Batches
+    differ by one row at most in size, and so do steps: an optimizer's step is as long for one row as for
+    many, so that a row alone in a step would count many times. Batches of one row cannot be shortened: with
+    `batch_size` 1 and `accumulate` above 1, the last step of an epoch has the rows that are left.
 
     Args:
         rows: The rows to draw (n,).
         has_cxr: Whether each of them has a radiograph (n,).
-        batch_size: The most rows a batch.
-        seed: Seed of the order; each epoch (`set_epoch`) has its own.
-        rank: Number of this process, whose part of each batch (`part_of`) is drawn.
+        batch_size: The most rows of a batch.
+        seed: Seed of the order, which is another in each epoch (`set_epoch`).
+        rank: Number of this process, which gets its part of each batch (`part_of`).
         n_ranks: How many processes share the batches.
-        accumulate: Batches a step.
+        accumulate: Batches of a step.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class EvenBatches(Sampler[list[int]]):
 
 
 def _spread(n: int, n_parts: int) -> list[int]:
-    """Return the sizes of parts of n rows, which differ by one at most.
+    """Return the sizes of the parts of n rows; they differ by one at most.
 
     >>> _spread(33, 3), _spread(8, 3)
     ([11, 11, 11], [3, 3, 2])
@@ -87,8 +87,8 @@ def part_of(
 ) -> NDArray[np.int64]:
     """Return the rows of a batch that one of several processes trains on.
 
-    The parts make up the batch; stays, and stays with a radiograph, are as many in each, up to one. A batch
-    of fewer stays than processes is everyone's as a whole.
+    Each row is in one part. Parts have the same numbers of stays and of stays with a radiograph, up to one.
+    Every process gets the whole batch if it has fewer stays than there are processes.
 
     Args:
         batch: The rows (B,).

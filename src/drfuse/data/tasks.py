@@ -1,4 +1,4 @@
-"""What is predicted of a stay: 25 phenotypes, death in hospital, or how long the ICU stay lasts."""
+"""What is predicted of a stay: 25 phenotypes, death in hospital, or the length of the ICU stay."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from drfuse.data.cohort import Cohort
+from drfuse.data.cohort import Cohort, Split, Subset
 from drfuse.errors import InputError, check_choice
 
 TaskName = Literal["phenotyping", "mortality", "los"]
@@ -23,17 +23,19 @@ _LOS_NAMES = (
 
 @dataclass(frozen=True)
 class Task:
-    """The labels of a cohort's N stays, C for each.
+    """The labels of a cohort's N stays, C for each, and which stays take part.
 
     Attributes:
+        cohort: The cohort.
         name: Which task.
         label_names: The C names, in order.
         labels: Float32 (N, C), 0 or 1; NaN where they are unknown.
-        eligible: Which stays take part (N,): those whose labels are known. Of death and length of stay only
-            those are asked that are still in the ICU when the window ends: of others the answer would be
-            known at that time.
+        eligible: Which stays take part (N,): those whose labels are known. Death and length of stay are
+            predicted only for stays that are still in the ICU when the window ends; for the others, the
+            answer is known by then.
     """
 
+    cohort: Cohort
     name: TaskName
     label_names: list[str]
     labels: NDArray[np.float32]
@@ -44,10 +46,10 @@ class Task:
         """Return a task of a cohort.
 
         `los` has a label for each of seven classes of days, of which a stay has exactly one: up to 3, 4, 5,
-        6, 7 and 14 days, and more. Models take them for seven yes-no questions.
+        6, 7 and 14 days, and more. Models treat them as seven yes-no questions.
 
         Raises:
-            InputError: If there is no such task, or no stay that takes part.
+            InputError: If the task is unknown, or no stay takes part.
         """
         check_choice("task", name, get_args(TaskName))
         if name == "phenotyping":
@@ -56,7 +58,7 @@ class Task:
                 raise InputError(
                     f"no stay of {cohort.folder} has diagnoses, so no labels; prepare it again with them"
                 )
-            return cls(name, cohort.phenotypes, cohort.labels, known)
+            return cls(cohort, name, cohort.phenotypes, cohort.labels, known)
         column = "in_hospital_mortality" if name == "mortality" else "los"
         if missing := {column, "los"} - set(cohort.stays.columns):
             raise InputError(
@@ -81,9 +83,22 @@ class Task:
                     f"{cohort.folder} does not say for any stay longer than the window whether the patient "
                     "died; choose a different --task"
                 )
-            return cls(name, ["death in hospital"], labels, eligible)
-        # a day that is an edge is in the class below
+            return cls(cohort, name, ["death in hospital"], labels, eligible)
+        # an edge belongs to the class below it
         class_of = np.searchsorted(_LOS_EDGES, days, side="left")
         labels = np.eye(len(_LOS_NAMES), dtype=np.float32)[class_of]
         labels[np.isnan(days)] = np.nan
-        return cls(name, list(_LOS_NAMES), labels, outlasts)
+        return cls(cohort, name, list(_LOS_NAMES), labels, outlasts)
+
+    def rows(self, split: Split | None = None, subset: Subset = "full") -> NDArray[np.int64]:
+        """Return the rows of the stays that the task uses, in order.
+
+        Args:
+            split: A split, or None for all of them.
+            subset: All stays, or those with a radiograph (`matched`).
+
+        Raises:
+            InputError: If `split` or `subset` is not one of its choices.
+        """
+        rows = self.cohort.rows(split, subset)
+        return rows[self.eligible[rows]]

@@ -1,7 +1,13 @@
-"""A batch in, logits and named losses out: one file per published model, all under `FusionModel`.
+"""A batch in, logits and named losses out: one file per published model, each a `FusionModel`.
 
-Models know tensors and sizes only: no files, no optimizer, no task. `encoders` and `losses` are shared.
+Models know tensors and sizes only: no files, no optimizer, no task. They share `ehr_encoders`,
+`cxr_encoders` and `losses`. A file here with a `FusionModel` in it is all that a new shipped model needs: the
+command line and the tests of the contract find it (`shipped_models`).
 """
+
+from importlib import import_module
+from inspect import isabstract
+from pkgutil import iter_modules
 
 from drfuse.models.base import (
     MODALITIES,
@@ -9,6 +15,7 @@ from drfuse.models.base import (
     FittingData,
     FusionModel,
     FusionOutput,
+    SharedEncoders,
     check_contract,
 )
 from drfuse.models.daft import DAFT
@@ -17,6 +24,7 @@ from drfuse.models.late import LateFusion
 from drfuse.models.linear import LogisticCxr, LogisticEhr, LogisticLate
 from drfuse.models.medfuse import MedFuse
 from drfuse.models.mmtm import MMTM
+from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 from drfuse.models.unimodal import CxrResNet, EhrLstm, EhrTransformer
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "DrFuse",
     "EhrLstm",
     "EhrTransformer",
+    "EncoderSizes",
     "FittedModel",
     "FittingData",
     "FusionModel",
@@ -36,6 +45,23 @@ __all__ = [
     "LogisticEhr",
     "LogisticLate",
     "MedFuse",
+    "SharedEncoders",
     "check_contract",
     "logit_pool",
+    "shipped_models",
+    "takes_sizes_of",
 ]
+
+
+def shipped_models() -> dict[str, type[FusionModel]]:
+    """Return the models that the files of this package define, by the names of their classes."""
+    models: dict[str, type[FusionModel]] = {}
+    for file in iter_modules(__path__, f"{__name__}."):
+        for name, kind in vars(import_module(file.name)).items():
+            is_model = isinstance(kind, type) and issubclass(kind, FusionModel) and not isabstract(kind)
+            if is_model and kind.__module__ == file.name and not name.startswith("_"):
+                models[name] = kind
+    return dict(sorted(models.items()))
+
+
+shipped_models()  # `drfuse train --model NAME` knows the classes that are imported

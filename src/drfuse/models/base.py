@@ -2,15 +2,16 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
-from drfuse.data.batch import Batch
-from drfuse.errors import InputError
+from drfuse.data.batch import Batch, Modality
+from drfuse.errors import InputError, check_choice
+from drfuse.models.cxr_encoders import CxrEncoder
 from drfuse.models.losses import at_least_float32
 
 MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
@@ -19,7 +20,7 @@ MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
 
 @dataclass(frozen=True)
 class FusionOutput:
-    """What a model says of B stays and C phenotypes; what is in half precision becomes float32.
+    """What a model returns for B stays and C labels; tensors in half precision become float32.
 
     Attributes:
         logits: (B, C).
@@ -33,57 +34,85 @@ class FusionOutput:
     representations: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise half precision to float32, in which losses and metrics are computed."""
-        raised = {name: at_least_float32(tensor) for name, tensor in self.representations.items()}
+        """Convert half precision to float32, in which losses and metrics are computed."""
+        converted = {name: at_least_float32(tensor) for name, tensor in self.representations.items()}
         object.__setattr__(self, "logits", at_least_float32(self.logits))
-        object.__setattr__(self, "representations", raised)
+        object.__setattr__(self, "representations", converted)
         if self.modality_weights is not None:
             object.__setattr__(self, "modality_weights", at_least_float32(self.modality_weights))
+
+
+@dataclass(frozen=True)
+class SharedEncoders:
+    """The shared encoders that a model is made of, for options that act on them.
+
+    `--init-ehr` and `--init-cxr` copy weights from a trained model of one modality alone; both models must
+    have exactly one encoder of it. `--freeze-cxr` freezes the backbones of all `cxr` encoders.
+
+    Attributes:
+        ehr: Encoders of the EHR.
+        cxr: Encoders of radiographs, if all radiographs pass one of them and nothing else.
+    """
+
+    ehr: Sequence[nn.Module] = ()
+    cxr: Sequence[CxrEncoder] = ()
 
 
 class FusionModel(nn.Module, ABC):
     """A model of EHR time series and the radiographs that exist.
 
-    A subclass takes the number of features F and the number of labels C as its first two arguments. It never
-    sees what an absent radiograph would have shown, and in evaluation mode a stay's output does not depend on
-    the other stays of its batch. Under autocast its encoders may run in half precision; the layers that make
-    logits are `Head`s, which do not, and its LSTMs are `Lstm`s, which run wherever it is trained (both in
+    A subclass takes F, the number of features of an hour, and C, the number of labels, as its first two
+    arguments, and has two methods, `forward` and `loss`. It may also say what it reads (`reads`) and which of
+    drfuse's encoders it is made of (`shared_encoders`), and take their sizes (`takes_sizes_of`).
+
+    It never sees what an absent radiograph would have shown, and in evaluation mode a stay's output does not
+    depend on the other stays of its batch. Under autocast its encoders may run in half precision; its logits
+    come from a `Head`, which runs in float32, and its LSTMs are `Lstm`s, which run on every device (both in
     `drfuse.models.precision`).
 
     Attributes:
-        reads_cxr: Whether the class looks at radiographs; where it says that it does not, none is read for
-            it. Not inherited: each subclass sets its own.
-        reads_ehr: Whether it looks at the EHR. Training takes no radiograph away from a model that does not:
-            nothing would be left. Not inherited.
+        reads: The modalities that the class reads. Without "cxr", no radiograph is loaded for it; without
+            "ehr", matched training takes no radiograph away from it. Not inherited; each subclass sets its
+            own.
         init_args: The arguments of the constructor, defaults included, from which it can be made again.
     """
 
-    reads_cxr: ClassVar[bool] = True
-    reads_ehr: ClassVar[bool] = True
+    reads: ClassVar[Sequence[Modality]] = ("ehr", "cxr")
     init_args: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have a subclass read both modalities unless it says otherwise, whatever it is made of."""
+        """Reset `reads` to both modalities in a subclass that does not set it."""
         super().__init_subclass__(**kwargs)
-        cls.reads_cxr = cls.__dict__.get("reads_cxr", True)
-        cls.reads_ehr = cls.__dict__.get("reads_ehr", True)
+        cls.reads = cls.__dict__.get("reads", FusionModel.reads)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the constructor's arguments."""
+        """Record the constructor's arguments.
+
+        Raises:
+            InputError: If one of them is not among the choices of its `Literal`.
+        """
         model = super().__new__(cls)
-        if args or kwargs:  # copying makes an empty object
-            bound = inspect.signature(cls).bind(*args, **kwargs)
+        if args or kwargs:  # none when a model is copied
+            signature = inspect.signature(cls)
+            bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             model.init_args = dict(bound.arguments)
+            for name, value in model.init_args.items():
+                if get_origin(kind := signature.parameters[name].annotation) is Literal:
+                    check_choice(name, value, get_args(kind))
         return model
 
     @abstractmethod
     def forward(self, batch: Batch) -> FusionOutput:
-        """Return logits (B, C), and what else the model knows of each stay."""
+        """Return logits (B, C), and whatever else the model computes for each stay."""
 
     @abstractmethod
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return scalars: `total`, which is to be minimised, and its named parts."""
+        """Return scalars: `total`, which training minimises, and its named parts."""
+
+    def shared_encoders(self) -> SharedEncoders:
+        """Return which of drfuse's encoders the model is made of; none unless a subclass says so."""
+        return SharedEncoders()
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,7 @@ class FittingData:
     """What a `FittedModel` is fitted to.
 
     Attributes:
-        training: Batches of the training stays, as evaluation sees them. They can be iterated again.
+        training: Batches of the training stays, as evaluation sees them. They can be iterated repeatedly.
         validation: Batches of the validation stays, likewise.
         values_of: Float32 (F, V): the F features of an hour times this matrix are the values of its V
             variables (see `EhrFeatures.values_of`). The last V features say which variables were observed.
@@ -105,9 +134,9 @@ class FittingData:
 class FittedModel(FusionModel):
     """A model that a solver fits in one call, instead of gradient steps over epochs.
 
-    `drfuse train` calls `fit` once and saves the result like any other run. Options of the gradient steps
+    `drfuse train` calls `fit` once and saves the result like any other run. Options of gradient steps
     (epochs, patience, lr, accumulate, precision, augment, matched_cxr_dropout, cxr_share, seed) have no
-    effect on it: it is fitted to the stays as they are.
+    effect: the model is fitted to the stays as they are.
     """
 
     @abstractmethod
@@ -117,12 +146,15 @@ class FittedModel(FusionModel):
 
 @torch.no_grad()
 def check_contract(model: FusionModel, batch: Batch, n_labels: int) -> None:
-    """Run a model once, in evaluation mode, and check that it keeps the contract; its mode stays as it was.
+    """Check what a model says of itself, and what it returns when it runs once in evaluation mode.
+
+    The model's mode stays as it was.
 
     Raises:
-        InputError: If it does not; the message says in what.
+        InputError: If it breaks the contract; the message says how.
     """
     name = type(model).__name__
+    _check_declarations(model)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     output = model(batch)
@@ -135,7 +167,10 @@ def check_contract(model: FusionModel, batch: Batch, n_labels: int) -> None:
         if tuple(tensor.shape) != shape:
             raise InputError(f"{name} returned {what} of shape {tuple(tensor.shape)}; expected {shape}")
     if output.logits.isnan().all():
-        raise InputError(f"{name} predicts no stay of this cohort, which has not what the model reads")
+        raise InputError(
+            f"{name} returned only NaN: this cohort lacks the modality that the model needs; choose another "
+            "model or cohort"
+        )
     losses: Any = model.loss(output, batch)
     for module, training in modes.items():
         module.training = training
@@ -144,3 +179,25 @@ def check_contract(model: FusionModel, batch: Batch, n_labels: int) -> None:
     )
     if not scalars or "total" not in losses:
         raise InputError(f'{name}.loss must return a dict of scalar tensors, one of them "total"')
+
+
+def _check_declarations(model: FusionModel) -> None:
+    """Check `reads` and `shared_encoders`.
+
+    Raises:
+        InputError: If one of them is not as `FusionModel` asks.
+    """
+    name, known = type(model).__name__, get_args(Modality)
+    if not model.reads or not set(model.reads) <= set(known):
+        raise InputError(f"{name}.reads is {model.reads!r}; expected some of {', '.join(map(repr, known))}")
+    shared = model.shared_encoders()
+    parts = set(model.modules())
+    if not (
+        isinstance(shared, SharedEncoders)
+        and {*shared.ehr, *shared.cxr} <= parts
+        and all(isinstance(encoder, CxrEncoder) for encoder in shared.cxr)
+    ):
+        raise InputError(
+            f"{name}.shared_encoders must return SharedEncoders of the model's own modules, "
+            "in cxr only CxrEncoders"
+        )

@@ -1,4 +1,4 @@
-"""BatchNorm over the images of all processes that train on one batch together."""
+"""BatchNorm over the images of all processes that share a batch."""
 
 from typing import Any, Self
 
@@ -14,18 +14,19 @@ from drfuse.models.losses import at_least_float32
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """A BatchNorm2d whose statistics in training are those of the images of all processes.
 
-    A process without an image takes part with an empty tensor. Its state is that of a `nn.BatchNorm2d`; in
-    evaluation it is one. Unlike `nn.SyncBatchNorm` it works on a CPU, and with empty parts in half precision.
+    A process without an image takes part with an empty tensor. The state is that of an `nn.BatchNorm2d`, and
+    so is the behaviour in evaluation. Unlike `nn.SyncBatchNorm` it works on a CPU, and with empty parts in
+    half precision.
 
     Attributes:
-        synced: False while each process has the whole batch: the statistics are then its own.
+        synced: False while each process has the whole batch; its statistics are then its own.
     """
 
     synced = True
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> Self:
-        """Return one with the parameters and buffers of another BatchNorm, not copied."""
+        """Return one that shares the parameters and buffers of another BatchNorm."""
         synced = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         synced._parameters, synced._buffers, synced.training = norm._parameters, norm._buffers, norm.training
         return synced

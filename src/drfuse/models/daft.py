@@ -8,20 +8,14 @@ from torch.nn import functional as F
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
 from drfuse.data.batch import Batch
-from drfuse.errors import check_choice
-from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import (
-    BackboneSpec,
-    CxrStages,
-    EhrEncoder,
-    HourPooling,
-    enough_for_batch_norm,
-    mean_over_hours,
-)
+from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
+from drfuse.models.cxr_encoders import CxrStages, enough_for_batch_norm
+from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
 from drfuse.models.precision import Head
+from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
-_REDUCTION = 7  # the input of the auxiliary network is that much wider than its bottleneck,
-_LEAST_UNITS = 8  # which in a toy model would be so narrow that all its units could be dead
+_REDUCTION = 7  # how much wider the auxiliary network's input is than its bottleneck
+_LEAST_UNITS = 8  # in a narrower bottleneck, of a toy model, all units could be dead
 
 
 class AffineParameters(nn.Module):
@@ -59,54 +53,36 @@ class DAFT(FusionModel):
     first layer and its others, by the image features after the ResNet's third stage (the one before the last
     if there are fewer). The Transformer predicts; the ResNet's later stages are left out.
 
-    An absent radiograph is an all-zero image, which passes the ResNet as any other (DrFuse, section 4.2).
+    The backbone must be a ResNet. An absent radiograph is an all-zero image, which passes through it like any
+    other (DrFuse, section 4.2).
     Under `cxr` such a stay is predicted from that image, conditioned on its EHR.
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        dim: D, the width of the EHR's hours and of the representations.
-        heads: Attention heads of the EHR Transformer.
-        layers: Its layers after the first one.
-        dropout: Its dropout.
-        feedforward: Width of its feed-forward layers.
-        cxr_backbone: The radiograph encoder's architecture, a ResNet (see `build_backbone`).
-        max_hours: The longest time series.
         modulate: The modality that is scaled and shifted, and predicts: `cxr` (the paper) or `ehr` (MedFuse's
             comparison).
-        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
+    @takes_sizes_of(EhrEncoder, CxrStages)
     def __init__(
         self,
         n_features: int,
         n_labels: int,
-        dim: int = 256,
-        heads: int = 4,
-        layers: int = 1,
-        dropout: float = 0.3,
-        feedforward: int = 2048,
-        cxr_backbone: BackboneSpec = "resnet50",
-        max_hours: int = 48,
+        sizes: EncoderSizes,
         modulate: Literal["cxr", "ehr"] = "cxr",
-        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
-        check_choice("modulate", modulate, ("cxr", "ehr"))
         self.modulate = modulate
-        self.ehr_encoder = EhrEncoder(
-            n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling
-        )
-        self.cxr_stages = CxrStages(cxr_backbone)
+        self.ehr_encoder = EhrEncoder(n_features, sizes)
+        self.cxr_stages = CxrStages(sizes)
         if modulate == "cxr":
             modulated = cast(ResNetConvLayer, self.cxr_stages.blocks[-1].layer[0]).convolution.in_channels
-            self.affine = AffineParameters(modulated + dim, modulated)
-            self.project: nn.Module = nn.Linear(self.cxr_stages.channels[-1], dim)
+            self.affine = AffineParameters(modulated + sizes.dim, modulated)
+            self.project: nn.Module = nn.Linear(self.cxr_stages.channels[-1], sizes.dim)
         else:
             self.cxr_stages.keep(max(1, min(3, len(self.cxr_stages.stages) - 1)))
-            self.affine = AffineParameters(self.cxr_stages.channels[-1] + dim, dim)
+            self.affine = AffineParameters(self.cxr_stages.channels[-1] + sizes.dim, sizes.dim)
             self.project = nn.Identity()
-        self.head = Head(dim, n_labels)
+        self.head = Head(sizes.dim, n_labels)
 
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C) and the representation `fused` (B, D) that they are predicted from."""
@@ -123,6 +99,10 @@ class DAFT(FusionModel):
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the binary cross entropy, averaged over stays and phenotypes, as `total`."""
         return {"total": F.binary_cross_entropy_with_logits(output.logits, batch.labels)}
+
+    def shared_encoders(self) -> SharedEncoders:
+        """Return the encoders."""
+        return SharedEncoders(ehr=[self.ehr_encoder])
 
     def _modulate_cxr(self, batch: Batch, images: Tensor) -> Tensor:
         """Return what the last residual block, modulated by the EHR, makes of each image, (B, channels)."""

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
-from drfuse.errors import check_choice
-from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import BackboneSpec, CxrEncoder, EhrEncoder, HourPooling
+from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
+from drfuse.models.cxr_encoders import CxrEncoder
+from drfuse.models.ehr_encoders import EhrEncoder
 from drfuse.models.losses import at_least_float32, attention_ranking, jensen_shannon, orthogonality
 from drfuse.models.precision import Head, in_float32
+from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 def logit_pool(a: Tensor, b: Tensor) -> Tensor:
@@ -75,19 +76,10 @@ class DrFuse(FusionModel):
     CXR-distinct is exactly 0 (Eq. 7), and the loss is prediction and EHR orthogonality alone (Eq. 13).
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        dim: D, the width of the representations.
-        heads: Attention heads of the EHR Transformers.
-        layers: Layers of the EHR's shared and distinct Transformer, after the layer that both share.
-        dropout: Dropout of the EHR Transformers.
-        feedforward: Width of their feed-forward layers.
-        cxr_backbone: The radiograph encoders' architecture (see `build_backbone`).
-        max_hours: The longest time series.
-        alignment_weight: lambda_1.
-        orthogonality_weight: lambda_2.
-        auxiliary_weight: lambda_3, of the ranking loss and the auxiliary losses.
-        ranking_margin: The epsilon of Eq. 10.
+        alignment_weight: lambda_1, the weight of the alignment loss.
+        orthogonality_weight: lambda_2, the weight of the orthogonality losses.
+        auxiliary_weight: lambda_3, the weight of the ranking loss and the auxiliary losses.
+        ranking_margin: epsilon, the margin of the ranking loss (Eq. 10).
         disentangle: False leaves alignment and orthogonality out of the loss (Table 4, first row).
         alignment: `jsd` with logit pooling, or `mse` with average pooling (Table 4, second row).
         attention_ranking: False leaves the ranking loss out (Table 4, third row).
@@ -102,20 +94,14 @@ class DrFuse(FusionModel):
         auxiliary_layers: Layers of the auxiliary heads: 2 (paper) or 1 (code).
         ranking_normalization: Divide the ranking loss by 2C (`pairs`, Eq. 10) or by its non-zero terms
             (`nonzero`, code).
-        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
+    @takes_sizes_of(EhrEncoder, CxrEncoder)
     def __init__(
         self,
         n_features: int,
         n_labels: int,
-        dim: int = 256,
-        heads: int = 4,
-        layers: int = 1,
-        dropout: float = 0.3,
-        feedforward: int = 2048,
-        cxr_backbone: BackboneSpec = "resnet50",
-        max_hours: int = 48,
+        sizes: EncoderSizes,
         alignment_weight: float = 1.0,
         orthogonality_weight: float = 1.0,
         auxiliary_weight: float = 0.5,
@@ -130,16 +116,8 @@ class DrFuse(FusionModel):
         stay_reduction: Literal["batch", "own"] = "batch",
         auxiliary_layers: Literal[1, 2] = 2,
         ranking_normalization: Literal["pairs", "nonzero"] = "pairs",
-        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
-        check_choice("alignment", alignment, ("jsd", "mse"))
-        check_choice("class_reduction", class_reduction, ("sum", "mean"))
-        check_choice("auxiliary_stays", auxiliary_stays, ("matched", "all"))
-        check_choice("jsd_outcomes", jsd_outcomes, ("both", "one"))
-        check_choice("stay_reduction", stay_reduction, ("batch", "own"))
-        check_choice("auxiliary_layers", auxiliary_layers, (1, 2))
-        check_choice("ranking_normalization", ranking_normalization, ("pairs", "nonzero"))
         self.alignment_weight = alignment_weight
         self.orthogonality_weight = orthogonality_weight
         self.auxiliary_weight = auxiliary_weight
@@ -153,15 +131,13 @@ class DrFuse(FusionModel):
         self.stay_reduction = stay_reduction
         self.ranking_normalization = ranking_normalization
 
-        self.ehr_encoder = EhrEncoder(
-            n_features, dim, heads, layers, dropout, 2, max_hours, feedforward, pooling
-        )
-        self.cxr_shared_encoder = CxrEncoder(dim, cxr_backbone)
-        self.cxr_distinct_encoder = CxrEncoder(dim, cxr_backbone)
-        self.common_projection = _common_projection(dim) if common_projection else nn.Identity()
-        self.attention = DiseaseWiseAttention(dim, n_labels)
+        self.ehr_encoder = EhrEncoder(n_features, sizes, branches=2)
+        self.cxr_shared_encoder = CxrEncoder(sizes)
+        self.cxr_distinct_encoder = CxrEncoder(sizes)
+        self.common_projection = _common_projection(sizes.dim) if common_projection else nn.Identity()
+        self.attention = DiseaseWiseAttention(sizes.dim, n_labels)
         self.auxiliary_heads = nn.ModuleList(
-            _auxiliary_head(dim, n_labels, auxiliary_layers) for _ in range(3)
+            _auxiliary_head(sizes.dim, n_labels, auxiliary_layers) for _ in range(3)
         )
 
     def forward(self, batch: Batch) -> FusionOutput:
@@ -171,8 +147,8 @@ class DrFuse(FusionModel):
         """
         encoded = self.ehr_encoder(batch.ehr, batch.n_hours)
         ehr_shared, ehr_distinct = self.common_projection(encoded[0]), encoded[1]
-        cxr_shared = self.common_projection(self.cxr_shared_encoder(batch.cxr))
-        cxr_distinct = self.cxr_distinct_encoder(batch.cxr)
+        cxr_shared = self.common_projection(self.cxr_shared_encoder(batch))
+        cxr_distinct = self.cxr_distinct_encoder(batch)
         ehr_shared, ehr_distinct, cxr_shared, cxr_distinct = map(
             at_least_float32, (ehr_shared, ehr_distinct, cxr_shared, cxr_distinct)
         )
@@ -234,6 +210,12 @@ class DrFuse(FusionModel):
         }
         total = torch.stack([weight.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return {"total": total, **parts}
+
+    def shared_encoders(self) -> SharedEncoders:
+        """Return the encoders."""
+        return SharedEncoders(
+            ehr=[self.ehr_encoder], cxr=[self.cxr_shared_encoder, self.cxr_distinct_encoder]
+        )
 
     def _align(self, ehr: Tensor, cxr: Tensor) -> Tensor:
         """Return how far the shared representations (M, D) of the two modalities are apart, (M,)."""

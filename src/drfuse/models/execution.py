@@ -1,4 +1,4 @@
-"""How a model's encoders are run, not what they compute: compiled, or with less memory."""
+"""How a model's encoders run, with the same results: compiled, or with less memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,21 +17,21 @@ from transformers.models.resnet.modeling_resnet import (
 )
 
 from drfuse.models.base import FusionModel
-from drfuse.models.encoders import CxrStages
+from drfuse.models.cxr_encoders import CxrStages
 
 _LAYERS = (
     nn.TransformerEncoderLayer,
     ResNetEmbeddings,
     ResNetBasicLayer,
     ResNetBottleNeckLayer,
-    GradientCheckpointingLayer,  # of pretrained backbones that are no ResNet
+    GradientCheckpointingLayer,  # of pretrained backbones other than ResNets
 )
 
 
 def compile_encoders(model: FusionModel, mode: str = "default") -> None:
     """Compile the backbones and Transformers of a model, in place; its weights keep their names.
 
-    The rest of a model is small and depends on which stays have a radiograph. The number of radiographs may
+    The rest of a model is small, and depends on which stays have a radiograph. The number of radiographs may
     change from batch to batch.
 
     Args:
@@ -69,7 +69,7 @@ def _checkpointed(forward: Callable[..., Any], module: nn.Module, *args: Any, **
 
 @contextmanager
 def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
-    """Give a module's buffers back the values they had: BatchNorm has counted this batch already."""
+    """Restore a module's buffers afterwards: its BatchNorms have already counted this batch."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -25,12 +25,12 @@ from drfuse.models.drfuse import logit_pool
 logger = logging.getLogger(__name__)
 
 SUMMARIES = ("mean", "standard deviation", "first", "last", "share of hours observed")
-"""Of each variable over the window; the first four are of the hours in which it was observed."""
+"""Of each variable over the window; the first four are taken over the hours in which it was observed."""
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""The values of scikit-learn's C, the inverse of the L2 penalty, that are tried: smaller is simpler."""
+"""The values of scikit-learn's C, the inverse of the L2 penalty, that are tried; a small C penalises more."""
 
-_CONSTANT = 1e-5  # a column that varies less than this is left as it is
+_CONSTANT = 1e-5  # a column that varies less than this is not scaled
 _NO_VARIANCE = 1e-4  # a component is rounding error below this share of the first one's singular value
 _IMAGES_AT_A_TIME = 512
 _MOST_ITERATIONS = 1000
@@ -42,9 +42,9 @@ class LogisticHead(nn.Module):
     """Standardise S inputs over the training stays, and predict C labels by logistic regression.
 
     All labels share one penalty: the one of `STRENGTHS` with the lowest cross entropy on the validation
-    stays; of equals, the strongest. Cross entropy decides and not PRAUC, because PRAUC hardly depends on the
-    penalty where inputs are uncorrelated, while `LogisticLate` averages probabilities, which too strong a
-    penalty shrinks. A label that all training stays have, or none, gets a constant probability,
+    stays; of equals, the strongest. Cross entropy decides rather than PRAUC: PRAUC hardly depends on the
+    penalty if inputs are uncorrelated, while `LogisticLate` averages probabilities, which too strong a
+    penalty shrinks. A label that all or none of the training stays have gets a constant probability,
     (k + 1/2) / (n + 1) for k of n stays.
 
     Args:
@@ -94,10 +94,10 @@ class LogisticHead(nn.Module):
 
 
 class _Logistic(FittedModel):
-    """What the three have in common: their loss, which only says how well they do."""
+    """The loss of the linear models; it only measures them, since a solver fits them."""
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return the binary cross entropy over the stays of which the model says something; 0 if none."""
+        """Return the binary cross entropy over the stays with a prediction as `total`; 0 if there is none."""
         rows = output.logits.isfinite().all(dim=1)
         losses = F.binary_cross_entropy_with_logits(output.logits[rows], batch.labels[rows], reduction="none")
         return {"total": losses.sum() / max(1, losses.numel())}
@@ -107,16 +107,13 @@ class LogisticEhr(_Logistic):
     """Logistic regression on five summaries of each variable (see `SUMMARIES`); radiographs change nothing.
 
     A category counts as its number. A variable that was never observed has its normal value, with which
-    batches fill it, and a share of 0. Options of `drfuse train` that steer gradient steps have no effect (see
-    `FittedModel`).
+    batches fill it, and a share of 0. Options of gradient steps have no effect (see `FittedModel`).
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
         n_variables: V, the variables that the features are made of.
     """
 
-    reads_cxr = False
+    reads = ("ehr",)
     values_of: Tensor
 
     def __init__(self, n_features: int, n_labels: int, n_variables: int = 17) -> None:
@@ -152,36 +149,34 @@ class LogisticEhr(_Logistic):
         """Fit the regression; the summaries of all stays are held in memory, 5 V numbers each.
 
         Raises:
-            InputError: If the cohort has another number of variables.
+            InputError: If the cohort does not have `n_variables` variables.
         """
         if data.values_of.shape != self.values_of.shape:
             raise InputError(
-                f"LogisticEhr was made for {self.values_of.shape[1]} variables, and the cohort has "
+                f"LogisticEhr was made for {self.values_of.shape[1]} variables, but the cohort has "
                 f"{data.values_of.shape[1]}; set --model.n_variables {data.values_of.shape[1]}"
             )
         self.values_of.copy_(data.values_of)
-        told = [
+        training, validation = [
             _stacked((self.summaries(batch), batch.labels) for batch in batches)
             for batches in (data.training, data.validation)
         ]
-        self.head.fit(*told[0], *told[1])
+        self.head.fit(*training, *validation)
 
 
 class LogisticCxr(_Logistic):
-    """Logistic regression on principal components of the radiograph; it says nothing of a stay without one.
+    """Logistic regression on principal components of the radiograph; a stay without one gets no prediction.
 
     Radiographs are reduced to `side` x `side` pixels by averaging (smaller ones are enlarged), so that the
-    weights do not depend on the crop. Each component is standardised. Options of `drfuse train` that steer
-    gradient steps have no effect (see `FittedModel`).
+    weights do not depend on the crop. Each component is standardised. Options of gradient steps have no
+    effect (see `FittedModel`).
 
     Args:
-        n_features: Of an hour of the EHR, which is not read.
-        n_labels: C, the phenotypes.
         n_components: Principal components, fewer if the training stays have fewer radiographs.
         side: Side of the reduced radiographs, in pixels.
     """
 
-    reads_ehr = False
+    reads = ("cxr",)
 
     pixel_mean: Tensor
     components: Tensor
@@ -204,9 +199,7 @@ class LogisticCxr(_Logistic):
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C), NaN for stays without a radiograph."""
         with _in_float32(batch.cxr):
-            told = self.head(self.scores(batch))
-        unknown = told.new_full((len(batch), told.shape[-1]), math.nan)
-        return FusionOutput(unknown.index_copy(0, batch.cxr_of, told))
+            return FusionOutput(batch.nan_without_cxr(self.head(self.scores(batch))))
 
     def scores(self, batch: Batch) -> Tensor:
         """Return the principal components (M, K) of the batch's radiographs."""
@@ -218,9 +211,9 @@ class LogisticCxr(_Logistic):
 
     @torch.no_grad()
     def fit(self, data: FittingData) -> None:
-        """Find the components in one pass over the radiographs, and fit the regression in a second one.
+        """Find the components in one pass over the radiographs, and fit the regression in a second pass.
 
-        With fewer than two radiographs to learn from, the model says nothing of any stay.
+        With fewer than two radiographs to learn from, the model predicts NaN for every stay.
         """
         pixels = (self.pixels(batch).double().numpy() for batch in data.training)
         blocks = _in_blocks(pixels, max(_IMAGES_AT_A_TIME, len(self.components)))
@@ -234,22 +227,20 @@ class LogisticCxr(_Logistic):
         varies = pca.singular_values_ > _NO_VARIANCE * pca.singular_values_[0]
         self.pixel_mean.copy_(torch.from_numpy(pca.mean_))
         self.components[: varies.sum()].copy_(torch.from_numpy(pca.components_[varies]))
-        told = [
+        training, validation = [
             _stacked((self.scores(batch), batch.labels[batch.cxr_of]) for batch in batches)
             for batches in (data.training, data.validation)
         ]
-        self.head.fit(*told[0], *told[1])
+        self.head.fit(*training, *validation)
 
 
 class LogisticLate(_Logistic):
     """The mean of the probabilities of `LogisticEhr` and `LogisticCxr`, each fitted and chosen alone.
 
-    Without a radiograph the EHR's probability stands alone. Options of `drfuse train` that steer gradient
-    steps have no effect (see `FittedModel`).
+    Without a radiograph, the EHR's probability counts alone. Options of gradient steps have no effect (see
+    `FittedModel`).
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
         n_variables: V, the variables that the features are made of.
         n_components: Principal components of the radiograph.
         side: Side of the reduced radiographs, in pixels.
@@ -299,7 +290,7 @@ def _regress(inputs: Floats, labels: Floats, strength: float) -> tuple[Floats, F
 
 
 def _log_loss(labels: Floats, logits: Floats) -> float:
-    """Return the binary cross entropy, the mean over stays and labels; 0 of no stays."""
+    """Return the binary cross entropy, the mean over stays and labels; 0 if there are no stays."""
     losses = np.logaddexp(0.0, logits) - labels * logits
     return float(losses.mean()) if losses.size else 0.0
 

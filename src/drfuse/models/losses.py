@@ -25,7 +25,7 @@ def jensen_shannon(p_logits: Tensor, q_logits: Tensor, outcomes: Literal["both",
         p_logits: (B, D).
         q_logits: (B, D).
         outcomes: `both` outcomes of each variable, as the divergence is defined, or only the terms of outcome
-            `one`, as published code has it; those alone are no divergence.
+            `one`, as published code has it; those alone are not a divergence.
 
     >>> jensen_shannon(torch.zeros(1, 4), torch.zeros(1, 4))
     tensor([0.])
@@ -61,11 +61,11 @@ def attention_ranking(
     margin: float = 0.0,
     normalization: Literal["pairs", "nonzero"] = "pairs",
 ) -> Tensor:
-    """Return what it costs (B,) that weights do not rank like the losses of what they weigh (Eq. 10).
+    """Return the ranking loss (B,): what it costs if a representation with a lower loss weighs less (Eq. 10).
 
     For every ordered pair i != j with loss_i < loss_j, max(0, weight_j - weight_i + margin), summed and
-    divided by 2C. Pairs in the right order add nothing here; Eq. 10 as printed adds the constant margin for
-    them, which changes no gradient. The losses are taken as given: no gradient flows into them.
+    divided by 2C. Pairs in the right order add 0 here; Eq. 10 as printed adds the constant margin for them,
+    which changes no gradient. No gradient flows into the losses.
 
     Args:
         weights: (B, C, 3), the attention over the three representations.

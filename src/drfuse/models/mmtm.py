@@ -7,25 +7,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse.data.batch import Batch
-from drfuse.errors import InputError, check_choice
-from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.encoders import (
-    BackboneSpec,
-    CxrStages,
-    EhrEncoder,
-    HourPooling,
-    enough_for_batch_norm,
-    mean_over_hours,
-)
+from drfuse.errors import InputError
+from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
+from drfuse.models.cxr_encoders import CxrStages, enough_for_batch_norm
+from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
 from drfuse.models.losses import at_least_float32
 from drfuse.models.precision import Head
+from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 class Exchange(nn.Module):
     """Gate the channels of each modality by what both modalities show: the multimodal transfer module.
 
     With s the means of both modalities side by side, z = relu(W s + b), and each modality's features are
-    multiplied by 2 sigmoid(W_m z + b_m), channel by channel: a gate is 1 where nothing is excited.
+    multiplied by 2 sigmoid(W_m z + b_m), channel by channel: a gate is 1 if its unit's input is 0.
 
     Args:
         cxr_channels: C, of the feature maps.
@@ -38,7 +33,7 @@ class Exchange(nn.Module):
         channels = cxr_channels + ehr_channels
         if not 1 <= ratio <= 2 * channels:
             raise InputError(
-                f"ratio is {ratio}; expected 1 to {2 * channels}, so that the joint layer has units"
+                f"ratio is {ratio}; expected 1 to {2 * channels}, so that the joint layer has a unit"
             )
         width = 2 * channels // ratio
         self.joint = nn.Linear(channels, width)
@@ -46,7 +41,7 @@ class Exchange(nn.Module):
         self.excite_ehr = nn.Linear(width, ehr_channels)
 
     def forward(self, maps: Tensor, hidden: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gated maps (B, C, H, W) and hours (B, T, D); `padded` (B, T) is True where no hour is."""
+        """Return gated maps (B, C, H, W) and hours (B, T, D); `padded` (B, T) is True for padding."""
         squeezed = torch.cat([maps.mean(dim=(2, 3)), mean_over_hours(hidden, padded)], dim=-1)
         joint = self.joint(squeezed).relu()
         cxr_gate = 2 * self.excite_cxr(joint).sigmoid()
@@ -61,46 +56,27 @@ class MMTM(FusionModel):
     stage of the ResNet, or after the last; then come the Transformer's other layers and the means. A joint
     head on both representations predicts; each modality has a head of its own for the loss.
 
-    An absent radiograph is an all-zero image, which passes the ResNet as any other (DrFuse, section 4.2); it
-    adds nothing to the loss of the radiographs' own head.
+    The backbone must be a ResNet. An absent radiograph is an all-zero image, which passes through it like any
+    other (DrFuse, section 4.2); the loss of the radiographs' own head leaves such stays out.
 
     Args:
-        n_features: F, the features of an hour.
-        n_labels: C, the phenotypes.
-        dim: D, the width of the hours and of the representations.
-        heads: Attention heads of the EHR Transformer.
-        layers: Its layers after the first one.
-        dropout: Its dropout.
-        feedforward: Width of its feed-forward layers.
-        cxr_backbone: The radiograph encoder's architecture, a ResNet (see `build_backbone`).
-        max_hours: The longest time series.
         exchange_after: Stages of the ResNet after which the modalities gate each other: `every`, or `last`.
         ratio: How much narrower the joint layer of an exchange is than twice its input.
-        pooling: What becomes of the hours (see `encoders.HourPooling`).
     """
 
+    @takes_sizes_of(EhrEncoder, CxrStages)
     def __init__(
         self,
         n_features: int,
         n_labels: int,
-        dim: int = 256,
-        heads: int = 4,
-        layers: int = 1,
-        dropout: float = 0.3,
-        feedforward: int = 2048,
-        cxr_backbone: BackboneSpec = "resnet50",
-        max_hours: int = 48,
+        sizes: EncoderSizes,
         exchange_after: Literal["every", "last"] = "every",
         ratio: int = 4,
-        pooling: HourPooling = "published",
     ) -> None:
         super().__init__()
-        check_choice("exchange_after", exchange_after, ("every", "last"))
-        self.ehr_encoder = EhrEncoder(
-            n_features, dim, heads, layers, dropout, 1, max_hours, feedforward, pooling
-        )
-        self.cxr_stages = CxrStages(cxr_backbone)
-        channels = self.cxr_stages.channels
+        self.ehr_encoder = EhrEncoder(n_features, sizes)
+        self.cxr_stages = CxrStages(sizes)
+        channels, dim = self.cxr_stages.channels, sizes.dim
         self.first_exchange = 0 if exchange_after == "every" else len(channels) - 1
         self.exchanges = nn.ModuleList(Exchange(c, dim, ratio) for c in channels[self.first_exchange :])
         self.project = nn.Linear(channels[-1], dim)
@@ -138,3 +114,7 @@ class MMTM(FusionModel):
             "cxr": cxr_losses.sum() / max(1, cxr_losses.numel()),
         }
         return {"total": torch.stack([*parts.values()]).sum(), **parts}
+
+    def shared_encoders(self) -> SharedEncoders:
+        """Return the encoders."""
+        return SharedEncoders(ehr=[self.ehr_encoder])

@@ -1,4 +1,4 @@
-"""What mixed precision must not touch: layers that run in float32 under autocast, too."""
+"""Layers that run in float32 even under mixed precision."""
 
 import logging
 from collections.abc import Callable
@@ -19,8 +19,8 @@ _Returned = TypeVar("_Returned")
 def in_float32(forward: Callable[..., _Returned]) -> Callable[..., _Returned]:
     """Decorate a module's `forward`: autocast is off within, and tensors in half precision arrive as float32.
 
-    bfloat16 has 8 significant bits. A logit of 3 would be known to 1/64, stays would tie in their ranks, and
-    the weights of the modalities would not add up to 1.
+    bfloat16 has 8 significant bits. In it, logits near 3 differ by at least 1/64, so that stays tie in their
+    ranks, and modality weights do not add up to 1.
     """
 
     @wraps(forward)
@@ -32,16 +32,16 @@ def in_float32(forward: Callable[..., _Returned]) -> Callable[..., _Returned]:
 
 
 class Head(nn.Linear):
-    """A linear layer that makes logits, or leads to them: in float32, under autocast, too."""
+    """A linear layer on the way to logits; it runs in float32 even under autocast."""
 
     @in_float32
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear calls it so
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name
         """Return (..., out_features) from (..., in_features)."""
         return super().forward(input)
 
 
 class Lstm(nn.LSTM):
-    """An `nn.LSTM` that runs in float32 where autocast asks for a type that the device has no LSTM for."""
+    """An `nn.LSTM` that runs in float32 if the device has no LSTM in autocast's type."""
 
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:  # noqa: A002
         """Return what `nn.LSTM` returns, from a tensor or a `PackedSequence`."""
@@ -55,11 +55,10 @@ class Lstm(nn.LSTM):
 
 @cache
 def has_lstm(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether a device trains and runs an LSTM under autocast to a type, found out with a tiny one.
+    """Return whether a device trains and runs an LSTM under autocast to a type; a tiny one is tried.
 
     Processors without AVX-512, and some GPUs, have no LSTM in bfloat16, and no processor trains one in
-    float16. Of the layers that the models are made of, this is the only one that is missing anywhere: PyTorch
-    emulates the others where it has no kernel for them.
+    float16. The models' other layers run everywhere: PyTorch emulates those that it has no kernel for.
     """
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         lstm, hours = nn.LSTM(8, 8, batch_first=True).to(device), torch.zeros(2, 3, 8, device=device)

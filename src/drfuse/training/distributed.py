@@ -40,7 +40,7 @@ from drfuse.errors import InputError
 from drfuse.logs import log_to
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.models.batch_norm import SyncedBatchNorm2d
-from drfuse.models.encoders import CxrEncoder, CxrStages
+from drfuse.models.cxr_encoders import CxrEncoder, CxrStages
 
 _TIMEOUT = timedelta(hours=1)  # the first process may check or read a large cohort while the others wait
 _SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0

@@ -25,7 +25,6 @@ from drfuse.errors import InputError, MissingInputError
 from drfuse.files import atomic_file
 from drfuse.imports import import_class, import_path
 from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
-from drfuse.models.encoders import CxrEncoder, CxrStages
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.run import Predictions, RunFiles
 from drfuse.training.checkpoints import checkpoint_callbacks, is_done, load_best, load_checkpoint
@@ -267,11 +266,8 @@ def _plain(value: Any) -> Any:
 
 
 def _read_what_is_needed(network: FusionModel, data: CohortDataModule) -> None:
-    """Read no radiographs for a model that looks at none; take none from one that looks at nothing else."""
-    if not network.reads_cxr:
-        data.dataset.cxr_as = "nothing"
-    if not network.reads_ehr:
-        data.matched_cxr_dropout = 0.0
+    """Leave out of the batches what a model does not read."""
+    data.read_only(network.reads)
 
 
 def _trainer(ranks: Ranks, accelerator: str, precision: Precision, **options: Any) -> L.Trainer:
@@ -419,22 +415,25 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
             "tests; train it on this cohort"
         )
     name, unimodal = type(network).__name__, load_model(run)
-    encoder, trained = getattr(network, f"{modality}_encoder", None), getattr(unimodal, "encoder", None)
-    if encoder is None or trained is None:
-        lacking = (
-            f"{name} has no {modality}_encoder"
-            if encoder is None
-            else f"{run} is not a run of a unimodal model"
-        )
+    encoders = getattr(network.shared_encoders(), modality)
+    if len(encoders) != 1:
         raise InputError(
-            f"--init-{modality}: {lacking}; expected a MedFuse and the run of one modality alone"
+            f"--init-{modality}: {name} has {len(encoders)} {modality} encoders that it shares with other "
+            "models; choose a model with one, such as MedFuse"
+        )
+    of_run = unimodal.shared_encoders()
+    trained = [*of_run.ehr, *of_run.cxr]
+    if len(unimodal.reads) != 1 or len(trained) != 1:
+        raise InputError(
+            f"--init-{modality}: {run} is not a run of a unimodal model; choose one of EhrLstm, "
+            "EhrTransformer or CxrResNet"
         )
     try:
-        encoder.load_state_dict(trained.state_dict())
+        encoders[0].load_state_dict(trained[0].state_dict())
     except RuntimeError as error:
         raise InputError(
             f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
-            f"{modality}_encoder of {name}; train it with the same options"
+            f"{modality} encoder of {name}; train it with the same options"
         ) from error
 
 
@@ -451,17 +450,17 @@ def _arrange(network: FusionModel, options: TrainOptions) -> None:
 def _freeze_cxr(
     fusion: FusionTraining, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
 ) -> None:
-    """Keep what each radiograph encoder's backbone gives of every radiograph; batches hold their rows.
+    """Freeze the radiographs' backbones, and keep what they return for every radiograph of the cohort.
 
-    The backbones are those of an interrupted run's checkpoint, whatever the options say now.
+    Batches then hold no pixels. An interrupted run goes on with the backbones of its checkpoint, whatever
+    the options say now.
 
     Raises:
-        InputError: If the model reads radiographs in another way, or the cohort has none.
+        InputError: If the model does not share encoders of radiographs, or the cohort has no radiograph.
     """
     network = fusion.model
-    encoders = [module for module in network.modules() if isinstance(module, CxrEncoder)]
-    others = [module for module in network.modules() if isinstance(module, CxrStages)]
-    if not encoders or others:
+    encoders = network.shared_encoders().cxr
+    if not encoders:
         raise InputError(
             f"--freeze-cxr: {type(network).__name__} does not read radiographs by encoders that can be "
             "frozen; choose a model whose radiographs pass a CxrEncoder alone"
@@ -473,7 +472,7 @@ def _freeze_cxr(
     network.to(device)
     for encoder in encoders:
         encoder.freeze(data.every_cxr())
-    data.dataset.cxr_as = "rows"
+    data.read_only(network.reads, cxr_pixels=False)
 
 
 def _keep_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:

@@ -112,7 +112,7 @@ def specify(
     starts = {name: spec.folder for name, spec in first.items()}
     options = options.changed(**changes, **starts)
     kind = import_class(model["class_path"], FusionModel)
-    if options.train_on == "full" or not (kind.reads_ehr and kind.reads_cxr):  # where it changes nothing
+    if options.train_on == "full" or len(kind.reads) == 1:  # where it changes nothing
         options = options.changed(matched_cxr_dropout=DEFAULTS.matched_cxr_dropout)
     described = {"class_path": import_path(kind), "init_args": _init_args(model, kind)}
     identity = {"cohort": cohort.fingerprint, "model": described, **options.deciding()}

@@ -1,0 +1,61 @@
+"""The stays of a cohort by their rows, many at a time."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from drfuse.data.batch import StoredBatch
+from drfuse.data.cohort import Cohort
+from drfuse.data.features import EhrFeatures
+from drfuse.data.tasks import Task, TaskName
+
+CxrContent = Literal["pixels", "rows", "nothing"]
+"""What batches hold of radiographs: their pixels and rows in the cohort, their rows alone, or nothing, as if
+no stay had one."""
+
+
+class StayDataset(Dataset[StoredBatch]):
+    """The stays of a cohort: indexing with B rows makes the batch of those stays.
+
+    Args:
+        cohort: The cohort.
+        task: What is predicted.
+        cxr: What the batches hold of radiographs.
+    """
+
+    def __init__(self, cohort: Cohort, task: TaskName = "phenotyping", cxr: CxrContent = "pixels") -> None:
+        self.cohort = cohort
+        self.task = Task.of(cohort, task)
+        self.cxr = cxr
+        self.features = EhrFeatures(cohort.manifest.variables, cohort.normalization)
+        self._stay_id = cohort.stays["stay_id"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.cohort)
+
+    def __getitem__(self, rows: list[int]) -> StoredBatch:
+        """Return the batch of the given rows, in their order."""
+        cohort, at = self.cohort, np.asarray(rows, np.int64)
+        n_hours = cohort.n_hours[at]
+        values = torch.from_numpy(cohort.ehr[at, : n_hours.max()])
+        cxr_of = torch.from_numpy(np.flatnonzero(cohort.has_cxr[at] & (self.cxr != "nothing")))
+        cxr_row = torch.from_numpy(cohort.cxr_row[at])[cxr_of]
+        hours = torch.from_numpy(n_hours)
+        without_pixels = torch.empty((len(cxr_row), 1, 0, 0), dtype=torch.uint8)
+        return StoredBatch(
+            stay_id=torch.from_numpy(self._stay_id[at]),
+            ehr=self.features(values, hours),
+            n_hours=hours,
+            cxr_of=cxr_of,
+            cxr_row=cxr_row,
+            labels=torch.from_numpy(self.task.labels[at]),
+            pixels=without_pixels if self.cxr == "rows" else self.pixels(cxr_row.numpy()),
+        )
+
+    def pixels(self, cxr_row: NDArray[np.int64]) -> Tensor:
+        """Return the radiographs uint8 (M, 1, size, size) at some rows (M,) of the cohort's `cxr`."""
+        return torch.from_numpy(self.cohort.cxr[cxr_row])[:, None]
