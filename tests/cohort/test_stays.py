@@ -4,8 +4,8 @@ from typing import Any
 
 import ibis
 
+from drfuse.cohort.sources import open_source
 from drfuse.cohort.stays import describe_stays, select_stays
-from drfuse.cohort.tables import open_mimic_iv
 from tests.mimic import INTIME, SECOND, Hospital
 
 Steps = dict[str, list[dict[str, Any]]]
@@ -13,10 +13,10 @@ Steps = dict[str, list[dict[str, Any]]]
 
 def steps_of(hospital: Hospital, folder: Path, window_hours: int = 48, **options: int) -> Steps:
     """Return the rows that are left after each inclusion step."""
-    mimic = open_mimic_iv(hospital.write(folder, suffix=".csv"), ibis.duckdb.connect())
+    source = open_source(hospital.write(folder, suffix=".csv"), ibis.duckdb.connect())
     return {
         step.criterion: step.stays.order_by("stay_id").to_pyarrow().to_pylist()
-        for step in select_stays(describe_stays(mimic, window_hours), **options)
+        for step in select_stays(describe_stays(source, window_hours), **options)
     }
 
 
