@@ -16,7 +16,6 @@ import pytest
 from drfuse.cohort import FlowStep, Manifest, load_variables, prepare
 from drfuse.cohort.images import decode
 from drfuse.cohort.manifest import sha256
-from drfuse.cohort.store import open_store, spill_folder
 from drfuse.errors import InputError
 from tests.cohort.prepared import Prepared, open_cohort, prepare_hospital
 from tests.mimic import (
@@ -676,13 +675,6 @@ def test_memory_threads_and_temporary_files_change_nothing(
     assert again.manifest.files == cohort.manifest.files
     left = {path.name for path in tmp_path.rglob(".*")} | {path.name for path in tmp_path.glob("elsewhere/*")}
     assert left == set()
-
-
-def test_what_does_not_fit_in_memory_goes_to_the_temporary_folder(tmp_path: Path) -> None:
-    with open_store(1, "40MiB") as store, spill_folder(store, tmp_path / "cohort", tmp_path / "temp"):
-        store.raw_sql("CREATE TABLE t AS SELECT hash(range) AS x FROM range(8_000_000) ORDER BY x")
-        assert any(path.is_file() for path in (tmp_path / "temp").rglob("*"))
-    assert list((tmp_path / "temp").iterdir()) == []
 
 
 @pytest.mark.parametrize(

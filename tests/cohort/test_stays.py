@@ -5,7 +5,7 @@ from typing import Any
 import ibis
 
 from drfuse.cohort.sources import open_source
-from drfuse.cohort.stays import describe_stays, select_stays
+from drfuse.cohort.stays import describe_stays, require_observation, select_stays
 from tests.mimic import INTIME, SECOND, Hospital
 
 Steps = dict[str, list[dict[str, Any]]]
@@ -41,6 +41,16 @@ def test_each_step_leaves_out_what_it_names(tmp_path: Path) -> None:
         "age at least 18 years": 1,
     }
     assert included(steps) == [kept.stay_id]
+
+
+def test_the_last_step_leaves_out_stays_without_any_value() -> None:
+    candidates = ibis.memtable({"stay_id": [1, 2, 3], "age": [30, 40, 50]})
+    step = require_observation(candidates, ibis.memtable({"stay_id": [3, 1, 1, 4]}))
+    assert step.criterion == "a variable observed in the window"
+    assert sorted(step.stays.to_pyarrow().to_pylist(), key=lambda row: row["stay_id"]) == [
+        {"stay_id": 1, "age": 30},
+        {"stay_id": 3, "age": 50},
+    ]
 
 
 def test_a_transferred_stay_does_not_count_as_the_second_of_its_admission(tmp_path: Path) -> None:

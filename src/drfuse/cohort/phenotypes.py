@@ -144,8 +144,7 @@ def label_admissions(matched: ir.Table, codes: pl.DataFrame) -> ir.Table:
     whatever their rank.
 
     Args:
-        matched: What `match_diagnoses` returned, on an engine that may hold `codes` as a table: the local
-            DuckDB.
+        matched: What `match_diagnoses` returned, in the store, which may hold `codes` as a table.
         codes: The phenotypes (see `read_phenotypes`).
     """
     table = ibis.memtable(codes.select("phenotype", "icd_version", "icd_code"))

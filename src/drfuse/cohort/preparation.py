@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,7 +24,7 @@ from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.phenotypes import Labels, find_labels, phenotype_names, read_phenotypes
 from drfuse.cohort.radiographs import find_radiographs, store_radiographs
 from drfuse.cohort.reuse import INPUTS, Earlier, Inputs, link_or_copy, write_inputs
-from drfuse.cohort.sources import Source, open_source
+from drfuse.cohort.sources import open_source
 from drfuse.cohort.sources.table_files import count_rejected_rows
 from drfuse.cohort.split import count_splits, read_split_file
 from drfuse.cohort.stays import find_candidates, require_observation
@@ -69,8 +68,8 @@ def prepare(
     Args:
         mimic_iv: Folder of a MIMIC-IV release, 1.0 to 3.1, or a folder above it; or the address of a database
             with its tables (`duckdb:///FILE`, `postgresql://USER@HOST/DATABASE`,
-            `bigquery://PROJECT/DATASET`, `spark://HOST:PORT/FOLDER`), where the events are then read and
-            nothing is written.
+            `bigquery://PROJECT/DATASET`, `spark://HOST:PORT/FOLDER`), which then reads the events; nothing is
+            written there.
         out: Folder of the cohort to write. It appears when it is complete.
         mimic_cxr: Folder of a MIMIC-CXR-JPG 2.x release; without it no stay has a radiograph.
         preset: `extended` cleans values and reads all items; `benchmark` repeats the published extraction.
@@ -132,40 +131,26 @@ def prepare(
             logger.info("%s already is the cohort of these files and options", out)
             report_left_out(earlier.manifest.warnings, strict)
             return earlier.manifest
-        order = _Order(source, inputs, codes, split, strict, threads)
         with (
             atomic_folder(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
             spill_folder(store, Path(out), temp_dir),
             explain_errors([file.path for file in source.files]),
         ):
-            return _write_cohort(folder, order, earlier)
+            return _write_cohort(folder, inputs, codes, split, earlier, strict, threads)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What a cohort is to be made of, read and checked.
-
-    Attributes:
-        source: The records and radiographs.
-        inputs: Their files and the options, by which an earlier cohort is recognized.
-        codes: The codes of each phenotype.
-        split: The split of each subject; None splits by a hash.
-        strict: Whether rows and images that cannot be read end the command.
-        threads: Cores to use; None for all.
-    """
-
-    source: Source
-    inputs: Inputs
-    codes: pl.DataFrame
-    split: pl.DataFrame | None
-    strict: bool
-    threads: int | None
-
-
-def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None) -> Manifest:
+def _write_cohort(
+    folder: Path,
+    inputs: Inputs,
+    codes: pl.DataFrame,
+    split: pl.DataFrame | None,
+    earlier: Earlier | None,
+    strict: bool,
+    threads: int | None,
+) -> Manifest:
     """Write the files of a cohort, with what still holds of an earlier one."""
-    source, inputs, options = order.source, order.inputs, order.inputs.options
-    store, variables, names = source.store, load_variables(), phenotype_names(order.codes)
+    source, options = inputs.source, inputs.options
+    store, variables, names = source.store, load_variables(), phenotype_names(codes)
     series, labelled, imaged = (
         earlier if earlier is not None and earlier.still_holds(part, inputs) else None
         for part in ("series", "labels", "images")
@@ -187,10 +172,10 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None) -> Manif
             included = require_observation(candidates.stored, ibis.memtable(series.stays("stay_id")))
         progress.update(bar, description="reading diagnoses")
         if labelled is None:
-            labels = find_labels(source, candidates.queryable, order.codes)
+            labels = find_labels(source, candidates.queryable, codes)
         else:
             labels = Labels(labelled.labels(), labelled.manifest.warnings["diagnoses"])
-        stays = number_stays(included.stays, labels.table, order.split, options["seed"], store)
+        stays = number_stays(included.stays, labels.table, split, options["seed"], store)
         flow = [*candidates.flow, FlowStep(included.criterion, count(store, stays))]
         rejected = count_rejected_rows(store)
         if flow[-1].stays == 0:
@@ -208,7 +193,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None) -> Manif
         progress.update(bar, description="reading radiographs", total=None)
         radiographs, undated = find_radiographs(source, stays, options["view"])
         images = store_radiographs(
-            radiographs, source, options["image_size"], imaged, folder / "cxr.npy", order.threads, progress
+            radiographs, source, options["image_size"], imaged, folder / "cxr.npy", threads, progress
         )
         rejected |= count_rejected_rows(store)
         progress.update(bar, description="checking files")
@@ -216,7 +201,7 @@ def _write_cohort(folder: Path, order: _Order, earlier: Earlier | None) -> Manif
     if earlier is not None:
         rejected |= earlier.rejected_rows(unread)
     warnings = count_left_out(stays_file, names, rejected, images, undated, labels.n_diagnoses)
-    report_left_out(warnings, order.strict)
+    report_left_out(warnings, strict)
     write_normalization(folder / "normalization.json", ehr, stays_file, variables)
     write_inputs(folder / INPUTS, inputs.stamps, images)
     manifest = Manifest(

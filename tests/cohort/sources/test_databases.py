@@ -17,7 +17,7 @@ import sqlglot
 
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import match_diagnoses, read_phenotypes
-from drfuse.cohort.sources import Source, open_source
+from drfuse.cohort.sources import Source, open_source, source_kinds
 from drfuse.cohort.sources.bigquery import TIME_TYPE, BigQuery
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.stays import describe_stays, select_stays
@@ -373,6 +373,16 @@ def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str,
     assert "cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None or "cret" not in str(caught.value.__cause__)
+
+
+def test_an_unknown_address_is_answered_with_every_form_that_would_do() -> None:
+    schemes = [scheme for kind in source_kinds() for scheme in kind.schemes]
+    assert sorted(schemes) == ["bigquery", "duckdb", "postgres", "postgresql", "spark"]
+    with pytest.raises(InputError) as caught:
+        open_source("mysql://localhost/mimic", ibis.duckdb.connect())
+    for kind in source_kinds():
+        assert kind.form.startswith(f"{kind.schemes[0]}://")
+        assert kind.form in str(caught.value)
 
 
 @pytest.mark.parametrize(("scheme", "module"), [("postgresql", "psycopg"), ("spark", "pyspark.sql")])

@@ -10,6 +10,7 @@ import pytest
 
 from drfuse.cohort.sources import Source, open_source
 from drfuse.cohort.sources.mimic_cxr import MimicCxr
+from drfuse.cohort.sources.mimic_files import MimicFiles
 from drfuse.cohort.sources.table_files import count_rejected_rows
 from drfuse.cohort.store import explain_errors
 from drfuse.errors import InputError, MissingInputError
@@ -216,6 +217,16 @@ def test_no_rows_were_rejected_where_no_csv_was_read(hospital: Hospital, tmp_pat
     store = ibis.duckdb.connect()
     assert len(rows(open_source(hospital.write(tmp_path, suffix=".parquet"), store).stays)) == 1
     assert count_rejected_rows(store) == {}
+
+
+def test_records_are_closed_when_the_radiographs_cannot_be_opened(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Source] = []
+    monkeypatch.setattr(MimicFiles, "close", closed.append)
+    with pytest.raises(MissingInputError, match="MIMIC-CXR-JPG"):
+        open_source(hospital.write(tmp_path / "iv"), ibis.duckdb.connect(), tmp_path / "iv")
+    assert len(closed) == 1
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

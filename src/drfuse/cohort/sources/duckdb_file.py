@@ -7,9 +7,8 @@ from typing import Self
 import duckdb
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
-from ibis.common.exceptions import TableNotFound
 
-from drfuse.cohort.sources.mimic_iv import find_mimic_iv, schema_names
+from drfuse.cohort.sources.mimic_iv import find_in_schemas, find_mimic_iv
 from drfuse.cohort.sources.source import StoreSource, first_line
 from drfuse.errors import InputError, MissingInputError
 
@@ -37,12 +36,9 @@ class DuckDBFile(StoreSource):
             ) from error
 
         def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
-            for schema in [*schema_names(modules), "main"]:
-                try:
-                    return schema, store.table(table, database=(_ATTACHED, schema))
-                except TableNotFound:
-                    continue
-            return None
+            return find_in_schemas(
+                lambda name, schema: store.table(name, database=(_ATTACHED, schema)), modules, table, "main"
+            )
 
         name = f"duckdb://{path}"
         return cls(address=name, engine=store, store=store, **find_mimic_iv(name, find))

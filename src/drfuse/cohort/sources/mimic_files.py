@@ -6,7 +6,7 @@ from typing import Self
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from drfuse.cohort.sources.mimic_iv import FEEDS, MODULES, Schema, read_mimic_iv
+from drfuse.cohort.sources.mimic_iv import TABLES, Schema, read_mimic_iv
 from drfuse.cohort.sources.source import SourceFile, StoreSource
 from drfuse.cohort.sources.table_files import columns_of, existing_file, find_release, read_table
 from drfuse.errors import MissingInputError
@@ -21,7 +21,7 @@ class MimicFiles(StoreSource):
         root = find_release(
             Path(address), ("icu/icustays",), "a MIMIC-IV release (icu/icustays.csv.gz, hosp/...)"
         )
-        files = {table: _find_table(root, table) for table in MODULES}
+        files = {table: _find_table(root, table) for table in TABLES}
         admissions = files["admissions"]
 
         def read(table: str, schema: Schema) -> ir.Table:
@@ -38,9 +38,9 @@ class MimicFiles(StoreSource):
 
 
 def _find_table(root: Path, table: str) -> SourceFile:
-    modules = MODULES[table]
+    feeds, modules, _ = TABLES[table]
     for module in modules:
         if path := existing_file(root / module / table):
-            return SourceFile(table, FEEDS[table], path, columns_of(path))
+            return SourceFile(table, feeds, path, columns_of(path))
     places = " or ".join(f"{module}/{table}.csv.gz" for module in modules)
     raise MissingInputError(f"{root} lacks the table {table}: expected {places} (or .csv, .parquet)")

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import ibis
 import ibis.expr.types as ir
+from ibis.common.exceptions import TableNotFound
 
 from drfuse.cohort.sources.source import EventKind, Table
 from drfuse.errors import MissingInputError
@@ -13,25 +14,20 @@ from drfuse.errors import MissingInputError
 Schema = Mapping[str, str]
 """The columns of a table that are read, and their types."""
 
-MODULES = {
-    "patients": ("hosp", "core"),
-    "admissions": ("hosp", "core"),
-    "icustays": ("icu",),
-    "diagnoses_icd": ("hosp",),
-    "chartevents": ("icu",),
-    "labevents": ("hosp",),
-}
-"""The tables, and the modules in which each may lie."""
 
-FEEDS: Mapping[str, Table] = {
-    "patients": "stays",
-    "admissions": "admissions",
-    "icustays": "stays",
-    "diagnoses_icd": "diagnoses",
-    "chartevents": "events",
-    "labevents": "events",
-}
-"""The table of a source that each is a part of."""
+class RawTable(NamedTuple):
+    """A table of MIMIC-IV.
+
+    Attributes:
+        feeds: The table of a source that it is a part of.
+        modules: The modules in which it may lie.
+        schema: The columns that are read, and their types.
+    """
+
+    feeds: Table
+    modules: tuple[str, ...]
+    schema: Schema
+
 
 _EVENTS = {
     "subject_id": "int64",
@@ -42,28 +38,33 @@ _EVENTS = {
     "value": "string",
     "valuenum": "float64",
 }
-_SCHEMAS: Mapping[str, Schema] = {
-    "patients": {"subject_id": "int64", "gender": "string", "anchor_age": "int64", "anchor_year": "int64"},
-    "admissions": {
-        "subject_id": "int64",
-        "hadm_id": "int64",
-        "admittime": "timestamp(6)",
-        "admission_type": "string",
-        "hospital_expire_flag": "int64",
-    },
-    "icustays": {
-        "subject_id": "int64",
-        "hadm_id": "int64",
-        "stay_id": "int64",
-        "first_careunit": "string",
-        "last_careunit": "string",
-        "intime": "timestamp(6)",
-        "outtime": "timestamp(6)",
-        "los": "float64",
-    },
-    "diagnoses_icd": {"hadm_id": "int64", "icd_code": "string", "icd_version": "int64"},
-    "chartevents": _EVENTS | {"stay_id": "int64"},
-    "labevents": _EVENTS | {"specimen_id": "int64"},
+_PATIENTS = {"subject_id": "int64", "gender": "string", "anchor_age": "int64", "anchor_year": "int64"}
+_ADMISSIONS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "admittime": "timestamp(6)",
+    "admission_type": "string",
+    "hospital_expire_flag": "int64",
+}
+_ICUSTAYS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "stay_id": "int64",
+    "first_careunit": "string",
+    "last_careunit": "string",
+    "intime": "timestamp(6)",
+    "outtime": "timestamp(6)",
+    "los": "float64",
+}
+_DIAGNOSES = {"hadm_id": "int64", "icd_code": "string", "icd_version": "int64"}
+
+TABLES = {
+    "patients": RawTable("stays", ("hosp", "core"), _PATIENTS),
+    "admissions": RawTable("admissions", ("hosp", "core"), _ADMISSIONS),
+    "icustays": RawTable("stays", ("icu",), _ICUSTAYS),
+    "diagnoses_icd": RawTable("diagnoses", ("hosp",), _DIAGNOSES),
+    "chartevents": RawTable("events", ("icu",), _EVENTS | {"stay_id": "int64"}),
+    "labevents": RawTable("events", ("hosp",), _EVENTS | {"specimen_id": "int64"}),
 }
 
 
@@ -87,12 +88,13 @@ def read_mimic_iv(
         folder: What it is called, from which the number of the release is read.
         module: Where its admissions lie.
         admission_columns: The columns of its admissions.
-        read: Returns a table of the release (a key of `MODULES`) with the columns and types of a schema.
+        read: Returns a table of the release (a key of `TABLES`) with the columns and types of a schema.
     """
     race = "race" if "race" in admission_columns else "ethnicity"  # before 2.0
+    race_column = {race: "string"}
     raw = {
-        table: read(table, {**schema, race: "string"} if table == "admissions" else schema)
-        for table, schema in _SCHEMAS.items()
+        name: read(name, {**table.schema, **(race_column if name == "admissions" else {})})
+        for name, table in TABLES.items()
     }
     patients, admissions = raw["patients"], raw["admissions"]
     # anchor_age is the age in anchor_year, a year of the subject's own shifted calendar
@@ -131,28 +133,43 @@ def find_mimic_iv(
         MissingInputError: If a table or a column is not there.
     """
     found = {}
-    for table, modules in MODULES.items():
-        place = find(modules, table)
+    for name, table in TABLES.items():
+        place = find(table.modules, name)
         if place is None:
             raise MissingInputError(
-                f"{address} lacks the table {table}; expected it in {' or '.join(modules)} "
+                f"{address} lacks the table {name}; expected it in {' or '.join(table.modules)} "
                 "(as a schema, mimiciv_hosp and mimiciv_icu, or a folder)"
             )
-        found[table] = place
+        found[name] = place
 
-    def read(table: str, schema: Schema) -> ir.Table:
-        _, there = found[table]
+    def read(name: str, schema: Schema) -> ir.Table:
+        _, there = found[name]
         if missing := [column for column in schema if column not in there.columns]:
-            raise MissingInputError(f"{address} lacks the column {', '.join(missing)} of the table {table}")
+            raise MissingInputError(f"{address} lacks the column {', '.join(missing)} of the table {name}")
         return typed(there, {name: kind.replace("timestamp(6)", time_type) for name, kind in schema.items()})
 
     where, admissions = found["admissions"]
     return read_mimic_iv(f"{address.rpartition('/')[2]} {where}", where, admissions.columns, read)
 
 
-def schema_names(modules: Sequence[str]) -> list[str]:
-    """Return what the schema of a module may be called: as the MIMIC code repository does, or plainly."""
-    return [name for module in modules for name in (f"mimiciv_{module}", module)]
+def find_in_schemas(
+    open_table: Callable[[str, str], ir.Table], modules: Sequence[str], table: str, *others: str
+) -> tuple[str, ir.Table] | None:
+    """Return a table and the schema that has it, or None.
+
+    Args:
+        open_table: Returns the table of a name and a schema.
+        modules: The modules in which it may lie; their schemas are called `mimiciv_hosp`, as the MIMIC code
+            repository does, or `hosp`.
+        table: Its name.
+        others: Further schemas in which to look.
+    """
+    for schema in [name for module in modules for name in (f"mimiciv_{module}", module)] + [*others]:
+        try:
+            return schema, open_table(table, schema)
+        except TableNotFound:
+            continue
+    return None
 
 
 def typed(table: ir.Table, schema: Schema) -> ir.Table:

@@ -8,9 +8,8 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
-from ibis.common.exceptions import TableNotFound
 
-from drfuse.cohort.sources.mimic_iv import find_mimic_iv, schema_names
+from drfuse.cohort.sources.mimic_iv import find_in_schemas, find_mimic_iv
 from drfuse.cohort.sources.source import Source, first_line, missing_driver
 from drfuse.errors import InputError
 
@@ -64,12 +63,7 @@ class PostgreSQL(Source):
         engine = ibis.postgres.from_connection(client)
 
         def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
-            for schema in schema_names(modules):
-                try:
-                    return schema, engine.table(table, database=schema)
-                except TableNotFound:
-                    continue
-            return None
+            return find_in_schemas(lambda name, schema: engine.table(name, database=schema), modules, table)
 
         return cls(address=name, engine=engine, store=store, **find_mimic_iv(name, find))
 

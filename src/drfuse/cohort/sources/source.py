@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -158,9 +157,13 @@ class Source(ABC):
             InputError: If the engine cannot answer.
         """
         schema = arrow_schema(expr)
-        with self._explaining_errors():
+        try:
             for batch in self._read(expr, rows):
                 yield cast_batch(batch, schema)
+        except self._errors() as error:
+            raise InputError(
+                f"the database cannot answer: {first_line(error)}; check its tables and your rights there"
+            ) from error
 
     def materialize(self, expr: ir.Table, name: str, order_by: str | None = None) -> ir.Table:
         """Return the engine's answer to a query as a table of the store, sorted if a column is named."""
@@ -197,15 +200,6 @@ class Source(ABC):
     @abstractmethod
     def _errors(self) -> tuple[type[Exception], ...]:
         """Return what the engine raises when it cannot answer."""
-
-    @contextmanager
-    def _explaining_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except self._errors() as error:
-            raise InputError(
-                f"the database cannot answer: {first_line(error)}; check its tables and your rights there"
-            ) from error
 
 
 class StoreSource(Source):
