@@ -222,11 +222,15 @@ def test_no_rows_were_rejected_where_no_csv_was_read(hospital: Hospital, tmp_pat
 def test_records_are_closed_when_the_radiographs_cannot_be_opened(
     hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed: list[Source] = []
-    monkeypatch.setattr(MimicFiles, "close", closed.append)
+    closed = []
+
+    def close(source: Source) -> None:
+        closed.append(source.address)
+
+    monkeypatch.setattr(MimicFiles, "close", close)
     with pytest.raises(MissingInputError, match="MIMIC-CXR-JPG"):
         open_source(hospital.write(tmp_path / "iv"), ibis.duckdb.connect(), tmp_path / "iv")
-    assert len(closed) == 1
+    assert closed == [str(tmp_path / "iv")]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
