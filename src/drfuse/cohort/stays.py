@@ -117,7 +117,7 @@ def find_candidates(source: Source, window_hours: int) -> Candidates:
     if repeated := flow[0].stays - distinct:
         raise InputError(
             f"{source.address} describes {repeated} ICU stays more than once or without stay_id; expected "
-            "one row each in icustays, admissions and patients"
+            "one row for each stay, admission and patient"
         )
     stored = source.store.create_table("candidates", steps[-1].stays)
     return Candidates(flow, stored, source.queryable(stored, select_stays(described)[-1].stays))
