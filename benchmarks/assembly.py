@@ -15,7 +15,8 @@ from jsonargparse import auto_cli
 
 from benchmarks.fresh import fresh
 from benchmarks.results import Report, Table, Target
-from drfuse.cohort import assembly, build, load_variables
+from drfuse.cohort import assembly, load_variables
+from drfuse.cohort.store import open_store, spill_folder
 
 AT_MOST_GIB = 4
 _HOW = """\
@@ -69,8 +70,8 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
     n_variables = len(load_variables())
     with (
         tempfile.TemporaryDirectory() as folder,
-        build._database(None, "2GiB") as store,
-        build._spilling(store, Path(folder, "cohort"), None),
+        open_store(None, "2GiB") as store,
+        spill_folder(store, Path(folder, "cohort"), None),
     ):
         start = perf_counter()
         labels = ", ".join(f"hash(i, {label}) % 5 = 0 AS label_{label}" for label in range(25))
@@ -97,7 +98,7 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
             pass
         series_at = perf_counter()
         columns = [name for name in stays.columns if name != "row"]
-        assembly.write_stays(Path(folder, "stays.parquet"), stays, columns, store)
+        assembly.write_rows(Path(folder, "stays.parquet"), stays, columns, store)
         return {
             "sorting": sorted_at - start,
             "series": series_at - sorted_at,

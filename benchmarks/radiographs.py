@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from benchmarks.extraction import run_prepare
 from benchmarks.fresh import Run, fresh
 from benchmarks.results import Report, Table, Target
-from drfuse.cohort.radiographs import decode, store_radiographs
+from drfuse.cohort.images import decode, store_images
 from drfuse.simulate import simulate
 
 _QUALITY, _GRAIN = 92, 3.5  # of the JPEGs; grey levels
@@ -122,7 +122,7 @@ def write_radiographs(folder: Path, images: int, width: int, height: int, seed: 
 
 
 def decode_every_pixel(path: Path, size: int) -> NDArray[np.uint8]:
-    """Decode as `drfuse.cohort.radiographs.decode` does, but the image in full."""
+    """Decode as `drfuse.cohort.images.decode` does, but the image in full."""
     with Image.open(path) as image:
         return np.asarray(ImageOps.fit(image.convert("L"), (size, size), method=Image.Resampling.BICUBIC))
 
@@ -182,7 +182,7 @@ def _draft(paths: Sequence[Path], size: int, _: str) -> None:
 
 
 def _store(paths: Sequence[Path], size: int, folder: str) -> None:
-    for _ in store_radiographs(([path] for path in paths), size, Path(folder, "cxr.npy")):
+    for _ in store_images(([path] for path in paths), size, Path(folder, "cxr.npy")):
         pass
 
 

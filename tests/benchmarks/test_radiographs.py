@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.radiographs import decode_every_pixel, radiographs, write_radiographs
-from drfuse.cohort.radiographs import decode
+from drfuse.cohort.images import decode
 
 
 def test_both_ways_of_decoding_give_nearly_the_same_image(tmp_path: Path) -> None:

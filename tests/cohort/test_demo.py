@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from drfuse.cohort import load_variables, prepare
-from drfuse.cohort.radiographs import decode
+from drfuse.cohort.images import decode
 from tests.cohort.prepared import Prepared, open_cohort
 from tests.mimic import image_path
 

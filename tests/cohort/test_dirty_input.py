@@ -77,7 +77,7 @@ def test_zero_bytes_behind_a_gzip_stream_are_named_with_what_to_do(
         make(hospital)
     assert str(caught.value) == (
         f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; "
-        "write it anew without them: `gzip -dc FILE | gzip > NEW`"
+        "write it again without them: `gzip -dc FILE | gzip > NEW`"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.cohort import Manifest, prepare, radiographs, reuse
+from drfuse.cohort import Manifest, images, prepare, reuse
 from drfuse.data import Cohort
 from drfuse.errors import InputError
 from tests.mimic import HEART_RATE, Hospital, write_hospital
@@ -324,9 +324,9 @@ def test_an_image_that_has_become_readable_is_read(hospital: Path, monkeypatch: 
 
     with monkeypatch.context() as broken:
         first = sorted(pl.read_parquet(hospital / "cohort/inputs.parquet").filter(kind="image")["file"])[0]
-        decode = radiographs.decode
+        decode = images.decode
         broken.setattr(
-            radiographs,
+            images,
             "decode",
             lambda path, size: fail(path, size) if path.match(first) else decode(path, size),
         )

@@ -4,8 +4,8 @@ from typing import Any
 
 import ibis
 
-from drfuse.cohort.stays import describe_stays, select_stays
-from drfuse.cohort.tables import open_mimic_iv
+from drfuse.cohort.sources import open_source
+from drfuse.cohort.stays import describe_stays, require_observation, select_stays
 from tests.mimic import INTIME, SECOND, Hospital
 
 Steps = dict[str, list[dict[str, Any]]]
@@ -13,10 +13,10 @@ Steps = dict[str, list[dict[str, Any]]]
 
 def steps_of(hospital: Hospital, folder: Path, window_hours: int = 48, **options: int) -> Steps:
     """Return the rows that are left after each inclusion step."""
-    mimic = open_mimic_iv(hospital.write(folder, suffix=".csv"), ibis.duckdb.connect())
+    source = open_source(hospital.write(folder, suffix=".csv"), ibis.duckdb.connect())
     return {
         step.criterion: step.stays.order_by("stay_id").to_pyarrow().to_pylist()
-        for step in select_stays(describe_stays(mimic, window_hours), **options)
+        for step in select_stays(describe_stays(source, window_hours), **options)
     }
 
 
@@ -41,6 +41,16 @@ def test_each_step_leaves_out_what_it_names(tmp_path: Path) -> None:
         "age at least 18 years": 1,
     }
     assert included(steps) == [kept.stay_id]
+
+
+def test_the_last_step_leaves_out_stays_without_any_value() -> None:
+    candidates = ibis.memtable({"stay_id": [1, 2, 3], "age": [30, 40, 50]})
+    step = require_observation(candidates, ibis.memtable({"stay_id": [3, 1, 1, 4]}))
+    assert step.criterion == "a variable observed in the window"
+    assert sorted(step.stays.to_pyarrow().to_pylist(), key=lambda row: row["stay_id"]) == [
+        {"stay_id": 1, "age": 30},
+        {"stay_id": 3, "age": 50},
+    ]
 
 
 def test_a_transferred_stay_does_not_count_as_the_second_of_its_admission(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import ibis
 import pytest
 
+from drfuse.cohort.sources import open_source
 from drfuse.cohort.stays import describe_stays, select_stays
-from drfuse.cohort.tables import open_mimic_iv
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset, load_variables
 from tests.mimic import (
@@ -47,10 +47,10 @@ def hourly(
     suffix: Suffix = ".csv",
 ) -> Hourly:
     """Return what stands in each hour of each included stay."""
-    connection = ibis.duckdb.connect()
-    mimic = open_mimic_iv(hospital.write(folder, suffix=suffix), connection)
-    stays = connection.create_table("stays", select_stays(describe_stays(mimic, window_hours))[-1].stays)
-    measurements = connection.create_table("measurements", measure(mimic, stays, preset))
+    store = ibis.duckdb.connect()
+    source = open_source(hospital.write(folder, suffix=suffix), store)
+    stays = store.create_table("stays", select_stays(describe_stays(source, window_hours))[-1].stays)
+    measurements = store.create_table("measurements", measure(source, stays, preset))
     rows = last_of_each_hour(measurements, preset).to_pyarrow().to_pylist()
     variables = load_variables()
     found = Hourly()
@@ -298,10 +298,10 @@ def test_what_counts_from_before_the_admission_is_not_in_the_window(
     hospital.chart(within, HEIGHT_INCHES, 70, at=0)
     hospital.chart(both, HEIGHT_INCHES, 70, at=0.5)
     hospital.chart(both, HEIGHT_INCHES, 60, at=-2)
-    connection = ibis.duckdb.connect()
-    mimic = open_mimic_iv(hospital.write(tmp_path, suffix=".csv"), connection)
-    stays = select_stays(describe_stays(mimic, 48))[-1].stays
-    rows = last_of_each_hour(measure(mimic, stays, "extended", 6), "extended").to_pyarrow().to_pylist()
+    store = ibis.duckdb.connect()
+    source = open_source(hospital.write(tmp_path, suffix=".csv"), store)
+    stays = select_stays(describe_stays(source, 48))[-1].stays
+    rows = last_of_each_hour(measure(source, stays, "extended", 6), "extended").to_pyarrow().to_pylist()
     assert {(row["stay_id"], row["hour"], round(row["value"], 1), row["in_window"]) for row in rows} == {
         (before.stay_id, 0, 177.8, False),
         (within.stay_id, 0, 177.8, True),

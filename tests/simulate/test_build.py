@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from drfuse.cohort import prepare
-from drfuse.cohort.radiographs import decode
+from drfuse.cohort.images import decode
 from drfuse.errors import InputError
 from drfuse.simulate import Simulation, Truth, build, simulate
 from tests.mimic import image_path

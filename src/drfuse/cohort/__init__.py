@@ -5,8 +5,8 @@ In: MIMIC-IV as released or in a database, and MIMIC-CXR-JPG as released. Out: a
 Queries are Ibis expressions, run by the database or, on files, by DuckDB.
 """
 
-from drfuse.cohort.build import prepare
 from drfuse.cohort.manifest import FlowStep, Manifest
+from drfuse.cohort.preparation import prepare
 from drfuse.cohort.variables import Variable, load_variables
 
 __all__ = ["FlowStep", "Manifest", "Variable", "load_variables", "prepare"]

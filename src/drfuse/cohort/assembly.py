@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import polars as pl
@@ -12,20 +13,102 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from drfuse.cohort.arrays import array_in_order, blocks_of, items_a_block
+from drfuse.cohort.split import hash_split
+from drfuse.cohort.store import count
 from drfuse.cohort.variables import Variable
+from drfuse.errors import InputError
 
+_STAY = (
+    "subject_id",
+    "hadm_id",
+    "stay_id",
+    "age",
+    "gender",
+    "race",
+    "admission_type",
+    "intime",
+    "outtime",
+    "los",
+    "n_hours",
+    "split",
+    "in_hospital_mortality",
+)
+_RADIOGRAPH = ("has_cxr", "dicom_id", "cxr_row")
 _STAYS_A_ROW_GROUP = 65_536
 _CELLS_AT_A_TIME = 1_000_000
 
 
-def write_stays(path: Path, stays: ir.Table, names: Sequence[str], store: Backend) -> None:
+def check_label_names(labels: Sequence[str]) -> None:
+    """Check that the labels can be columns of `stays.parquet`.
+
+    Raises:
+        InputError: If one has the name of another column.
+    """
+    taken = {name.casefold() for name in (*_STAY, *_RADIOGRAPH)}
+    if unusable := [name for name in labels if name.casefold() in taken]:
+        raise InputError(
+            f"the phenotype {unusable[0]!r} has the name of a column of stays.parquet; rename it"
+        )
+
+
+def number_stays(
+    stays: ir.Table, labels: ir.Table, split: pl.DataFrame | None, seed: int, store: Backend
+) -> ir.Table:
+    """Return the included stays, numbered by `row` in the order of `stay_id`, with their split and labels.
+
+    Args:
+        stays: The stays (see `describe_stays`).
+        labels: The labels of each admission (see `label_admissions`); a stay without a row gets nulls.
+        split: The split of each subject; None splits by a hash.
+        seed: Key of that hash.
+        store: The store.
+
+    Raises:
+        InputError: If the split file leaves out a stay.
+    """
+    if split is None:
+        stays = stays.mutate(split=hash_split(stays.subject_id, seed))
+    else:
+        stays = stays.left_join(ibis.memtable(split), "subject_id").drop("subject_id_right")
+    names = [name for name in labels.columns if name != "hadm_id"]
+    stays = stays.left_join(labels, "hadm_id")
+    row = ibis.row_number().over(order_by=stays.stay_id)
+    numbered = stays.select(*_STAY, "window_end", *names, row=row).cast({"n_hours": "int16"})
+    stays = store.create_table("stays", numbered)
+    if missing := count(store, stays.filter(stays.split.isnull())):
+        raise InputError(f"the split file leaves out the subjects of {missing} stays; give each a split")
+    return stays
+
+
+def write_stays(
+    path: Path, stays: ir.Table, images: pl.DataFrame, labels: Sequence[str], store: Backend
+) -> None:
     """Write `stays.parquet`.
+
+    Args:
+        path: The file.
+        stays: The stays (see `number_stays`).
+        images: The images that were tried (see `store_images`).
+        labels: The names of the labels, in order.
+        store: The store.
+    """
+    stored = images.filter(pl.col("cxr_row").is_not_null()).select("stay_id", "dicom_id", "cxr_row")
+    stays = stays.left_join(ibis.memtable(stored), "stay_id").drop("stay_id_right")
+    stays = stays.mutate(has_cxr=stays.cxr_row.notnull())
+    places = [name for name in stays.columns if name.startswith("label_")]
+    write_rows(
+        path, stays.select("row", *_STAY, *_RADIOGRAPH, *places), [*_STAY, *_RADIOGRAPH, *labels], store
+    )
+
+
+def write_rows(path: Path, stays: ir.Table, names: Sequence[str], store: Backend) -> None:
+    """Write a Parquet file of a table, a block of rows at a time.
 
     Args:
         path: The file.
         stays: Its rows, numbered by `row`, and its columns in order after that one.
         names: What the columns are called.
-        store: The local database.
+        store: The store.
     """
     schema = stays.drop("row").schema().to_pyarrow()
     schema = pa.schema([field.with_name(name) for name, field in zip(names, schema, strict=True)])
@@ -45,7 +128,7 @@ def write_ehr(
         stays: A table with `stay_id` and its `row`; both ascend.
         hourly: A table of `stay_id`, `variable`, `hour` and `value`, ordered by `stay_id`.
         shape: Hours and variables.
-        store: The local database.
+        store: The store.
 
     Yields:
         How many stays were written since the last time.

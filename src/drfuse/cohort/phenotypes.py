@@ -1,15 +1,18 @@
 """ICD-9 and ICD-10 codes of an admission -> phenotype labels."""
 
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from string import ascii_uppercase, digits
-from typing import Literal
+from typing import Literal, get_args
 
 import ibis
 import ibis.expr.types as ir
 import polars as pl
 import yaml
 
+from drfuse.cohort.sources import Source
+from drfuse.cohort.store import fetch
 from drfuse.errors import InputError, MissingInputError
 
 _CSV_COLUMNS = {"phenotype": pl.String, "icd_version": pl.Int64, "icd_code": pl.String}
@@ -25,6 +28,43 @@ disease that is not one of the phenotypes, or newer than the lists; they hold th
 the two cannot be told apart. `not ICD`: `icd_version` is neither 9 nor 10, or the code does not look like one
 of that version, so that no list can know it.
 """
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of admissions.
+
+    Attributes:
+        table: `hadm_id`, `label_0`, `label_1`, ... (see `label_admissions`), for queries of the store.
+        n_diagnoses: How many diagnoses of each kind they come from.
+    """
+
+    table: ir.Table
+    n_diagnoses: dict[str, int]
+
+
+def find_labels(source: Source, stays: ir.Table, codes: pl.DataFrame) -> Labels:
+    """Return the labels of the admissions of some stays.
+
+    Args:
+        source: The records.
+        stays: Rows of `hadm_id` that queries of the source can join.
+        codes: The phenotypes (see `read_phenotypes`).
+    """
+    diagnoses = source.diagnoses.semi_join(stays, "hadm_id")
+    matched = source.materialize(match_diagnoses(diagnoses, codes), "diagnoses")
+    found = {
+        row["match"]: row["n_diagnoses"] for row in fetch(source.store, count_matches(matched)).to_pylist()
+    }
+    return Labels(
+        label_admissions(matched, codes), {kind: int(found.get(kind, 0)) for kind in get_args(Match)}
+    )
+
+
+def phenotype_names(codes: pl.DataFrame) -> list[str]:
+    """Return the names of the phenotypes, in file order."""
+    names: list[str] = codes["phenotype"].unique(maintain_order=True).to_list()
+    return names
 
 
 def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
@@ -59,7 +99,7 @@ def _read(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} defines no phenotype; expected codes, and in YAML use_in_benchmark: true")
     if codes["phenotype"].str.strip_chars().replace("", None).has_nulls() or codes["icd_code"].has_nulls():
         raise InputError(f"{path} has a code without a phenotype, or a phenotype without a code; give both")
-    if odd := [name for name in codes["phenotype"].unique(maintain_order=True) if not name.isprintable()]:
+    if odd := [name for name in phenotype_names(codes) if not name.isprintable()]:
         raise InputError(f"{path} has the phenotype {odd[0]!r}, whose name holds control characters")
     if unknown := set(codes["icd_version"].unique()) - {9, 10, None}:
         raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9 or 10, or nothing for both")
@@ -104,15 +144,14 @@ def label_admissions(matched: ir.Table, codes: pl.DataFrame) -> ir.Table:
     whatever their rank.
 
     Args:
-        matched: What `match_diagnoses` returned, on an engine that may hold `codes` as a table: the local
-            DuckDB.
+        matched: What `match_diagnoses` returned, in the store, which may hold `codes` as a table.
         codes: The phenotypes (see `read_phenotypes`).
     """
     table = ibis.memtable(codes.select("phenotype", "icd_version", "icd_code"))
     known = matched.filter(matched.match != "not ICD")
     same_version = table.icd_version.isnull() | (table.icd_version == known.icd_version)
     found = known.left_join(table, [known.icd_code == table.icd_code, same_version])
-    names = codes["phenotype"].unique(maintain_order=True)
+    names = phenotype_names(codes)
     labels = {f"label_{c}": (found.phenotype == name).any().fill_null(False) for c, name in enumerate(names)}
     return found.group_by("hadm_id").agg(**labels)
 

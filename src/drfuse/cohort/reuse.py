@@ -1,6 +1,7 @@
 """What a cohort was made of, so that only what changed is made again."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,13 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+import ibis
+import ibis.expr.types as ir
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drfuse import __version__
+from drfuse.cohort.images import is_readable
+from drfuse.cohort.left_out import COUNTS
 from drfuse.cohort.manifest import Manifest, sha256
-from drfuse.cohort.radiographs import ImageFolder, is_readable
+from drfuse.cohort.sources import Images, Source, SourceFile
 from drfuse.errors import InputError
 
 INPUTS = "inputs.parquet"
@@ -27,12 +32,12 @@ _SCHEMA = {"kind": pl.String, **STAMP_SCHEMA, "cxr_row": pl.Int32}
 _IMAGE = "image"
 
 # time series decide which stays are in, and those whose labels are there
-_SERIES_TABLES = ("patients", "admissions", "icustays", "chartevents", "labevents")
 _TABLES: dict[Part, tuple[str, ...]] = {
-    "series": _SERIES_TABLES,
-    "labels": (*_SERIES_TABLES, "diagnoses_icd", "phenotypes"),
+    "series": ("stays", "admissions", "events"),
+    "labels": ("stays", "admissions", "events", "diagnoses"),
     "images": (),
 }
+_DEFINITIONS: dict[Part, tuple[str, ...]] = {"series": (), "labels": ("phenotypes",), "images": ()}
 _OPTIONS: dict[Part, tuple[str, ...]] = {
     "series": ("preset", "window_hours", "before_hours"),
     "labels": ("preset", "window_hours", "before_hours", "phenotypes"),
@@ -44,14 +49,6 @@ _FILES: dict[Part, tuple[str, ...]] = {
     "images": ("cxr.npy", "stays.parquet"),
 }
 _SMALL_FILES = {"normalization.json"}
-_WARNINGS = {
-    "rejected_rows",
-    "unreadable_images",
-    "undated_images",
-    "diagnoses",
-    "stays_with_unknown",
-    "phenotypes_without_positive",
-}
 
 
 class Stamp(NamedTuple):
@@ -83,6 +80,43 @@ def stamp_all(paths: Sequence[Path], root: Path, threads: int | None) -> pl.Data
     with ThreadPoolExecutor(threads) as pool:  # a shared disk answers many at a time
         stamps = list(pool.map(partial(stamp, root=root), paths, chunksize=1024))
     return pl.DataFrame(stamps, STAMP_SCHEMA, orient="row")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a cohort is to be made of.
+
+    Attributes:
+        source: The records and radiographs.
+        stamps: The stamp of each file of a table and each definition file, by its kind.
+        options: The options that decide the content.
+    """
+
+    source: Source
+    stamps: dict[str, Stamp]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: Source, definitions: Mapping[str, Path | None], options: dict[str, Any]) -> "Inputs":
+        """Look at the files as they are now."""
+        folders = [(source.root, source.record_files)]
+        if source.images is not None:
+            folders.append((source.images.root, source.images.files))
+        stamps = {file.kind: stamp(file.path, root) for root, files in folders for file in files if root}
+        given = {kind: Path(path) for kind, path in definitions.items() if path is not None}
+        return cls(source, stamps | {kind: stamp(path, path.parent) for kind, path in given.items()}, options)
+
+    @property
+    def can_recur(self) -> bool:
+        """Whether a later command can tell that the records are the same: a database has no stamps."""
+        return bool(self.source.record_files)
+
+    def kinds(self, part: Part) -> tuple[str, ...]:
+        """Return the kinds of files that a part of the cohort is made of, but images."""
+        return (
+            *(file.kind for file in self.source.files if file.feeds in _TABLES[part]),
+            *_DEFINITIONS[part],
+        )
 
 
 @dataclass(frozen=True)
@@ -125,24 +159,24 @@ class Earlier:
             and isinstance(manifest.files, dict)
             and manifest.files.keys() == {name for names in _FILES.values() for name in names} | _SMALL_FILES
             and isinstance(manifest.warnings, dict)
-            and manifest.warnings.keys() == _WARNINGS
+            and manifest.warnings.keys() == set(COUNTS)
             and all(isinstance(manifest.warnings[name], dict) for name in ("rejected_rows", "diagnoses"))
             and list(columns[len(columns) - len(manifest.phenotypes) :]) == manifest.phenotypes
             and len(manifest.phenotypes) > 0
         )
 
-    def is_made_of(self, tables: Mapping[str, Stamp], options: Mapping[str, Any]) -> bool:
-        """Return whether these are its tables, known by their stamps, and its options."""
-        return "chartevents" in tables and self.tables == tables and self.manifest.options == options
+    def is_current(self, inputs: Inputs, threads: int | None) -> bool:
+        """Return whether it is what the inputs give, and undamaged."""
+        if not inputs.can_recur or self.tables != inputs.stamps or self.manifest.options != inputs.options:
+            return False
+        images = inputs.source.images
+        return (images is None or self._has_the_same_images(images, threads)) and self.is_whole()
 
-    def still_holds(self, part: Part, tables: Mapping[str, Stamp], options: Mapping[str, Any]) -> bool:
-        """Return whether a part of it is what these tables and options give, and is undamaged.
-
-        A database has no stamps: what came from one does not hold.
-        """
-        known = part == "images" or "chartevents" in tables
-        same_tables = all(self.tables.get(kind) == tables.get(kind) for kind in _TABLES[part])
-        same_options = all(self.manifest.options.get(name) == options[name] for name in _OPTIONS[part])
+    def still_holds(self, part: Part, inputs: Inputs) -> bool:
+        """Return whether a part of it is what the inputs give, and undamaged."""
+        known = part == "images" or inputs.can_recur
+        same_tables = all(self.tables.get(kind) == inputs.stamps.get(kind) for kind in inputs.kinds(part))
+        same_options = all(self.manifest.options.get(name) == inputs.options[name] for name in _OPTIONS[part])
         made = known and same_tables and same_options and self.is_whole(*_FILES[part])
         return made and (part != "images" or self._knows_its_images())
 
@@ -159,13 +193,12 @@ class Earlier:
         sums = self.manifest.files
         return all(_has_sum(self.folder / name, sums.get(name)) for name in files or sums)
 
-    def has_the_same_images(self, root: Path, threads: int | None) -> bool:
-        """Return whether no image that it was made of has changed, nor can be read that could not be."""
-        now = stamp_all([root / file for file in self.images["file"]], root, threads)
+    def _has_the_same_images(self, images: Images, threads: int | None) -> bool:
+        """Return whether no image that was tried has changed, nor can be read now if it could not be."""
+        now = stamp_all([images.root / file for file in self.images["file"]], images.root, threads)
         unread = self.images.filter(pl.col("cxr_row").is_null())["file"]
-        folder = ImageFolder.open(root)
         return now.equals(self.images.select(*STAMP_SCHEMA)) and not any(
-            folder.may_hold(file) or is_readable(root / file) for file in unread
+            images.may_hold(file) or is_readable(images.root / file) for file in unread
         )
 
     def rows_of(self, stamps: pl.DataFrame) -> pl.Series:
@@ -178,6 +211,18 @@ class Earlier:
         """Return columns of its `stays.parquet`."""
         return pq.read_table(self.folder / "stays.parquet", columns=list(columns))
 
+    def labels(self) -> ir.Table:
+        """Return the labels of its stays' admissions, as `label_admissions` does."""
+        names = self.manifest.phenotypes
+        labels = self.stays("hadm_id", *names)
+        return ibis.memtable(labels.rename_columns(["hadm_id", *(f"label_{c}" for c in range(len(names)))]))
+
+    def rejected_rows(self, unread: Sequence[SourceFile]) -> dict[str, int]:
+        """Return how many rows of each of these files do not parse."""
+        before: dict[str, int] = self.manifest.warnings["rejected_rows"]
+        names = {file.path.name for file in unread}
+        return {name: count for name, count in before.items() if name in names}
+
 
 def write_inputs(path: Path, tables: Mapping[str, Stamp], images: pl.DataFrame) -> None:
     """Write what a cohort was made of.
@@ -189,6 +234,14 @@ def write_inputs(path: Path, tables: Mapping[str, Stamp], images: pl.DataFrame) 
     """
     rows = pl.DataFrame([(kind, *of_file, None) for kind, of_file in tables.items()], _SCHEMA, orient="row")
     pl.concat([rows, images.with_columns(kind=pl.lit(_IMAGE)).select(*_SCHEMA)]).write_parquet(path)
+
+
+def link_or_copy(path: Path, to: Path) -> None:
+    """Give a file a second name, or copy it where a file can have one name only."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
 
 
 def _has_sum(path: Path, expected: str | None) -> bool:

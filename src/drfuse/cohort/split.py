@@ -53,5 +53,13 @@ def read_split_file(path: Path) -> pl.DataFrame:
     return rows
 
 
+def count_splits(stays: Path) -> dict[str, dict[str, int]]:
+    """Return the number of stays, and of stays with a radiograph, of each split in a `stays.parquet`."""
+    rows = pl.scan_parquet(stays, glob=False).group_by("split")
+    counted = rows.agg(stays=pl.len(), with_cxr=pl.col("has_cxr").sum()).collect()
+    found = {row.pop("split"): row for row in counted.iter_rows(named=True)}
+    return {split: found.get(split, {"stays": 0, "with_cxr": 0}) for split in SPLITS}
+
+
 def _hexadecimal(fraction: float) -> str:
     return f"{int(fraction * 16**13):013x}"

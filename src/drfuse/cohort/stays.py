@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from drfuse.cohort.tables import MimicIV
+from drfuse.cohort.manifest import FlowStep
+from drfuse.cohort.sources import Source
+from drfuse.cohort.store import fetch
+from drfuse.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -16,18 +19,31 @@ class Step:
     stays: ir.Table
 
 
-def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
+@dataclass(frozen=True)
+class Candidates:
+    """The stays that can enter the cohort if anything was measured.
+
+    Attributes:
+        flow: The number of stays after each criterion so far.
+        stored: The stays (see `describe_stays`), in the store.
+        queryable: The same as a table that queries of the source can join.
+    """
+
+    flow: list[FlowStep]
+    stored: ir.Table
+    queryable: ir.Table
+
+
+def describe_stays(source: Source, window_hours: int) -> ir.Table:
     """Return each ICU stay with its admission and its patient, where those are known.
 
     The columns: `subject_id`, `hadm_id`, `stay_id`, `age` (years, at admission), `gender`, `race`,
     `admission_type`, `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days),
-    `in_hospital_mortality` (null where MIMIC does not say), `window_end` (the earlier of `outtime` and
+    `in_hospital_mortality` (null where it is unknown), `window_end` (the earlier of `outtime` and
     `intime` + window; nothing after it may be read) and `n_hours` (hours until
     `window_end`, rounded up). A stay without `outtime` has no window and so is never observed.
     """
-    stays = mimic.icustays.left_join(mimic.admissions, ["subject_id", "hadm_id"]).left_join(
-        mimic.patients, "subject_id"
-    )
+    stays = source.stays.left_join(source.admissions, ["subject_id", "hadm_id"])
     full_window = stays.intime + ibis.interval(hours=window_hours)
     window_end = (stays.outtime > full_window).ifelse(full_window, stays.outtime)  # null without outtime
     seconds = seconds_between(stays.intime, window_end)
@@ -35,8 +51,7 @@ def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
         "subject_id",
         "hadm_id",
         "stay_id",
-        # anchor_age is the age in anchor_year, a year of the subject's own shifted calendar
-        age=stays.anchor_age + stays.admittime.year() - stays.anchor_year,
+        age=stays.admittime.year() - stays.birth_year,
         gender="gender",
         race="race",
         admission_type="admission_type",
@@ -45,7 +60,7 @@ def describe_stays(mimic: MimicIV, window_hours: int) -> ir.Table:
         intime="intime",
         outtime="outtime",
         los="los",
-        in_hospital_mortality=stays.hospital_expire_flag == 1,
+        in_hospital_mortality="in_hospital_mortality",
         window_end=window_end,
         n_hours=((seconds + 3599) // 3600).clip(lower=1),
     )
@@ -58,7 +73,7 @@ def seconds_between(start: ir.TimestampColumn, end: ir.TimestampColumn) -> ir.In
 
 
 def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:
-    """Return the inclusion steps in order; the last one holds the stays that can enter the cohort.
+    """Return the inclusion steps that need no events, in order; `require_observation` is the last one.
 
     Args:
         everyone: All ICU stays (see `describe_stays`).
@@ -74,3 +89,35 @@ def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:
         Step("only such stay of the admission", single),
         Step(f"age at least {min_age_years} years", adult),
     ]
+
+
+def require_observation(candidates: ir.Table, observed: ir.Table) -> Step:
+    """Return the last inclusion step, whose stays are the cohort.
+
+    Args:
+        candidates: The stays that pass the other criteria.
+        observed: A row for each value in a stay's window, or for each stay that has one, by `stay_id`.
+    """
+    return Step("a variable observed in the window", candidates.semi_join(observed, "stay_id"))
+
+
+def find_candidates(source: Source, window_hours: int) -> Candidates:
+    """Apply the inclusion steps that need no events.
+
+    Raises:
+        InputError: If the source describes a stay more than once.
+    """
+    described = describe_stays(source, window_hours)
+    everyone = source.materialize(described, "everyone")
+    steps = select_stays(everyone)
+    counts = [step.stays.aggregate(n=step.stays.count(), step=i) for i, step in enumerate(steps)]
+    counts.append(everyone.aggregate(n=everyone.stay_id.nunique(), step=len(steps)))
+    *counted, distinct = fetch(source.store, ibis.union(*counts).order_by("step"))["n"].to_pylist()
+    flow = [FlowStep(step.criterion, n) for step, n in zip(steps, counted, strict=True)]
+    if repeated := flow[0].stays - distinct:
+        raise InputError(
+            f"{source.address} describes {repeated} ICU stays more than once or without stay_id; expected "
+            "one row for each stay, admission and patient"
+        )
+    stored = source.store.create_table("candidates", steps[-1].stays)
+    return Candidates(flow, stored, source.queryable(stored, select_stays(described)[-1].stays))

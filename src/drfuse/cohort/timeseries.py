@@ -4,8 +4,8 @@ import ibis
 import ibis.expr.types as ir
 from ibis import _
 
+from drfuse.cohort.sources import Source
 from drfuse.cohort.stays import seconds_between
-from drfuse.cohort.tables import MimicIV
 from drfuse.cohort.variables import (
     SPECIMEN_TYPE,
     Preset,
@@ -20,7 +20,7 @@ _EVENT = ("stay_id", "itemid", "charttime", "storetime", "value", "valuenum", "i
 _MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "hour")
 
 
-def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int = 0) -> ir.Table:
+def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int = 0) -> ir.Table:
     """Return every measurement that falls into a stay's window.
 
     Charted times have no seconds, `intime` has: so with the preset `extended` the window begins with the
@@ -33,7 +33,7 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
     known to be arterial are left out.
 
     Args:
-        mimic: The release.
+        source: The records.
         stays: Rows of `stay_id`, `subject_id`, `hadm_id`, `intime` and `window_end`.
         preset: Which items and which rules (see `clean_values`).
         before_hours: Hours before `intime` from which height and weight count (preset `extended`).
@@ -44,7 +44,7 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
         `intime`, and hour -1 what counts from before.
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
-    chart, labs = mimic.chartevents, mimic.labevents
+    chart, labs = source.events["chartevents"], source.events["labevents"]
     chart = chart.filter(chart.itemid.isin(item_ids(preset, "chartevents")))
     chart = chart.join(stays, "stay_id").select(_EVENT)
     wanted = item_ids(preset, "labevents")
@@ -74,7 +74,7 @@ def measure(mimic: MimicIV, stays: ir.Table, preset: Preset, before_hours: int =
     # The published extraction has no storing time: at one time, its largest value wins.
     stored = ibis.coalesce(events.storetime, events.charttime) if preset == "extended" else events.charttime
     events = events.mutate(hour=hour, storetime=stored)
-    return clean_values(events, preset, mimic.engine.name != "duckdb").select(_MEASUREMENT)
+    return clean_values(events, preset, source.small_table).select(_MEASUREMENT)
 
 
 def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:

@@ -1,18 +1,20 @@
 """The 17 clinical variables: which items feed them, and how a charted value becomes a number in its unit."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
-import polars as pl
 from ibis import _
+
+from drfuse.cohort.sources.source import EventKind, literal_table, memory_table
 
 Preset = Literal["extended", "benchmark"]
 _Columns = Mapping[str, Sequence[float]]
+_MakeTable = Callable[[_Columns, Mapping[str, str]], ir.Table]
 
 _DEFINITIONS = files("drfuse.cohort") / "definitions"
 _PLAIN_NUMBER = "[0-9]+[.]?[0-9]*|[.][0-9]+"
@@ -66,7 +68,7 @@ def load_variables() -> tuple[Variable, ...]:
     )
 
 
-def item_ids(preset: Preset, table: Literal["chartevents", "labevents"]) -> list[int]:
+def item_ids(preset: Preset, table: EventKind) -> list[int]:
     """Return the items of one event table that a preset reads."""
     rows = _rows("variables.csv")
     return [int(row["itemid"]) for row in rows if row["table"] == table and row[preset] == "1"]
@@ -93,7 +95,7 @@ def arterial_saturation(labs: ir.Table) -> ir.Table:
     return labs.filter((labs.itemid != _BLOOD_SATURATION) | known).drop("is_arterial")
 
 
-def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> ir.Table:
+def clean_values(events: ir.Table, preset: Preset, small_table: _MakeTable = memory_table) -> ir.Table:
     """Return `events` with `variable` (its place in `load_variables()`) and `measured` (in its unit).
 
     Rows whose value is not a number, or lies outside the outlier range (preset `extended`), are left out.
@@ -103,11 +105,10 @@ def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> i
     Args:
         events: Event rows with `itemid`, `value` and `valuenum`.
         preset: Which items and which rules.
-        spelt_out: Whether items and ranges stand in the query as literals. DuckDB reads them from memory, and
-            compiles faster; another engine would have to write a table first.
+        small_table: Makes the tables of items and ranges that the query joins (`Source.small_table`).
     """
     places = _column_index()
-    events = events.join(_items(preset, spelt_out), "itemid")
+    events = events.join(_items(preset, small_table), "itemid")
     number = _number(events.value)
     if preset == "benchmark":
         laboratory = events.variable.isin([places[name] for name in ("glucose", "ph", "oxygen_saturation")])
@@ -117,7 +118,7 @@ def clean_values(events: ir.Table, preset: Preset, spelt_out: bool = False) -> i
         number = ibis.coalesce(_finite(events.valuenum), number, _score(events))
     events = events.mutate(measured=number)
     # The ranges are joined last: a filter by constants would be moved below all this, and repeat it.
-    events = events.mutate(measured=_convert(events, preset)).join(_ranges(preset, spelt_out), "variable")
+    events = events.mutate(measured=_convert(events, preset)).join(_ranges(preset, small_table), "variable")
     events = events.filter(events.measured.between(events.outlier_low, events.outlier_high))
     if preset == "benchmark":
         return events
@@ -135,7 +136,7 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
         Rows of the same columns; of two scores of one part at one time, the last stored one counts.
     """
     places = _column_index()
-    scores = _literals({"variable": [places[part] for part in _GCS_PARTS]}, {"variable": "int8"})
+    scores = literal_table({"variable": [places[part] for part in _GCS_PARTS]}, {"variable": "int8"})
     parts = measurements.semi_join(scores, "variable")  # a filter would be merged into `measurements` again
     stored_last = ibis.row_number().over(
         ibis.window(
@@ -167,7 +168,7 @@ def _nothing() -> ir.FloatingScalar:
     return ibis.null("float64")
 
 
-def _items(preset: Preset, spelt_out: bool) -> ir.Table:
+def _items(preset: Preset, small_table: _MakeTable) -> ir.Table:
     """Return the `itemid` and `variable` (its place) of each item that a preset reads."""
     places = _column_index()
     rows = [row for row in _rows("variables.csv") if row[preset] == "1" and row["itemid"] != "derived"]
@@ -175,10 +176,10 @@ def _items(preset: Preset, spelt_out: bool) -> ir.Table:
         "itemid": [int(row["itemid"]) for row in rows],
         "variable": [places[row["variable"]] for row in rows],
     }
-    return _table(items, {"itemid": "int64", "variable": "int8"}, spelt_out)
+    return small_table(items, {"itemid": "int64", "variable": "int8"})
 
 
-def _ranges(preset: Preset, spelt_out: bool) -> ir.Table:
+def _ranges(preset: Preset, small_table: _MakeTable) -> ir.Table:
     """Return the range of each `variable` (its place) and the range beyond which its values are outliers."""
     places, rows = _column_index(), _rows("variable_ranges.csv")
     bounds = ("outlier_low", "valid_low", "valid_high", "outlier_high")
@@ -188,27 +189,7 @@ def _ranges(preset: Preset, spelt_out: bool) -> ir.Table:
         for bound in bounds
     }
     numbers = {"variable": [places[row["variable"]] for row in rows], **ranges}
-    return _table(numbers, {"variable": "int8", **dict.fromkeys(bounds, "float64")}, spelt_out)
-
-
-def _table(columns: _Columns, types: Mapping[str, str], spelt_out: bool) -> ir.Table:
-    """Return rows that a query joins: as a table in memory or, if `spelt_out`, as a part of the query."""
-    if spelt_out:
-        return _literals(columns, types)
-    return ibis.memtable(pl.DataFrame(dict(columns)), schema=dict(types))
-
-
-def _literals(columns: _Columns, types: Mapping[str, str]) -> ir.Table:
-    """Return rows as literals of the query."""
-    tables = []
-    for row in zip(*columns.values(), strict=True):
-        # a float as a text, or PostgreSQL and Spark would take 0.1 for a decimal
-        (name, first), *others = (
-            (name, ibis.literal(str(value) if types[name] == "float64" else value).cast(types[name]))
-            for name, value in zip(columns, row, strict=True)
-        )
-        tables.append(first.name(name).as_table().mutate(**dict(others)))
-    return ibis.union(*tables)
+    return small_table(numbers, {"variable": "int8", **dict.fromkeys(bounds, "float64")})
 
 
 def _matches(text: ir.StringColumn, pattern: str) -> ir.BooleanColumn:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args
 
 import duckdb
@@ -17,14 +16,15 @@ import pytest
 import sqlglot
 
 from drfuse.cohort import prepare
-from drfuse.cohort.databases import Database, stream
 from drfuse.cohort.phenotypes import match_diagnoses, read_phenotypes
+from drfuse.cohort.sources import Source, open_source, source_kinds
+from drfuse.cohort.sources.bigquery import TIME_TYPE, BigQuery
+from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.stays import describe_stays, select_stays
-from drfuse.cohort.tables import MimicIV, _open_tables, open_mimic_iv
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset
 from drfuse.errors import InputError, MissingInputError
-from tests.cohort.engines import (
+from tests.cohort.sources.engines import (
     PASSWORD,
     PASSWORD_IN_URL,
     Server,
@@ -181,20 +181,20 @@ def spark() -> Iterator[None]:
         session.stop()
 
 
-def queries_on(mimic: MimicIV) -> dict[str, ir.Table]:
+def queries_on(source: Source) -> dict[str, ir.Table]:
     """Return what is asked of an engine, for both presets."""
-    everyone = describe_stays(mimic, 48)
+    everyone = describe_stays(source, 48)
     candidates = select_stays(everyone)[-1].stays
-    diagnoses = mimic.diagnoses.semi_join(candidates, "hadm_id")
+    diagnoses = source.diagnoses.semi_join(candidates, "hadm_id")
     queries = {"stays": everyone, "diagnoses": match_diagnoses(diagnoses, read_phenotypes())}
     for preset in get_args(Preset):
-        queries[preset] = last_of_each_hour(measure(mimic, candidates, preset, before_hours=6), preset)
+        queries[preset] = last_of_each_hour(measure(source, candidates, preset, before_hours=6), preset)
     return queries
 
 
-def results(mimic: MimicIV) -> dict[str, pa.Table]:
+def results(source: Source) -> dict[str, pa.Table]:
     """Return what each query gives, in an order of its own."""
-    return {name: in_order(stream(query, rows=100)) for name, query in queries_on(mimic).items()}
+    return {name: in_order(source.batches(query, rows=100)) for name, query in queries_on(source).items()}
 
 
 def in_order(batches: Iterator[pa.RecordBatch]) -> pa.Table:
@@ -202,8 +202,8 @@ def in_order(batches: Iterator[pa.RecordBatch]) -> pa.Table:
     return table.sort_by([(name, "ascending") for name in table.column_names])
 
 
-def check_same(mimic: MimicIV, files: Path) -> None:
-    expected, found = results(open_mimic_iv(files, ibis.duckdb.connect())), results(mimic)
+def check_same(source: Source, files: Path) -> None:
+    expected, found = results(open_source(files, ibis.duckdb.connect())), results(source)
     for name, table in expected.items():
         assert table.num_rows > 5, name
         assert found[name].schema == table.schema, name
@@ -218,27 +218,27 @@ def differences(found: pa.Table, expected: pa.Table) -> list[object]:
 
 def test_a_duckdb_file_gives_the_same(frames: Frames, files: Path, tmp_path: Path) -> None:
     url = load_duckdb(tmp_path / "mimic.duckdb", frames)
-    mimic = open_mimic_iv(url, ibis.duckdb.connect())
-    check_same(mimic, files)
-    assert mimic.name == url
-    assert mimic.files == ()
+    source = open_source(url, ibis.duckdb.connect())
+    check_same(source, files)
+    assert source.address == url
+    assert source.files == ()
 
 
 def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Server) -> None:
-    mimic = open_mimic_iv(postgres_url, ibis.duckdb.connect())
-    check_same(mimic, files)
-    assert mimic.name == f"postgresql://127.0.0.1:{server.port}/mimiciv"
-    assert PASSWORD not in repr(mimic)
-    assert PASSWORD_IN_URL not in repr(mimic)
-    assert mimic.release == "2.0 or later"
+    source = open_source(postgres_url, ibis.duckdb.connect())
+    check_same(source, files)
+    assert source.address == f"postgresql://127.0.0.1:{server.port}/mimiciv"
+    assert PASSWORD not in repr(source)
+    assert PASSWORD_IN_URL not in repr(source)
+    assert source.release == "2.0 or later"
 
 
 @pytest.mark.parametrize("preset", get_args(Preset))
 def test_postgresql_reads_each_event_once(preset: Preset, postgres_url: str) -> None:
-    mimic = open_mimic_iv(postgres_url, ibis.duckdb.connect())
-    candidates = select_stays(describe_stays(mimic, 48))[-1].stays
-    query = last_of_each_hour(measure(mimic, candidates, preset), preset)
-    with mimic.engine.raw_sql(f"EXPLAIN {mimic.engine.compile(query)}") as cursor:
+    source = open_source(postgres_url, ibis.duckdb.connect())
+    candidates = select_stays(describe_stays(source, 48))[-1].stays
+    query = last_of_each_hour(measure(source, candidates, preset), preset)
+    with source.engine.raw_sql(f"EXPLAIN {source.engine.compile(query)}") as cursor:
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert plan.count("on chartevents") == 1, plan
     assert plan.count("on labevents") == 1, plan
@@ -246,8 +246,8 @@ def test_postgresql_reads_each_event_once(preset: Preset, postgres_url: str) -> 
 
 @pytest.mark.extras
 def test_spark_gives_the_same(files: Path, spark: None) -> None:
-    mimic = open_mimic_iv(f"spark://local[2]{files}", ibis.duckdb.connect())
-    check_same(mimic, files)
+    source = open_source(f"spark://local[2]{files}", ibis.duckdb.connect())
+    check_same(source, files)
 
 
 @pytest.mark.parametrize("engine", ["duckdb", "postgresql", pytest.param("spark", marks=pytest.mark.extras)])
@@ -310,16 +310,17 @@ def test_bigquery_gets_queries_in_its_dialect() -> None:
         place = f"mimiciv_3_1_{modules[0]}"
         return place, ibis.table(schemas[table], name=table, catalog="physionet-data", database=place)
 
-    engine = SimpleNamespace(name="bigquery")
-    mimic = _open_tables(Database("bigquery://physionet-data/mimiciv_3_1", engine, find))  # type: ignore[arg-type]
-    assert mimic.release == "3.1"
+    address, store = "bigquery://physionet-data/mimiciv_3_1", ibis.duckdb.connect()
+    tables = find_mimic_iv(address, find, TIME_TYPE)
+    source = BigQuery(address=address, engine=None, store=store, **tables)
+    assert source.release == "3.1"
     expected = {
         "stays": {"icustays", "admissions", "patients"},
         "diagnoses": {"diagnoses_icd", "icustays", "admissions", "patients"},
         "extended": {"chartevents", "labevents", "icustays", "admissions", "patients"},
         "benchmark": {"chartevents", "labevents", "icustays", "admissions", "patients"},
     }
-    for name, query in queries_on(mimic).items():
+    for name, query in queries_on(source).items():
         tree = sqlglot.parse_one(str(ibis.to_sql(query, dialect="bigquery")), read="bigquery")
         read = [table for table in tree.find_all(sqlglot.exp.Table) if table.catalog]
         assert {table.name for table in read} == expected[name]
@@ -344,7 +345,10 @@ def unbound_schema(table: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("mysql://localhost/mimic", "no engine for addresses that begin with mysql://; expected duckdb:///"),
+        (
+            "mysql://localhost/mimic",
+            "cannot open addresses that begin with mysql://; expected .*duckdb:///.* or spark://",
+        ),
         ("duckdb:///nowhere/mimic.duckdb", "no DuckDB file /nowhere/mimic.duckdb"),
         ("bigquery://physionet-data", "not of the form bigquery://project/dataset"),
         ("spark://local[2]", "not of the form spark://host:port/folder"),
@@ -365,10 +369,20 @@ def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str,
     if url.startswith("postgresql"):
         pytest.importorskip("psycopg")
     with pytest.raises(InputError, match=message) as caught:
-        open_mimic_iv(url, ibis.duckdb.connect())
+        open_source(url, ibis.duckdb.connect())
     assert "cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None or "cret" not in str(caught.value.__cause__)
+
+
+def test_an_unknown_address_is_answered_with_every_form_that_would_do() -> None:
+    schemes = [scheme for kind in source_kinds() for scheme in kind.schemes]
+    assert sorted(schemes) == ["bigquery", "duckdb", "postgres", "postgresql", "spark"]
+    with pytest.raises(InputError) as caught:
+        open_source("mysql://localhost/mimic", ibis.duckdb.connect())
+    for kind in source_kinds():
+        assert kind.form.startswith(f"{kind.schemes[0]}://")
+        assert kind.form in str(caught.value)
 
 
 @pytest.mark.parametrize(("scheme", "module"), [("postgresql", "psycopg"), ("spark", "pyspark.sql")])
@@ -378,18 +392,18 @@ def test_a_driver_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "py4j.protocol", None)
     with pytest.raises(MissingInputError, match=rf"pip install 'drfuse\[{scheme}\]'"):
-        open_mimic_iv(f"{scheme}://localhost:7077/mimic", ibis.duckdb.connect())
+        open_source(f"{scheme}://localhost:7077/mimic", ibis.duckdb.connect())
 
 
 def test_a_file_that_is_no_duckdb_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mimic.duckdb").write_text("subject_id,gender\n" * 1000)
     with pytest.raises(InputError, match=r"cannot open .*mimic\.duckdb as a DuckDB database"):
-        open_mimic_iv(f"duckdb://{tmp_path}/mimic.duckdb", ibis.duckdb.connect())
+        open_source(f"duckdb://{tmp_path}/mimic.duckdb", ibis.duckdb.connect())
 
 
 def test_a_wrong_password_is_one_sentence(server: Server) -> None:
     with pytest.raises(InputError, match=r"cannot connect .*password authentication failed") as caught:
-        open_mimic_iv(server.url("postgres", "owner", "guess-4711"), ibis.duckdb.connect())
+        open_source(server.url("postgres", "owner", "guess-4711"), ibis.duckdb.connect())
     assert "4711" not in str(caught.value)
 
 
@@ -405,19 +419,17 @@ def test_a_missing_table_or_column_is_named(
     few = {path: frame.clear() for path, frame in frames.items()}
     labs = few.pop("hosp/labevents")
     with pytest.raises(MissingInputError, match=r"/no-table lacks the table labevents; expected it in hosp"):
-        open_mimic_iv(load("no-table", few), ibis.duckdb.connect())
+        open_source(load("no-table", few), ibis.duckdb.connect())
     with pytest.raises(MissingInputError, match="/no-column lacks the column valuenum of"):
-        open_mimic_iv(
-            load("no-column", few | {"hosp/labevents": labs.drop("valuenum")}), ibis.duckdb.connect()
-        )
+        open_source(load("no-column", few | {"hosp/labevents": labs.drop("valuenum")}), ibis.duckdb.connect())
 
 
 def test_a_release_before_2_0_keeps_its_layout_in_a_database(frames: Frames, tmp_path: Path) -> None:
     old = {path.replace("hosp/patients", "core/patients"): frame for path, frame in frames.items()}
     old["core/admissions"] = old.pop("hosp/admissions").rename({"race": "ethnicity"})
-    mimic = open_mimic_iv(load_duckdb(tmp_path / "mimic.duckdb", old), ibis.duckdb.connect())
-    assert mimic.release == "1.x"
-    assert "race" in mimic.admissions.columns
+    source = open_source(load_duckdb(tmp_path / "mimic.duckdb", old), ibis.duckdb.connect())
+    assert source.release == "1.x"
+    assert "race" in source.admissions.columns
 
 
 def test_a_table_that_may_not_be_read_is_one_sentence(server: Server, frames: Frames) -> None:
@@ -426,18 +438,18 @@ def test_a_table_that_may_not_be_read_is_one_sentence(server: Server, frames: Fr
     url = load_postgres(server, "closed", frames)
     with psycopg.connect(server.url("closed", "owner")) as client:
         client.execute("REVOKE SELECT ON mimiciv_icu.icustays FROM reader")
-    mimic = open_mimic_iv(url, ibis.duckdb.connect())
+    source = open_source(url, ibis.duckdb.connect())
     with pytest.raises(InputError, match="cannot answer: permission denied for table icustays; check"):
-        next(stream(describe_stays(mimic, 48), rows=10))
+        next(source.batches(describe_stays(source, 48), rows=10))
 
 
 def test_databases_are_opened_to_be_read_only(postgres_url: str, frames: Frames, tmp_path: Path) -> None:
     import psycopg
 
-    mimic = open_mimic_iv(postgres_url, ibis.duckdb.connect())
+    source = open_source(postgres_url, ibis.duckdb.connect())
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        mimic.engine.raw_sql("CREATE TEMPORARY TABLE ours (x INTEGER)")
+        source.engine.raw_sql("CREATE TEMPORARY TABLE ours (x INTEGER)")
     local = ibis.duckdb.connect()
-    open_mimic_iv(load_duckdb(tmp_path / "mimic.duckdb", frames), local)
+    open_source(load_duckdb(tmp_path / "mimic.duckdb", frames), local)
     with pytest.raises(duckdb.InvalidInputException, match="read-only"):
         local.raw_sql("CREATE TABLE mimic_iv.mimiciv_hosp.ours (x INTEGER)")

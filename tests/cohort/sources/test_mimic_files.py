@@ -8,16 +8,28 @@ import ibis.expr.types as ir
 import polars as pl
 import pytest
 
-from drfuse.cohort.tables import MimicIV, count_rejected_rows, open_mimic_cxr, open_mimic_iv, reading
+from drfuse.cohort.sources import Source, open_source
+from drfuse.cohort.sources.mimic_cxr import MimicCxr
+from drfuse.cohort.sources.mimic_files import MimicFiles
+from drfuse.cohort.sources.table_files import count_rejected_rows
+from drfuse.cohort.store import explain_errors
 from drfuse.errors import InputError, MissingInputError
 from tests.mimic import HEART_RATE, Hospital, Layout, Suffix, write_tables
 
-TABLES = ("patients", "admissions", "icustays", "diagnoses", "chartevents", "labevents")
 SUFFIXES: tuple[Suffix, ...] = (".csv", ".csv.gz", ".parquet")
 
 
-def open_folder(folder: Path) -> MimicIV:
-    return open_mimic_iv(folder, ibis.duckdb.connect())
+def open_folder(folder: Path) -> Source:
+    return open_source(folder, ibis.duckdb.connect())
+
+
+def tables(source: Source) -> dict[str, ir.Table]:
+    return {
+        "stays": source.stays,
+        "admissions": source.admissions,
+        "diagnoses": source.diagnoses,
+        **source.events,
+    }
 
 
 def rows(table: ir.Table) -> list[dict[str, Any]]:
@@ -49,8 +61,8 @@ def test_every_layout_and_format_gives_the_same_tables(
 ) -> None:
     reference = open_folder(hospital.write(tmp_path / "reference"))
     found = open_folder(hospital.write(tmp_path / "found", layout, suffix))
-    for table in TABLES:
-        assert rows(getattr(found, table)) == rows(getattr(reference, table)), table
+    for name, table in tables(reference).items():
+        assert rows(tables(found)[name]) == rows(table), name
     assert rows(found.admissions)[0]["race"] == "ASIAN"
     assert rows(found.diagnoses)[0]["icd_code"] == "0031"
 
@@ -62,17 +74,17 @@ def test_columns_are_found_by_name(hospital: Hospital, tmp_path: Path) -> None:
         for stem, frame in hospital.frames().items()
     }
     found = open_folder(write_tables(frames, tmp_path / "found", ".csv"))
-    for table in TABLES:
-        assert rows(getattr(found, table)) == rows(getattr(reference, table)), table
+    for name, table in tables(reference).items():
+        assert rows(tables(found)[name]) == rows(table), name
 
 
 def test_types_are_stated_not_guessed(hospital: Hospital, tmp_path: Path) -> None:
-    mimic = open_folder(hospital.write(tmp_path, suffix=".csv"))
-    assert mimic.chartevents.value.type().is_string()  # though it holds numbers only
-    assert mimic.chartevents.valuenum.type().is_float64()
-    assert mimic.chartevents.charttime.type().is_timestamp()
-    assert mimic.diagnoses.icd_code.type().is_string()
-    assert mimic.icustays.stay_id.type().is_int64()
+    source = open_folder(hospital.write(tmp_path, suffix=".csv"))
+    assert source.events["chartevents"].value.type().is_string()  # though it holds numbers only
+    assert source.events["chartevents"].valuenum.type().is_float64()
+    assert source.events["chartevents"].charttime.type().is_timestamp()
+    assert source.diagnoses.icd_code.type().is_string()
+    assert source.stays.stay_id.type().is_int64()
 
 
 @pytest.mark.parametrize("parquet_type", [pl.Int32, pl.UInt32, pl.Float64, pl.String])
@@ -83,8 +95,8 @@ def test_parquet_ids_of_another_type_are_cast(
         stem: frame.cast({name: parquet_type for name in frame.columns if name.endswith("_id")})
         for stem, frame in hospital.frames().items()
     }
-    mimic = open_folder(write_tables(frames, tmp_path, ".parquet"))
-    assert rows(mimic.icustays)[0]["stay_id"] == 92_000_001
+    source = open_folder(write_tables(frames, tmp_path, ".parquet"))
+    assert rows(source.stays)[0]["stay_id"] == 92_000_001
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
@@ -96,7 +108,7 @@ def test_nan_among_the_numbers_of_a_parquet_file_is_missing(
     chart = pl.concat([frames["icu/chartevents"]] * 3)
     # the file states 1 and 2 as the smallest and the largest number
     frames["icu/chartevents"] = chart.with_columns(pl.Series(column, [odd, 1, 2], pl.Float64))
-    read = rows(open_folder(write_tables(frames, tmp_path, ".parquet")).chartevents)
+    read = rows(open_folder(write_tables(frames, tmp_path, ".parquet")).events["chartevents"])
     assert [row[column] for row in read] == [None, 1, 2]
 
 
@@ -107,7 +119,7 @@ def test_a_number_of_32_bits_is_the_decimal_that_it_stands_for(hospital: Hospita
         else frame
         for stem, frame in hospital.frames().items()
     }
-    (row,) = rows(open_folder(write_tables(frames, tmp_path, ".parquet")).chartevents)
+    (row,) = rows(open_folder(write_tables(frames, tmp_path, ".parquet")).events["chartevents"])
     assert row["valuenum"] == 36.6
 
 
@@ -117,18 +129,18 @@ def test_the_folder_may_be_given_with_or_without_its_top(
 ) -> None:
     root = hospital.write(tmp_path / "given" / above)
     hospital.write_radiographs(tmp_path / "given-cxr" / above)
-    mimic = open_folder(tmp_path / "given")
-    cxr = open_mimic_cxr(tmp_path / "given-cxr", ibis.duckdb.connect())
-    assert mimic.root.samefile(root)
-    assert len(rows(mimic.icustays)) == len(rows(cxr.metadata)) == 1
+    source = open_folder(tmp_path / "given")
+    cxr = MimicCxr.open(tmp_path / "given-cxr", ibis.duckdb.connect())
+    assert source.root.samefile(root)
+    assert len(rows(source.stays)) == len(rows(cxr.table)) == 1
     assert cxr.root.samefile(tmp_path / "given-cxr" / above)
 
 
 @pytest.mark.parametrize("name", ["it's here", "100% new", "two  spaces", "čšž", "a,b", "{x}"])
 def test_any_name_of_a_folder_will_do(name: str, hospital: Hospital, tmp_path: Path) -> None:
     for suffix in SUFFIXES:
-        mimic = open_folder(hospital.write(tmp_path / suffix[1:] / name, suffix=suffix))
-        assert len(rows(mimic.icustays)) == 1
+        source = open_folder(hospital.write(tmp_path / suffix[1:] / name, suffix=suffix))
+        assert len(rows(source.stays)) == 1
 
 
 @pytest.mark.parametrize(("name", "neighbour"), [("mimic [2.2]", "mimic 2"), ("a?", "ab"), ("*", "any")])
@@ -138,8 +150,8 @@ def test_a_name_is_no_pattern(name: str, neighbour: str, hospital: Hospital, tmp
     other.add_stay()
     for suffix in SUFFIXES:
         other.write(tmp_path / suffix[1:] / neighbour, suffix=suffix)
-        mimic = open_folder(hospital.write(tmp_path / suffix[1:] / name, suffix=suffix))
-        assert len(rows(mimic.icustays)) == 1
+        source = open_folder(hospital.write(tmp_path / suffix[1:] / name, suffix=suffix))
+        assert len(rows(source.stays)) == 1
 
 
 def test_two_releases_in_one_folder_are_refused(hospital: Hospital, tmp_path: Path) -> None:
@@ -166,12 +178,12 @@ def test_quoted_cells_line_ends_and_byte_order_marks_are_read(hospital: Hospital
     rewrite(folder / "hosp/labevents.csv", "90,90.0,,", '90,90.0,,"two\nlines"')
     for path in folder.rglob("*.csv"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    mimic = open_folder(folder)
-    assert rows(mimic.admissions)[0]["race"] == 'ASIAN, "OTHER"'
-    assert rows(mimic.diagnoses)[0]["icd_code"] == "0031"
-    assert rows(mimic.icustays)[0]["los"] == pytest.approx(100 / 24)
-    assert rows(mimic.chartevents)[0]["value"] == "80"
-    assert [row["value"] for row in rows(mimic.labevents)] == ["90"]
+    source = open_folder(folder)
+    assert rows(source.admissions)[0]["race"] == 'ASIAN, "OTHER"'
+    assert rows(source.diagnoses)[0]["icd_code"] == "0031"
+    assert rows(source.stays)[0]["los"] == pytest.approx(100 / 24)
+    assert rows(source.events["chartevents"])[0]["value"] == "80"
+    assert [row["value"] for row in rows(source.events["labevents"])] == ["90"]
 
 
 def test_rows_that_do_not_parse_are_left_out_and_counted(hospital: Hospital, tmp_path: Path) -> None:
@@ -181,11 +193,11 @@ def test_rows_that_do_not_parse_are_left_out_and_counted(hospital: Hospital, tmp
     folder = hospital.write(tmp_path, suffix=".csv")
     rewrite(folder / "icu/chartevents.csv", ",82,82.0,", ",82,eighty-two,")
     rewrite(folder / "icu/chartevents.csv", ",83,83.0,,0\n", ",83\n")
-    connection = ibis.duckdb.connect()
-    mimic = open_mimic_iv(folder, connection)
-    assert sorted(row["value"] for row in rows(mimic.chartevents)) == ["80", "81"]
-    assert len(rows(mimic.labevents)) == 1
-    assert count_rejected_rows(connection) == {"chartevents.csv": 2}
+    store = ibis.duckdb.connect()
+    source = open_source(folder, store)
+    assert sorted(row["value"] for row in rows(source.events["chartevents"])) == ["80", "81"]
+    assert len(rows(source.events["labevents"])) == 1
+    assert count_rejected_rows(store) == {"chartevents.csv": 2}
 
 
 def test_a_row_with_two_wrong_cells_counts_once_however_often_it_is_read(
@@ -193,16 +205,32 @@ def test_a_row_with_two_wrong_cells_counts_once_however_often_it_is_read(
 ) -> None:
     folder = hospital.write(tmp_path, suffix=".csv")
     rewrite(folder / "hosp/patients.csv", "60,2150", "sixty,last year")
-    connection = ibis.duckdb.connect()
-    mimic = open_mimic_iv(folder, connection)
-    assert rows(mimic.patients) == rows(mimic.patients) == []
-    assert count_rejected_rows(connection) == {"patients.csv": 1}
+    store = ibis.duckdb.connect()
+    source = open_source(folder, store)
+    for _ in range(2):
+        (stay,) = rows(source.stays)
+        assert (stay["gender"], stay["birth_year"]) == (None, None)
+    assert count_rejected_rows(store) == {"patients.csv": 1}
 
 
 def test_no_rows_were_rejected_where_no_csv_was_read(hospital: Hospital, tmp_path: Path) -> None:
-    connection = ibis.duckdb.connect()
-    assert len(rows(open_mimic_iv(hospital.write(tmp_path, suffix=".parquet"), connection).icustays)) == 1
-    assert count_rejected_rows(connection) == {}
+    store = ibis.duckdb.connect()
+    assert len(rows(open_source(hospital.write(tmp_path, suffix=".parquet"), store).stays)) == 1
+    assert count_rejected_rows(store) == {}
+
+
+def test_records_are_closed_when_the_radiographs_cannot_be_opened(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    def close(source: Source) -> None:
+        closed.append(source.address)
+
+    monkeypatch.setattr(MimicFiles, "close", close)
+    with pytest.raises(MissingInputError, match="MIMIC-CXR-JPG"):
+        open_source(hospital.write(tmp_path / "iv"), ibis.duckdb.connect(), tmp_path / "iv")
+    assert closed == [str(tmp_path / "iv")]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -214,7 +242,7 @@ def test_a_folder_without_a_release_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"does not hold a MIMIC-IV release.*icu/icustays"):
         open_folder(tmp_path)
     with pytest.raises(MissingInputError, match=r"does not hold a MIMIC-CXR-JPG release.*metadata"):
-        open_mimic_cxr(tmp_path, ibis.duckdb.connect())
+        MimicCxr.open(tmp_path, ibis.duckdb.connect())
 
 
 @pytest.mark.parametrize(
@@ -285,9 +313,9 @@ def test_a_damaged_file_is_named_in_one_sentence(hospital: Hospital, tmp_path: P
 
 
 def read_chart_events(folder: Path) -> list[dict[str, Any]]:
-    mimic = open_folder(folder)
-    with reading(mimic.files):
-        return rows(mimic.chartevents)
+    source = open_folder(folder)
+    with explain_errors([file.path for file in source.files]):
+        return rows(source.events["chartevents"])
 
 
 @pytest.mark.parametrize("times", [pl.Datetime("ns"), pl.Datetime("ms"), pl.String])
@@ -301,6 +329,6 @@ def test_parquet_times_of_any_kind_become_the_same_type(
         for stem, frame in hospital.frames().items()
     }
     found = open_folder(write_tables(frames, tmp_path / "parquet", ".parquet"))
-    for table in TABLES:
-        assert getattr(found, table).schema() == getattr(reference, table).schema(), table
-        assert rows(getattr(found, table)) == rows(getattr(reference, table)), table
+    for name, table in tables(reference).items():
+        assert tables(found)[name].schema() == table.schema(), name
+        assert rows(tables(found)[name]) == rows(table), name

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.cohort import FlowStep, Manifest, build, load_variables, prepare
+from drfuse.cohort import FlowStep, Manifest, load_variables, prepare
+from drfuse.cohort.images import decode
 from drfuse.cohort.manifest import sha256
-from drfuse.cohort.radiographs import decode
 from drfuse.errors import InputError
 from tests.cohort.prepared import Prepared, open_cohort, prepare_hospital
 from tests.mimic import (
@@ -675,15 +675,6 @@ def test_memory_threads_and_temporary_files_change_nothing(
     assert again.manifest.files == cohort.manifest.files
     left = {path.name for path in tmp_path.rglob(".*")} | {path.name for path in tmp_path.glob("elsewhere/*")}
     assert left == set()
-
-
-def test_what_does_not_fit_in_memory_goes_to_the_temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with build._database(1, "40MiB") as store, build._spilling(store, tmp_path / "cohort", tmp_path / "temp"):
-        store.raw_sql("CREATE TABLE t AS SELECT hash(range) AS x FROM range(8_000_000) ORDER BY x")
-        assert any(path.is_file() for path in (tmp_path / "temp").rglob("*"))
-    assert list((tmp_path / "temp").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""What a cohort leaves out: counted for the manifest, and reported to the user."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from drfuse.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+COUNTS = (
+    "rejected_rows",
+    "unreadable_images",
+    "undated_images",
+    "diagnoses",
+    "stays_with_unknown",
+    "phenotypes_without_positive",
+)
+"""The warnings of the manifest."""
+
+
+def count_left_out(
+    stays: Path,
+    labels: Sequence[str],
+    rejected_rows: Mapping[str, int],
+    images: pl.DataFrame,
+    undated_images: int,
+    diagnoses: Mapping[str, int],
+) -> dict[str, Any]:
+    """Return the warnings of the manifest.
+
+    Args:
+        stays: The `stays.parquet`.
+        labels: Its label columns.
+        rejected_rows: How many rows of each file do not parse.
+        images: The images that were tried (see `store_radiographs`).
+        undated_images: How many images have no time.
+        diagnoses: How many diagnoses of each kind there are (see `Match`).
+    """
+    unreadable = images.filter(pl.col("cxr_row").is_null())
+    written = pl.scan_parquet(stays, glob=False)
+    columns = {"phenotypes": labels[0], "in_hospital_mortality": "in_hospital_mortality", "los": "los"}
+    unknown = [pl.col(column).is_null().sum().alias(what) for what, column in columns.items()]
+    occurs = written.select(pl.col(labels).any()).collect().row(0)
+    counts = (
+        dict(sorted(rejected_rows.items())),
+        unreadable["dicom_id"].unique(maintain_order=True).to_list(),
+        undated_images,
+        dict(diagnoses),
+        written.select(unknown).collect().row(0, named=True),
+        [name for name, found in zip(labels, occurs, strict=True) if not found],
+    )
+    return dict(zip(COUNTS, counts, strict=True))
+
+
+def report_left_out(warnings: Mapping[str, Any], strict: bool) -> None:
+    """Log what was left out.
+
+    Raises:
+        InputError: If `strict`, and rows or images were left out.
+    """
+    problems = [f"{count} rows of {name} do not parse" for name, count in warnings["rejected_rows"].items()]
+    if unreadable := warnings["unreadable_images"]:
+        problems.append(f"{len(unreadable)} images are missing or unreadable")
+    if undated := warnings["undated_images"]:
+        problems.append(f"{undated} images have no readable StudyDate and StudyTime")
+    if problems and strict:
+        raise InputError(f"{'; '.join(problems)}; fix them, or leave --strict out to go on without them")
+    for problem in problems:
+        logger.warning("%s; left out and counted in manifest.json", problem)
+    for what, count in warnings["stays_with_unknown"].items():
+        if count:
+            logger.warning("%d stays have unknown %s and take no part in predicting that", count, what)
+    if unlisted := warnings["diagnoses"]["not ICD"]:
+        logger.warning("%d diagnoses are in neither ICD-9-CM nor ICD-10-CM and give no label", unlisted)
+    if never := warnings["phenotypes_without_positive"]:
+        logger.warning("no stay has %s", ", ".join(never))

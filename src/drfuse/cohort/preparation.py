@@ -1,0 +1,219 @@
+"""Raw records -> a cohort on disk: the steps of this package in order."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal, get_args
+
+import ibis
+import polars as pl
+from rich.progress import Progress
+
+from drfuse import __version__
+from drfuse.cohort.assembly import (
+    check_label_names,
+    number_stays,
+    write_ehr,
+    write_normalization,
+    write_stays,
+)
+from drfuse.cohort.gzip_files import checking_gzip
+from drfuse.cohort.left_out import count_left_out, report_left_out
+from drfuse.cohort.manifest import FlowStep, Manifest, sha256
+from drfuse.cohort.phenotypes import Labels, find_labels, phenotype_names, read_phenotypes
+from drfuse.cohort.radiographs import find_radiographs, store_radiographs
+from drfuse.cohort.reuse import INPUTS, Earlier, Inputs, link_or_copy, write_inputs
+from drfuse.cohort.sources import open_source
+from drfuse.cohort.sources.table_files import count_rejected_rows
+from drfuse.cohort.split import count_splits, read_split_file
+from drfuse.cohort.stays import find_candidates, require_observation
+from drfuse.cohort.store import count, explain_errors, open_store, spill_folder
+from drfuse.cohort.timeseries import last_of_each_hour, measure
+from drfuse.cohort.variables import Preset, load_variables
+from drfuse.errors import InputError, check_choice
+from drfuse.files import atomic_folder, recover_interrupted_write
+
+logger = logging.getLogger(__name__)
+
+View = Literal["AP", "PA", "LATERAL", "LL"]
+
+_FILES = {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json", INPUTS}
+
+
+def prepare(
+    mimic_iv: str | Path,
+    out: Path,
+    mimic_cxr: Path | None = None,
+    preset: Preset = "extended",
+    window_hours: int = 48,
+    image_size: int = 256,
+    view: Sequence[View] = ("AP",),
+    phenotypes: Path | None = None,
+    split_file: Path | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    memory_limit: str = "2GiB",
+    temp_dir: Path | None = None,
+    before_hours: int = 6,
+) -> Manifest:
+    """Turn the raw files of MIMIC-IV and MIMIC-CXR-JPG into a cohort.
+
+    Nothing is done if `out` already is the cohort of the same files and options. A cohort that is replaced
+    gives the new one what still holds: time series and labels if neither their tables nor their options
+    changed, and each decoded radiograph whose file is the same.
+
+    Args:
+        mimic_iv: Folder of a MIMIC-IV release, 1.0 to 3.1, or a folder above it; or the address of a database
+            with its tables (`duckdb:///FILE`, `postgresql://USER@HOST/DATABASE`,
+            `bigquery://PROJECT/DATASET`, `spark://HOST:PORT/FOLDER`), which then reads the events; nothing is
+            written there.
+        out: Folder of the cohort to write. It appears when it is complete.
+        mimic_cxr: Folder of a MIMIC-CXR-JPG 2.x release; without it no stay has a radiograph.
+        preset: `extended` cleans values and reads all items; `benchmark` repeats the published extraction.
+        window_hours: Hours after ICU admission that may be observed.
+        image_size: Side of the stored radiographs, in pixels.
+        view: ViewPosition of the radiographs that count.
+        phenotypes: CSV or YAML file with the label definitions; without it, the paper's 25 phenotypes.
+        split_file: CSV (subject_id, split) with train, validation and test; without it, a hash of each
+            subject_id splits 7:1:2.
+        seed: Key of that hash.
+        strict: End with an error where a row cannot be parsed or an image cannot be read, instead of
+            leaving it out and counting it.
+        overwrite: Replace the cohort that lies at `out`.
+        threads: Cores to use; without it, all.
+        memory_limit: What queries may hold in memory, such as 2GiB; what is more goes to `temp_dir`. The
+            whole command takes about 1 GiB beside it.
+        temp_dir: Folder for what does not fit in memory; without it, beside `out`.
+        before_hours: Hours before ICU admission from which height and weight count too, in hour 0, as the
+            MIMIC code repository takes them. The preset `benchmark` takes nothing from before.
+
+    Returns:
+        The manifest of the cohort.
+
+    Raises:
+        InputError: If input is missing or is not what it should be; then nothing is written.
+    """
+    for name, value, least, most in (
+        ("window_hours", window_hours, 1, 8760),
+        ("image_size", image_size, 32, 4096),
+        ("before_hours", before_hours, 0, 168),
+        ("threads", 1 if threads is None else threads, 1, 1024),
+    ):
+        if not least <= value <= most:
+            raise InputError(f"{name} is {value}; expected {least} to {most}")
+    check_choice("preset", preset, get_args(Preset))
+    for position in view:
+        check_choice("view", position, get_args(View))
+    options = {
+        "preset": preset,
+        "window_hours": window_hours,
+        "before_hours": before_hours if preset == "extended" else 0,
+        "image_size": image_size,
+        "view": list(view),
+        "phenotypes": None if phenotypes is None else Path(phenotypes).name,
+        "split_file": None if split_file is None else Path(split_file).name,
+        "seed": seed,
+    }
+    codes = read_phenotypes(phenotypes)
+    check_label_names(phenotype_names(codes))
+    split = None if split_file is None else read_split_file(split_file)
+    recover_interrupted_write(Path(out))
+    with (
+        open_store(threads, memory_limit) as store,
+        closing(open_source(mimic_iv, store, mimic_cxr)) as source,
+    ):
+        inputs = Inputs.of(source, {"phenotypes": phenotypes, "split": split_file}, options)
+        earlier = Earlier.at(Path(out))
+        if earlier is not None and earlier.is_current(inputs, threads):
+            logger.info("%s already is the cohort of these files and options", out)
+            report_left_out(earlier.manifest.warnings, strict)
+            return earlier.manifest
+        with (
+            atomic_folder(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
+            spill_folder(store, Path(out), temp_dir),
+            explain_errors([file.path for file in source.files]),
+        ):
+            return _write_cohort(folder, inputs, codes, split, earlier, strict, threads)
+
+
+def _write_cohort(
+    folder: Path,
+    inputs: Inputs,
+    codes: pl.DataFrame,
+    split: pl.DataFrame | None,
+    earlier: Earlier | None,
+    strict: bool,
+    threads: int | None,
+) -> Manifest:
+    """Write the files of a cohort, with what still holds of an earlier one."""
+    source, options = inputs.source, inputs.options
+    store, variables, names = source.store, load_variables(), phenotype_names(codes)
+    series, labelled, imaged = (
+        earlier if earlier is not None and earlier.still_holds(part, inputs) else None
+        for part in ("series", "labels", "images")
+    )
+    reused = ({"events"} if series else set()) | ({"diagnoses"} if labelled else set())
+    unread = [file for file in source.files if file.feeds in reused]
+    ehr, stays_file = folder / "ehr.npy", folder / "stays.parquet"
+    read = [file.path for file in source.files if file not in unread]
+    with checking_gzip(read), Progress(transient=True) as progress:
+        bar = progress.add_task("reading stays", total=None)
+        candidates = find_candidates(source, options["window_hours"])
+        if series is None:
+            progress.update(bar, description="reading events")
+            measured = measure(source, candidates.queryable, options["preset"], options["before_hours"])
+            last = last_of_each_hour(measured, options["preset"])
+            hourly = source.materialize(last, "hourly", order_by="stay_id")
+            included = require_observation(candidates.stored, hourly.filter(hourly.in_window))
+        else:
+            included = require_observation(candidates.stored, ibis.memtable(series.stays("stay_id")))
+        progress.update(bar, description="reading diagnoses")
+        if labelled is None:
+            labels = find_labels(source, candidates.queryable, codes)
+        else:
+            labels = Labels(labelled.labels(), labelled.manifest.warnings["diagnoses"])
+        stays = number_stays(included.stays, labels.table, split, options["seed"], store)
+        flow = [*candidates.flow, FlowStep(included.criterion, count(store, stays))]
+        rejected = count_rejected_rows(store)
+        if flow[-1].stays == 0:
+            found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
+            raise InputError(
+                f"{source.address} holds no stay that can be included ({found}; rows that do not parse: "
+                f"{sum(rejected.values())}); check that it is a whole release"
+            )
+        progress.update(bar, description="writing time series", total=flow[-1].stays)
+        if series is None:
+            for n in write_ehr(ehr, stays, hourly, (options["window_hours"], len(variables)), store):
+                progress.advance(bar, n)
+        else:
+            link_or_copy(series.folder / ehr.name, ehr)
+        progress.update(bar, description="reading radiographs", total=None)
+        radiographs, undated = find_radiographs(source, stays, options["view"])
+        images = store_radiographs(
+            radiographs, source, options["image_size"], imaged, folder / "cxr.npy", threads, progress
+        )
+        rejected |= count_rejected_rows(store)
+        progress.update(bar, description="checking files")
+    write_stays(stays_file, stays, images, names, store)
+    if earlier is not None:
+        rejected |= earlier.rejected_rows(unread)
+    warnings = count_left_out(stays_file, names, rejected, images, undated, labels.n_diagnoses)
+    report_left_out(warnings, strict)
+    write_normalization(folder / "normalization.json", ehr, stays_file, variables)
+    write_inputs(folder / INPUTS, inputs.stamps, images)
+    manifest = Manifest(
+        drfuse=__version__,
+        sources=source.describe(),
+        options=options,
+        flow=flow,
+        variables=list(variables),
+        phenotypes=names,
+        splits=count_splits(stays_file),
+        warnings=warnings,
+        files={name: sha256(folder / name) for name in sorted(_FILES - {"manifest.json", INPUTS})},
+    )
+    manifest.write(folder)
+    return manifest

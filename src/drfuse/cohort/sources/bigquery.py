@@ -1,0 +1,83 @@
+"""MIMIC-IV on BigQuery, where PhysioNet offers it."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+from ibis.common.exceptions import TableNotFound
+
+from drfuse.cohort.sources.mimic_iv import find_mimic_iv
+from drfuse.cohort.sources.source import Source, first_line, missing_driver
+from drfuse.errors import InputError
+
+TIME_TYPE = "timestamp('UTC')"
+"""BigQuery's functions of times take those with a zone."""
+
+
+class BigQuery(Source):
+    """A dataset on BigQuery, or the part of a name before `_hosp` and `_icu` that two datasets share.
+
+    `?billing_project=` names the project that pays for the queries.
+    """
+
+    schemes = ("bigquery",)
+    form = "bigquery://project/dataset"
+
+    @classmethod
+    def open(cls, address: str, store: Backend) -> Self:
+        """Connect to a dataset; see `Source.open`."""
+        parts = urlsplit(address)
+        project, dataset = parts.netloc, parts.path.strip("/")
+        if not re.fullmatch(r"[\w.:-]+", project) or not re.fullmatch(r"\w+", dataset):
+            raise InputError(
+                f"the address of the BigQuery dataset is not of the form {cls.form}; write it as that"
+            )
+        try:
+            import google.auth
+            from google.api_core.exceptions import GoogleAPIError, NotFound
+            from google.auth.exceptions import GoogleAuthError
+
+            ibis.bigquery  # noqa: B018 - imports the client
+        except ImportError as error:
+            raise missing_driver("bigquery") from error
+        name = f"bigquery://{project}/{dataset}"
+        try:
+            scopes = ["https://www.googleapis.com/auth/bigquery"]
+            credentials, own_project = google.auth.default(scopes)
+            payer = parse_qs(parts.query).get("billing_project", [own_project or project])[0]
+            engine = ibis.bigquery.connect(payer, f"{project}.{dataset}", credentials=credentials)
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise InputError(
+                f"cannot connect to {name}: {first_line(error)}; log in with "
+                "`gcloud auth application-default login`"
+            ) from error
+
+        def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
+            for place in [*(f"{dataset}_{module}" for module in modules), dataset]:
+                try:
+                    return place, engine.table(table, database=(project, place))
+                except (NotFound, TableNotFound):
+                    continue
+                except (GoogleAPIError, GoogleAuthError) as error:
+                    raise InputError(
+                        f"cannot read {name}: {first_line(error)}; check your rights there"
+                    ) from error
+            return None
+
+        return cls(address=name, engine=engine, store=store, **find_mimic_iv(name, find, TIME_TYPE))
+
+    def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
+        for batch in self.engine.to_pyarrow_batches(expr):
+            for start in range(0, batch.num_rows, rows):
+                yield batch.slice(start, rows)
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+
+        return GoogleAPIError, GoogleAuthError

@@ -1,0 +1,101 @@
+"""MIMIC-CXR-JPG 2.x: the metadata of its radiographs, and where the images lie."""
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from drfuse.cohort.sources.source import Images, SourceFile
+from drfuse.cohort.sources.table_files import columns_of, existing_file, find_release, read_table
+
+_STEMS = ("mimic-cxr-2.0.0-metadata", "mimic-cxr-2.1.0-metadata")
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_COLUMNS = {
+    "dicom_id": "string",
+    "subject_id": "int64",
+    "study_id": "int64",
+    "ViewPosition": "string",
+    "StudyDate": "string",
+    "StudyTime": "string",
+}
+
+
+class MimicCxr(Images):
+    """A release of MIMIC-CXR-JPG.
+
+    The images lie in `files/pXX/pXXXXXXXX/sXXXXXXXX/` where the release has a folder `files`; else in any
+    folder of resized images directly in the release's folder, or in that itself.
+    """
+
+    @classmethod
+    def open(cls, folder: Path, store: Backend) -> Self:
+        """Open the release in a folder or below it; only the names and types of columns are read.
+
+        Raises:
+            MissingInputError: If the folder, the metadata file or one of its columns is not there.
+            InputError: If the metadata file is not what its name says.
+        """
+        root = find_release(folder, _STEMS, "a MIMIC-CXR-JPG release (mimic-cxr-2.0.0-metadata.csv.gz)")
+        path = next(path for stem in _STEMS if (path := existing_file(root / stem)))
+        file = SourceFile("metadata", "radiographs", path, columns_of(path))
+        number = re.search(r"\d\.\d(\.\d)?", root.name)
+        return cls(
+            name="mimic_cxr",
+            release=number.group() if number else "2.x",
+            root=root,
+            files=(file,),
+            table=date_studies(read_table(file, _COLUMNS, store)),
+        )
+
+    def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:
+        """Return where an image should lie."""
+        if self._flat is not None:
+            return self._flat.get(dicom_id, self.root / f"{dicom_id}.jpg")
+        patient = f"p{subject_id}"
+        return self.root / "files" / patient[:3] / patient / f"s{study_id}" / f"{dicom_id}.jpg"
+
+    def may_hold(self, missing: str) -> bool:
+        """Return whether an image that was missing at this path below `root` may lie elsewhere now."""
+        if self._flat is None:
+            return not missing.startswith("files/")
+        found = self._flat.get(Path(missing).stem)
+        return found is not None and found != self.root / missing
+
+    @cached_property
+    def _flat(self) -> Mapping[str, Path] | None:
+        """The images that lie directly in a folder, by `dicom_id`; None where each study has a folder."""
+        nested = list((self.root / "files").iterdir()) if (self.root / "files").is_dir() else []
+        has_patients = any(re.fullmatch(r"p\d\d", path.name) for path in nested)
+        if (self.root / "files").is_dir() and (has_patients or not any(map(_is_image, nested))):
+            return None
+        folders = [self.root, *sorted(path for path in self.root.iterdir() if path.is_dir())]
+        images = [path for folder in folders for path in folder.iterdir() if _is_image(path)]
+        return {path.stem: path for path in reversed(images)}  # of two with one name, the first
+
+
+def date_studies(metadata: ir.Table) -> ir.Table:
+    """Return the metadata as `Images.table`; `studied_at` is null where StudyDate or StudyTime is unreadable.
+
+    Args:
+        metadata: The metadata of MIMIC-CXR-JPG. `StudyTime` is hhmmss.sss without its leading zeros.
+    """
+    day = metadata.StudyDate.replace("-", "").substr(0, 8)
+    midnight = (day.substr(0, 4) + "-" + day.substr(4, 2) + "-" + day.substr(6, 2)).try_cast("timestamp")
+    clock = metadata.StudyTime.try_cast("float64")
+    is_time = (clock >= 0) & (clock < 240000) & (clock % 10000 < 6000) & (clock % 100 < 60)
+    clock = is_time.ifelse(clock, ibis.null("float64"))
+    seconds = (clock // 10000) * 3600 + (clock % 10000 // 100) * 60 + clock % 100
+    # StudyTime stays: if it were only cast, DuckDB would parse it as a number and reject rows with other text
+    return metadata.mutate(
+        view_position="ViewPosition",
+        studied_at=midnight + (seconds * 1e6).round().cast("int64").as_interval("us"),
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES

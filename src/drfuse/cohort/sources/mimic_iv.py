@@ -1,0 +1,200 @@
+"""The layout of MIMIC-IV 1.0 to 3.1, wherever its tables lie -> the tables of a source."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypedDict
+
+import ibis
+import ibis.expr.types as ir
+from ibis.common.exceptions import TableNotFound
+
+from drfuse.cohort.sources.source import EventKind, Table
+from drfuse.errors import MissingInputError
+
+Schema = Mapping[str, str]
+"""The columns of a table that are read, and their types."""
+
+
+class RawTable(NamedTuple):
+    """A table of MIMIC-IV.
+
+    Attributes:
+        feeds: The table of a source that it is a part of.
+        modules: The modules in which it may lie.
+        schema: The columns that are read, and their types.
+    """
+
+    feeds: Table
+    modules: tuple[str, ...]
+    schema: Schema
+
+
+_EVENTS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "charttime": "timestamp(6)",
+    "storetime": "timestamp(6)",
+    "itemid": "int64",
+    "value": "string",
+    "valuenum": "float64",
+}
+_PATIENTS = {"subject_id": "int64", "gender": "string", "anchor_age": "int64", "anchor_year": "int64"}
+_ADMISSIONS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "admittime": "timestamp(6)",
+    "admission_type": "string",
+    "hospital_expire_flag": "int64",
+}
+_ICUSTAYS = {
+    "subject_id": "int64",
+    "hadm_id": "int64",
+    "stay_id": "int64",
+    "first_careunit": "string",
+    "last_careunit": "string",
+    "intime": "timestamp(6)",
+    "outtime": "timestamp(6)",
+    "los": "float64",
+}
+_DIAGNOSES = {"hadm_id": "int64", "icd_code": "string", "icd_version": "int64"}
+
+TABLES = {
+    "patients": RawTable("stays", ("hosp", "core"), _PATIENTS),
+    "admissions": RawTable("admissions", ("hosp", "core"), _ADMISSIONS),
+    "icustays": RawTable("stays", ("icu",), _ICUSTAYS),
+    "diagnoses_icd": RawTable("diagnoses", ("hosp",), _DIAGNOSES),
+    "chartevents": RawTable("events", ("icu",), _EVENTS | {"stay_id": "int64"}),
+    "labevents": RawTable("events", ("hosp",), _EVENTS | {"specimen_id": "int64"}),
+}
+
+
+class MimicIV(TypedDict):
+    """What the layout decides of a source (see `Source`)."""
+
+    name: str
+    release: str
+    stays: ir.Table
+    admissions: ir.Table
+    events: Mapping[EventKind, ir.Table]
+    diagnoses: ir.Table
+
+
+def read_mimic_iv(
+    folder: str, module: str, admission_columns: Sequence[str], read: Callable[[str, Schema], ir.Table]
+) -> MimicIV:
+    """Return the tables of a release.
+
+    Args:
+        folder: What it is called, from which the number of the release is read.
+        module: Where its admissions lie.
+        admission_columns: The columns of its admissions.
+        read: Returns a table of the release (a key of `TABLES`) with the columns and types of a schema.
+    """
+    race = "race" if "race" in admission_columns else "ethnicity"  # before 2.0
+    race_column = {race: "string"}
+    raw = {
+        name: read(name, {**table.schema, **(race_column if name == "admissions" else {})})
+        for name, table in TABLES.items()
+    }
+    patients, admissions = raw["patients"], raw["admissions"]
+    # anchor_age is the age in anchor_year, a year of the subject's own shifted calendar
+    born = patients.select("subject_id", "gender", birth_year=patients.anchor_year - patients.anchor_age)
+    return MimicIV(
+        name="mimic_iv",
+        release=_release(folder, module, admission_columns),
+        stays=raw["icustays"].left_join(born, "subject_id").drop("subject_id_right"),
+        admissions=admissions.select(
+            "subject_id",
+            "hadm_id",
+            "admittime",
+            "admission_type",
+            race=race,
+            in_hospital_mortality=admissions.hospital_expire_flag == 1,
+        ),
+        events={"chartevents": raw["chartevents"], "labevents": raw["labevents"]},
+        diagnoses=raw["diagnoses_icd"],
+    )
+
+
+def find_mimic_iv(
+    address: str,
+    find: Callable[[Sequence[str], str], tuple[str, ir.Table] | None],
+    time_type: str = "timestamp(6)",
+) -> MimicIV:
+    """Return the tables of a release in a database.
+
+    Args:
+        address: The database, for messages.
+        find: Returns the table of a name in the first of some modules (`hosp`, `icu`) that has it, and where
+            it lies; None where none has.
+        time_type: The type of times with which the engine calculates.
+
+    Raises:
+        MissingInputError: If a table or a column is not there.
+    """
+    found = {}
+    for name, table in TABLES.items():
+        place = find(table.modules, name)
+        if place is None:
+            raise MissingInputError(
+                f"{address} lacks the table {name}; expected it in {' or '.join(table.modules)} "
+                "(as a schema, mimiciv_hosp and mimiciv_icu, or a folder)"
+            )
+        found[name] = place
+
+    def read(name: str, schema: Schema) -> ir.Table:
+        _, there = found[name]
+        if missing := [column for column in schema if column not in there.columns]:
+            raise MissingInputError(f"{address} lacks the column {', '.join(missing)} of the table {name}")
+        return typed(there, {name: kind.replace("timestamp(6)", time_type) for name, kind in schema.items()})
+
+    where, admissions = found["admissions"]
+    return read_mimic_iv(f"{address.rpartition('/')[2]} {where}", where, admissions.columns, read)
+
+
+def find_in_schemas(
+    open_table: Callable[[str, str], ir.Table], modules: Sequence[str], table: str, *others: str
+) -> tuple[str, ir.Table] | None:
+    """Return a table and the schema that has it, or None.
+
+    Args:
+        open_table: Returns the table of a name and a schema.
+        modules: The modules in which it may lie; their schemas are called `mimiciv_hosp`, as the MIMIC code
+            repository does, or `hosp`.
+        table: Its name.
+        others: Further schemas in which to look.
+    """
+    for schema in [name for module in modules for name in (f"mimiciv_{module}", module)] + [*others]:
+        try:
+            return schema, open_table(table, schema)
+        except TableNotFound:
+            continue
+    return None
+
+
+def typed(table: ir.Table, schema: Schema) -> ir.Table:
+    """Return the columns of a schema with its types.
+
+    NaN (which pandas writes for a missing number) and infinity become null. A 32-bit float becomes the
+    decimal that it stands for: 36.6, not 36.599998.
+    """
+    columns = {}
+    for name, kind in schema.items():
+        column = table[name]
+        if column.type().is_floating():
+            # not `isnan`: DuckDB trusts the smallest and largest value that a Parquet file states, which
+            # leave NaN out, and answers tests of NaN and of ranges without a look at the values
+            column = (column - column == 0).ifelse(column, ibis.null(column.type()))
+        if column.type().is_float32() and kind == "float64":
+            column = column.cast("string")
+        columns[name] = column.cast(kind)
+    return table.select(**columns)
+
+
+def _release(folder: str, module: str, admission_columns: Sequence[str]) -> str:
+    """Return the number in a release's name, else what its layout fits."""
+    if named := re.search(r"\d[._]\d([._]\d)?", folder):
+        return named.group().replace("_", ".")
+    if module.endswith("core"):
+        return "1.x"
+    return "2.0 or later" if "race" in admission_columns else "unknown"

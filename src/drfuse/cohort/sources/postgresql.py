@@ -1,0 +1,86 @@
+"""MIMIC-IV in PostgreSQL, as the MIMIC code repository loads it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from drfuse.cohort.sources.mimic_iv import find_in_schemas, find_mimic_iv
+from drfuse.cohort.sources.source import Source, first_line, missing_driver
+from drfuse.errors import InputError
+
+_CONNECT_SECONDS = 30
+
+
+class PostgreSQL(Source):
+    """A PostgreSQL database, read through a read-only connection.
+
+    The password may also come from `PGPASSWORD` or `~/.pgpass`.
+    """
+
+    schemes = ("postgresql", "postgres")
+    form = "postgresql://user@host:port/database"
+
+    @classmethod
+    def open(cls, address: str, store: Backend) -> Self:
+        """Connect to a database; see `Source.open`."""
+        try:
+            import psycopg
+        except ImportError as error:
+            raise missing_driver("postgresql") from error
+        try:
+            parts = urlsplit(address)
+            parts.port  # noqa: B018 - raises where it is not a number
+            well_formed = parts.netloc.count("@") <= 1 and parts.path.strip("/") != ""
+            options = psycopg.conninfo.conninfo_to_dict(address)
+        except (ValueError, psycopg.Error):
+            well_formed = False
+        if not well_formed:
+            raise InputError(
+                "the address of the PostgreSQL database is not of the form "
+                "postgresql://user:password@host:port/database; write @, :, / and % of a password as %40, "
+                "%3A, %2F and %25, or leave the password to PGPASSWORD or ~/.pgpass"
+            )
+        name = without_user(address)
+        try:
+            options.setdefault("connect_timeout", _CONNECT_SECONDS)
+            client = psycopg.connect(psycopg.conninfo.make_conninfo("", **options), autocommit=True)
+            client.execute("SET default_transaction_read_only = on")
+            client.execute("SET extra_float_digits = 3")  # every digit of a float, on old servers too
+            client.execute("SET cursor_tuple_fraction = 1")  # we fetch all that we ask for
+        except psycopg.Error as error:
+            reason = first_line(error)
+            if secret := options.get("password"):
+                reason = reason.replace(str(secret), "***")
+            raise InputError(
+                f"cannot connect to the PostgreSQL database {name}: {reason}; check the address, "
+                "the user and the password"
+            ) from None
+        engine = ibis.postgres.from_connection(client)
+
+        def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
+            return find_in_schemas(lambda name, schema: engine.table(name, database=schema), modules, table)
+
+        return cls(address=name, engine=engine, store=store, **find_mimic_iv(name, find))
+
+    def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
+        yield from self.engine.to_pyarrow_batches(expr, chunk_size=rows)  # a cursor on the server
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        import psycopg
+
+        return (psycopg.Error,)
+
+
+def without_user(url: str) -> str:
+    """Return an address without user, password and options.
+
+    >>> without_user("postgresql://jane:secret@db.example:5433/mimic?sslmode=require")
+    'postgresql://db.example:5433/mimic'
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"

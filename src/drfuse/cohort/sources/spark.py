@@ -1,0 +1,106 @@
+"""MIMIC-IV as Parquet files that a Spark cluster reads."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from drfuse.cohort.sources.mimic_iv import find_mimic_iv
+from drfuse.cohort.sources.source import Source, first_line, missing_driver
+from drfuse.errors import InputError
+
+
+class Spark(Source):
+    """A folder of Parquet files in MIMIC-IV's layout, read by a Spark cluster.
+
+    `spark://local[N]/folder` runs on N cores of this machine.
+    """
+
+    schemes = ("spark",)
+    form = "spark://host:port/folder (spark://local[N]/folder on this machine)"
+
+    @classmethod
+    def open(cls, address: str, store: Backend) -> Self:
+        """Connect to a cluster; see `Source.open`."""
+        host, _slash, path = address.partition("://")[2].partition("/")
+        folder = path if "://" in path else f"/{path}"
+        if not host or not path:
+            raise InputError(
+                "the address of the Spark cluster is not of the form spark://host:port/folder or "
+                "spark://local[N]/folder; write it as one of them"
+            )
+        try:
+            from py4j.protocol import Py4JError
+            from pyspark.errors import AnalysisException, PySparkException
+            from pyspark.sql import SparkSession
+        except ImportError as error:
+            raise missing_driver("spark") from error
+        local = host.startswith("local")
+        builder = SparkSession.builder.appName("drfuse").master(host if local else f"spark://{host}")
+        builder = builder.config("spark.ui.showConsoleProgress", "false")
+        builder = builder.config("spark.log.level", "ERROR")
+        if local:
+            builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.ui.enabled", "false")
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else Spark takes the PATH's Python
+        try:
+            engine = ibis.pyspark.connect(builder.getOrCreate())
+        except (Py4JError, PySparkException) as error:
+            raise InputError(
+                f"cannot connect to the Spark cluster {host}: {first_line(error)}; check the address"
+            ) from error
+
+        def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
+            for place in (f"{module}/{table}{suffix}" for module in modules for suffix in (".parquet", "")):
+                try:
+                    return place, engine.read_parquet(f"{folder.rstrip('/')}/{place}")
+                except AnalysisException as error:
+                    if error.getCondition() != "PATH_NOT_FOUND":
+                        raise _cannot_read(f"{folder}/{place}", error) from error
+                except (Py4JError, PySparkException) as error:
+                    raise _cannot_read(f"{folder}/{place}", error) from error
+            return None
+
+        inner = re.sub(r"//[^/]*@", "//", path)  # without the keys of an object store
+        name = f"spark://{host}/{inner}"
+        return cls(address=name, engine=engine, store=store, **find_mimic_iv(name, find))
+
+    def close(self) -> None:
+        """Do nothing: others may use the Spark session, too."""
+
+    def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
+        """Fetch a partition at a time, where Ibis would collect all of them.
+
+        Each batch travels as one binary value, as Spark has no iterator over Arrow batches.
+        """
+        session = self.engine._session
+        session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows)
+        packed = session.sql(self.engine.compile(expr)).mapInArrow(_pack, "batch binary")
+        for row in packed.toLocalIterator(prefetchPartitions=True):
+            yield from pa.ipc.open_stream(row.batch)
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
+        return Py4JError, PySparkException
+
+
+def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        packed = pa.array([sink.getvalue().to_pybytes()], pa.binary())
+        yield pa.RecordBatch.from_arrays([packed], names=["batch"])
+
+
+def _cannot_read(place: str, error: Exception) -> InputError:
+    return InputError(
+        f"Spark cannot read {place}: {first_line(error)}; check the files and your rights there"
+    )

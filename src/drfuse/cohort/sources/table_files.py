@@ -1,0 +1,142 @@
+"""Tables as files: CSV, compressed CSV and Parquet, whose columns are read with stated types."""
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
+
+from drfuse.cohort.gzip_files import count_lines
+from drfuse.cohort.sources.mimic_iv import Schema, typed
+from drfuse.cohort.sources.source import SourceFile
+from drfuse.errors import InputError, MissingInputError
+
+_FORMATS = (".parquet", ".csv.gz", ".csv")
+_TOLERATED_ROWS, _TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
+_NOT_A_NUMBER = ("", "NaN", "nan", "NAN")  # how a CSV writes that a cell is missing
+_LONGEST_HEADER = 100_000  # bytes; a binary file may have no line break at all
+_MAX_DEPTH = 4  # physionet.org/files/mimiciv/2.2, as wget lays a mirror out
+
+
+def find_release(folder: Path, stems: Sequence[str], what: str) -> Path:
+    """Return `folder`, or the one folder below it, that holds a file of one of `stems`.
+
+    Raises:
+        MissingInputError: If there is none.
+        InputError: If there are several.
+    """
+    if not folder.is_dir():
+        raise MissingInputError(f"there is no folder {folder}; expected {what}")
+    level = [folder]
+    for _ in range(_MAX_DEPTH + 1):
+        found = [path for path in level if any(existing_file(path / stem) for stem in stems)]
+        if len(found) > 1:
+            names = ", ".join(str(path) for path in found)
+            raise InputError(f"{folder} holds more than one release ({names}); choose one of them")
+        if found:
+            return found[0]
+        level = [child for path in level for child in _subfolders(path)]
+    raise MissingInputError(f"{folder} does not hold {what}; choose the folder that does")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder`, but not the 65,000 image folders of patients (pXX, pXXXXXXXX)."""
+    try:
+        return sorted(
+            path for path in folder.iterdir() if path.is_dir() and not re.fullmatch(r"p\d+", path.name)
+        )
+    except PermissionError:  # lost+found, say
+        return []
+
+
+def existing_file(stem: Path) -> Path | None:
+    """Return the file of a table, given its path without the suffix, or None."""
+    paths = (stem.with_name(stem.name + suffix) for suffix in _FORMATS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def columns_of(path: Path) -> tuple[str, ...]:
+    """Return the column names of a table; a column without a name gets one.
+
+    Raises:
+        InputError: If the file is not of the kind that its name says, or two columns have one name.
+    """
+    kind = {".parquet": "a Parquet file", ".gz": "a gzip-compressed CSV file"}.get(path.suffix, "a CSV file")
+    try:
+        if path.suffix == ".parquet":
+            names = pq.read_schema(path).names
+        else:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                header = file.readline(_LONGEST_HEADER).decode("utf-8-sig")
+            names = next(csv.reader([header]), [])
+    except (pa.ArrowInvalid, gzip.BadGzipFile, zlib.error, EOFError, csv.Error) as error:
+        raise InputError(f"{path} is not {kind}, as its name says; fetch it again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not {kind} in UTF-8, as its name says; fetch it again") from error
+    columns = tuple(name or f"unnamed {place}" for place, name in enumerate(names))
+    folded = [name.casefold() for name in columns]
+    if twice := [name for name, fold in zip(columns, folded, strict=True) if folded.count(fold) > 1]:
+        raise InputError(f"{path} has two columns called {twice[0]}; keep one of them")
+    return columns
+
+
+def read_table(file: SourceFile, schema: Schema, store: Backend) -> ir.Table:
+    """Return the columns of a schema with its types; the other columns are never parsed.
+
+    A CSV row with a cell of the wrong type is left out and counted (`count_rejected_rows`).
+
+    Raises:
+        MissingInputError: If a column is missing.
+    """
+    if missing := [column for column in schema if column not in file.columns]:
+        raise MissingInputError(f"{file.path} lacks the column {', '.join(missing)} of the table {file.kind}")
+    path = re.sub(r"([*?\[])", r"[\1]", str(file.path))  # so that DuckDB finds no pattern in it
+    if file.path.suffix == ".parquet":
+        return typed(store.read_parquet(path), schema)
+    types = {name: ibis.dtype(schema.get(name, "string")) for name in file.columns}
+    table = store.read_csv(
+        path,
+        compression="gzip" if file.path.suffix == ".gz" else "none",
+        columns={name: store.compiler.type_mapper.to_string(kind) for name, kind in types.items()},
+        auto_detect=False,
+        header=True,
+        delim=",",
+        quote='"',
+        escape='"',
+        nullstr=list(_NOT_A_NUMBER),
+        ignore_errors=True,
+        store_rejects=True,
+    )
+    return table.select(*schema)
+
+
+def count_rejected_rows(store: Backend) -> dict[str, int]:
+    """Return how many rows of each CSV file (by name) had a cell of the wrong type and were left out.
+
+    Raises:
+        InputError: If a file has so many that it cannot be what it should.
+    """
+    query = """
+        SELECT file_path, count(DISTINCT line), min_by(error_message, line)
+        FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL
+    """
+    try:
+        rows = store.raw_sql(query).fetchall()
+    except duckdb.CatalogException:  # no CSV file was scanned
+        return {}
+    for path, count, message in rows:
+        if count > _TOLERATED_ROWS and count > _TOLERATED_SHARE * (n_lines := count_lines(Path(path))):
+            reason = str(message).split("\n", 1)[0]
+            raise InputError(
+                f"{count} of the {n_lines} rows of {path} do not parse, first: {reason}; check that it is "
+                "what its name says, or fetch it again"
+            )
+    return {Path(path).name: count for path, count, _ in rows}

@@ -1,0 +1,147 @@
+"""The store: a DuckDB database in memory that reads files and holds what every source answered."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from drfuse.cohort.gzip_files import gzip_damage, is_padded
+from drfuse.errors import InputError
+
+ROWS_A_BATCH = 100_000
+
+
+@contextmanager
+def open_store(threads: int | None, memory_limit: str) -> Iterator[Backend]:
+    """Yield the store.
+
+    Raises:
+        InputError: If the limit is not an amount of memory.
+    """
+    store = ibis.duckdb.connect()
+    try:
+        store.raw_sql("SET enable_progress_bar = false")
+        store.raw_sql("SET TimeZone = 'UTC'")  # a Parquet time with a zone means the same everywhere
+        if threads is not None:
+            store.raw_sql(f"SET threads = {threads}")
+        try:
+            if not re.match(r"\d*\.?\d*[1-9]", memory_limit):  # zero or negative
+                raise duckdb.InvalidInputException(memory_limit)
+            store.con.execute("SET memory_limit = $1", [memory_limit])
+        except duckdb.Error as error:
+            raise InputError(f"memory_limit is {memory_limit!r}; expected an amount such as 2GiB") from error
+        yield store
+    finally:
+        store.disconnect()
+
+
+@contextmanager
+def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None]:
+    """Give the store a folder for what does not fit in memory; at the end, close the store and delete both.
+
+    The folder's name follows from `out`, so that the next command deletes what a killed one left.
+    """
+    out = out.resolve()
+    name = hashlib.sha256(str(out).encode()).hexdigest()[:8]
+    scratch = (out.parent if temp_dir is None else Path(temp_dir).resolve()) / f".{out.name}-{name}.scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {scratch.parent}: {error}; choose a different --temp-dir"
+        ) from error
+    store.con.execute("SET temp_directory = $1", [str(scratch)])
+    try:
+        yield
+    finally:
+        store.disconnect()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def arrow_schema(expr: ir.Table) -> pa.Schema:
+    """Return the Arrow types of a query's answer; times have no zone."""
+    return pa.schema(
+        [
+            (name, pa.timestamp("us") if kind.is_timestamp() else kind.to_pyarrow())
+            for name, kind in expr.schema().items()
+        ]
+    )
+
+
+def read_batches(store: Backend, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the store's answer to a query in batches of about `rows` rows.
+
+    Until the last batch has come, nothing else may run on the store.
+    """
+    store._run_pre_execute_hooks(expr)  # Ibis's own step before a query: it registers tables in memory
+    yield from store.con.sql(store.compile(expr)).to_arrow_reader(rows)
+
+
+def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a batch with the types of a schema."""
+    if batch.schema == schema:
+        return batch
+    columns = [batch.column(name).cast(schema.field(name).type) for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def fetch(store: Backend, expr: ir.Table) -> pa.Table:
+    """Return the store's answer to a query, which must be small."""
+    schema = arrow_schema(expr)
+    batches = (cast_batch(batch, schema) for batch in read_batches(store, expr, ROWS_A_BATCH))
+    return pa.Table.from_batches(batches, schema)
+
+
+def count(store: Backend, table: ir.Table) -> int:
+    """Return the number of rows of a table in the store."""
+    return int(fetch(store, table.aggregate(n=table.count()))["n"][0].as_py())
+
+
+@contextmanager
+def explain_errors(files: Sequence[Path]) -> Iterator[None]:
+    """Turn DuckDB's errors about unreadable files and missing memory into one sentence.
+
+    Args:
+        files: The files that the queries within may read; the sentence names those at fault.
+
+    Raises:
+        InputError: If a query within fails.
+    """
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        raise InputError(
+            f"the queries need more memory or temporary space ({_first_line(error)}); give a larger "
+            "--memory-limit, fewer --threads, or a --temp-dir with more room"
+        ) from error
+    except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
+        reason = _first_line(error)
+        paths = [str(path) for path in files]
+        named = [path for path in paths if path in str(error)] or paths or ["the database"]
+        if "gzip" in reason.lower():  # DuckDB does not always say which file
+            for path in (Path(path) for path in named if path.endswith(".gz")):
+                if is_padded(path):
+                    raise InputError(
+                        f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; write "
+                        "it again without them: `gzip -dc FILE | gzip > NEW`"
+                    ) from error
+                if damage := gzip_damage(path):
+                    raise InputError(f"{path} is damaged ({damage}); fetch it again") from error
+        raise InputError(
+            f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
