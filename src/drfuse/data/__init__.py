@@ -7,10 +7,11 @@ exist.
 
 from drfuse.data.augmentation import Augmentation
 from drfuse.data.batch import Batch
-from drfuse.data.cohort import Cohort, Split, Subset
+from drfuse.data.cohort import Cohort
 from drfuse.data.datamodule import CohortDataModule, StayDataset
 from drfuse.data.features import EhrFeatures
 from drfuse.data.tasks import Task, TaskName
+from drfuse.subsets import Split, Subset
 
 __all__ = [
     "Augmentation",

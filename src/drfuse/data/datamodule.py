@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 
 from drfuse.data.augmentation import Augmentation, CxrTransform
 from drfuse.data.batch import Batch
-from drfuse.data.cohort import Cohort, Split, Subset
+from drfuse.data.cohort import Cohort
 from drfuse.data.features import EhrFeatures
 from drfuse.data.loader import BatchLoader
 from drfuse.data.sampler import EvenBatches
 from drfuse.data.tasks import Task, TaskName
 from drfuse.errors import InputError, check_choice
+from drfuse.subsets import Split, Subset
 
 
 class StayDataset(Dataset[Batch]):

@@ -15,14 +15,14 @@ _NORMAL = 1.959964
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The predictions between two probabilities, of all phenotypes together.
+    """The predictions between two probabilities, of all labels together.
 
     Attributes:
         low: The lowest probability that is in it.
         high: The lowest that is in the next; 1 is in the last bin.
-        n_predictions: Predictions in it; a stay has one of each phenotype.
+        n_predictions: Predictions in it; a stay has one for each label.
         predicted: Their mean; NaN where there is none.
-        observed: The share of them whose phenotype is present, with its interval.
+        observed: The share of them that came true, with its interval.
     """
 
     low: float
@@ -38,11 +38,11 @@ class Calibration:
 
     Attributes:
         error: Calibration error without what chance adds to it: the root of the mean squared distance between
-            what was predicted and what happens, of each phenotype and bin. 0 if predictions are calibrated.
-        ece: Expected calibration error as published: the mean over the phenotypes of each one's own. Chance
+            what was predicted and what happens, of each label and bin. 0 if predictions are calibrated.
+        ece: Expected calibration error as published: the mean over the labels of each one's own. Chance
             makes it larger than 0.
         ece_if_calibrated: What it would be on average if the labels were drawn from the predictions.
-        brier: Brier score: the mean squared error of the probabilities, over stays and phenotypes.
+        brier: Brier score: the mean squared error of the probabilities, over stays and labels.
         reliability: The curve, a point a bin.
     """
 
@@ -63,14 +63,14 @@ def calibration(
 ) -> Calibration:
     """Return the calibration of probabilities, with 95 % intervals in closed form.
 
-    A phenotype's expected calibration error is the mean distance between what was predicted and what was
+    A label's expected calibration error is the mean distance between what was predicted and what was
     observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5). The
     squared error is debiased (Kumar et al., NeurIPS 2019): it is the mean product of the residuals of two
     predictions of different units, so that its mean is 0 if the predictions are calibrated. Its variance is
     that of a U-statistic of degree 2, and its interval holds in both cases, calibrated or not.
 
     Args:
-        labels: (n, C), 0 or 1; phenotypes without a positive count too.
+        labels: (n, C), 0 or 1; labels without a positive count too.
         probabilities: (n, C), 0 to 1; or those of S seeds (S, n, C), whose means are measured.
         units: The unit of each row (n,) that is independent of the others: the subject.
         n_draws: How often labels are drawn from the predictions for `ece_if_calibrated`.

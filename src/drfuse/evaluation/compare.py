@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, difference_spread, macro_of_seeds
-from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, unless_too_few
+from drfuse.evaluation.ranking import prauc_auroc
+from drfuse.evaluation.resampling import resample, too_few, unless_too_few
 
 
 @dataclass(frozen=True)

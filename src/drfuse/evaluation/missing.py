@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
-from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, unless_too_few
+from drfuse.evaluation.ranking import prauc_auroc
+from drfuse.evaluation.resampling import resample, too_few, unless_too_few
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def missing_curve(
 
     Which radiographs go is drawn: a draw puts the stays in a random order, and each share takes the first of
     it, so that a larger share takes what a smaller one took and more. A stay that cannot be predicted without
-    its radiograph gets each phenotype's prevalence, which says nothing of the stay; with a model of
+    its radiograph gets each label's prevalence, which says nothing of the stay; with a model of
     radiographs alone, the PRAUC at share 1 is the prevalence itself. The interval is that of the stays; the
     draws are averaged and are the same in each resample.
 
@@ -56,7 +57,7 @@ def missing_curve(
         logits_without: What it says without, of the same shape; NaN where it then cannot tell.
         units: The unit of each stay (n,) that is drawn as a whole: the subject.
         shares: From 0 to 1 each.
-        prevalence: Prevalence of each phenotype (C,) to guess with, such as that of the training split;
+        prevalence: Prevalence of each label (C,) to guess with, such as that of the training split;
             without it, that among the labels.
         n_draws: How many random orders.
         n_resamples: How many resamples.

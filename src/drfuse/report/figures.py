@@ -162,7 +162,7 @@ def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure
 def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
     """Draw how often predicted probabilities come true, a panel for each system.
 
-    On the diagonal, of the stays predicted at 30 % three in ten have the phenotype. The grey bars say how
+    On the diagonal, of the stays predicted at 30 % three in ten have the label. The grey bars say how
     many predictions lie in each bin, relative to the fullest.
     """
     figure, panels = _panels(curves, most_columns=4)
@@ -208,14 +208,14 @@ def intervals_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
 
 
 @_styled()
-def phenotypes_figure(
+def labels_figure(
     rows: Mapping[str, Mapping[str, Number]], prevalence: Mapping[str, float] | None = None
 ) -> Figure:
-    """Draw the PRAUC of each phenotype by system, the best predicted by DrFuse on top (Table 3).
+    """Draw the PRAUC of each label by system, the best predicted by DrFuse on top (Table 3).
 
     Args:
-        rows: By phenotype and system: the PRAUC.
-        prevalence: Of each phenotype: the share of stays that have it, which is the PRAUC of guessing.
+        rows: By label and system: the PRAUC.
+        prevalence: Of each label: the share of stays that have it, which is the PRAUC of guessing.
     """
     systems = list(dict.fromkeys(system for numbers in rows.values() for system in numbers))
     looks = _looks(systems)

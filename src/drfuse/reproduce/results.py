@@ -7,7 +7,7 @@ import numpy as np
 
 from drfuse.data import Cohort, Subset, Task
 from drfuse.errors import InputError
-from drfuse.evaluation import SeededPrauc, TestSet, seeded_prauc
+from drfuse.evaluation import SeededPrauc, seeded_prauc
 from drfuse.reproduce.plan import Cell
 from drfuse.reproduce.systems import System
 from drfuse.run import Predictions
@@ -20,7 +20,7 @@ class Setting:
     """What a system was trained on, and what it is tested on."""
 
     train_on: Subset
-    test_on: TestSet
+    test_on: Subset
 
     def __str__(self) -> str:
         return f"trained on {self.train_on}, tested on {self.test_on}"

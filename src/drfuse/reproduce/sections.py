@@ -11,8 +11,8 @@ from drfuse.data import Subset
 from drfuse.evaluation import Subgroups
 from drfuse.report.figures import (
     intervals_figure,
+    labels_figure,
     missing_curve_figure,
-    phenotypes_figure,
     reliability_figure,
     representations_figure,
     subgroups_figure,
@@ -93,7 +93,7 @@ def _table3(results: Results) -> list[Section]:
         for row in table.rows[:-1]
     }
     prevalence = {row.header: row.cells[0].value for row in table.rows if isinstance(row.cells[0], Number)}
-    figure = phenotypes_figure(by_label, prevalence)
+    figure = labels_figure(by_label, prevalence)
     text = "Where fusing the modalities helps, and where it harms."
     tested = tables.label_tests(results)
     found = [table, *([] if tested is None else [tested])]
