@@ -39,7 +39,8 @@ MOST_VECTOR_POINTS = 2000  # more of them are an image within the SVG, which is 
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Give figures their fonts and colours: every function that draws one is decorated with it."""
     with rc_context(
         {
             "svg.fonttype": "none",
@@ -74,7 +75,7 @@ def _styled() -> Iterator[None]:
         yield
 
 
-@_styled()
+@styled()
 def representations_figure(points: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
     """Draw the two-dimensional map of the representations (DrFuse, AAAI 2024, Figure 3).
 
@@ -111,7 +112,7 @@ def representations_figure(points: Mapping[str, NDArray[np.floating[Any]]]) -> F
         if name in points
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, handletextpad=0.3)
-    return _settled(figure)
+    return settled(figure)
 
 
 def _ends(estimate: Estimate) -> tuple[float, float, float]:
@@ -119,7 +120,7 @@ def _ends(estimate: Estimate) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
 
 
-@_styled()
+@styled()
 def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure:
     """Draw macro PRAUC over the share of radiographs taken away, a panel for each system.
 
@@ -155,10 +156,10 @@ def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure
             )
         ]
         figure.legend(handles=handles, loc="outside upper right", ncols=2)
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
     """Draw how often predicted probabilities come true, a panel for each system.
 
@@ -181,10 +182,10 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.supxlabel("mean predicted probability", fontsize=9)
     figure.supylabel("share that came true", fontsize=9)
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def intervals_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
     """Draw macro PRAUC with its interval, a panel for each setting and a line for each system (Table 2).
 
@@ -204,10 +205,10 @@ def intervals_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
         _name_rows(axes, names)
     figure.supxlabel("macro PRAUC, 95 % interval", fontsize=9)
     _legend_of_forest(figure, [number for row in rows.values() for number in row.values()])
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def labels_figure(
     rows: Mapping[str, Mapping[str, Number]], prevalence: Mapping[str, float] | None = None
 ) -> Figure:
@@ -268,10 +269,10 @@ def labels_figure(
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, markerscale=1.1
     )
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def subgroups_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
     """Draw one system's macro AUROC in groups of patients, a panel for each way of grouping.
 
@@ -290,10 +291,10 @@ def subgroups_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
         named = [f"{name} ({number.note})" if number.note else name for name, number in groups.items()]
         _name_rows(axes, named)
     panels[-1].set_xlabel("macro AUROC, 95 % interval")
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def figure_to_svg(figure: Figure) -> str:
     """Return a figure as an SVG document: text is text, and nothing in it depends on the day it was made."""
     written = io.StringIO()
@@ -301,7 +302,7 @@ def figure_to_svg(figure: Figure) -> str:
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
-@_styled()
+@styled()
 def write_figure(figure: Figure, folder: Path, stem: str) -> None:
     """Write a figure into a folder, as `<stem>.svg` and `<stem>.png`."""
     write_whole(folder / f"{stem}.svg", figure_to_svg(figure))
@@ -309,7 +310,7 @@ def write_figure(figure: Figure, folder: Path, stem: str) -> None:
         figure.savefig(beside, format="png", metadata={"Software": None})
 
 
-def _settled(figure: Figure) -> Figure:
+def settled(figure: Figure) -> Figure:
     """Lay a figure out once and for all, since each drawing would move it by a hair."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

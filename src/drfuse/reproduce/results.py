@@ -4,15 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from drfuse.data import Cohort, Subset, Task
+from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
 from drfuse.evaluation import SeededPrauc, seeded_prauc
-from drfuse.reproduce.plan import Cell
 from drfuse.reproduce.systems import System
 from drfuse.run import Predictions
+from drfuse.subsets import Split, Subset
 from drfuse.training import read_facts
 from drfuse.training.matrix import RunSpec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A system, trained on one of the two sets with one seed."""
+
+    system: str
+    train_on: Subset
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,24 @@ class Results:
         """Return a system's predictions, one for each seed; none if it has no such runs."""
         return self.predictions.get((system.name, train_on), ())
 
+    def by_system(self, train_on: Subset) -> dict[System, Sequence[Predictions]]:
+        """Return the predictions of each system that has some, but for variants of DrFuse."""
+        return {
+            system: runs
+            for system in self.systems
+            if not system.is_variant and (runs := self.of(system, train_on))
+        }
+
+    def rows(self, split: Split, subset: Subset) -> NDArray[np.int64]:
+        """Return the rows of the cohort that the task uses of a split and subset."""
+        rows = self.cohort.rows(split, subset)
+        return rows[self.task.eligible[rows]]
+
+    def prevalence(self, split: Split, subset: Subset) -> NDArray[np.float32]:
+        """Return the share of these stays that have each label (C,)."""
+        shares: NDArray[np.float32] = self.task.labels[self.rows(split, subset)].mean(axis=0)
+        return shares
+
     @property
     def is_of_the_paper(self) -> bool:
         """Whether the paper has numbers for this task."""
@@ -107,3 +135,9 @@ class Results:
         if np.isnan(logits).any() or not labels.any():
             return None
         return seeded_prauc(labels, logits, runs[0].stays["subject_id"].to_numpy()[rows], self.n_resamples)
+
+
+def predicted_by_all(runs: Sequence[Predictions]) -> NDArray[np.bool_]:
+    """Return the test stays that a system predicts with every seed (N,)."""
+    unknown = np.isnan([run.logits for run in runs]).any(axis=(0, 2))
+    return runs[0].rows("test") & ~unknown

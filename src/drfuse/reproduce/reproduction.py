@@ -16,9 +16,9 @@ from drfuse.files import write_whole
 from drfuse.report.figures import write_figure
 from drfuse.report.page import Section, render_page
 from drfuse.report.tables import Row, Table, write_table
-from drfuse.reproduce.plan import Experiment, plan
+from drfuse.reproduce.experiments import ExperimentName, sections_of, tables_for_terminal
+from drfuse.reproduce.plan import plan
 from drfuse.reproduce.results import Results
-from drfuse.reproduce.sections import sections_of
 from drfuse.reproduce.systems import System, choose_systems
 from drfuse.training import Precision, Schedule, check_options, read_facts
 from drfuse.training.matrix import RunSpec, train_all
@@ -34,15 +34,17 @@ class Reproduced:
         folder: Where it lies.
         report: The page that holds everything.
         tables: The tables, in their order.
+        shown: Those of them that the command shows in the terminal.
     """
 
     folder: Path
     report: Path
     tables: list[Table]
+    shown: list[Table]
 
 
 def reproduce(
-    what: Experiment,
+    what: ExperimentName,
     cohort: Path,
     out: Path,
     seeds: Sequence[int] = (0,),
@@ -114,7 +116,7 @@ def reproduce(
         InputError: If the cohort or an option cannot be used, or runs failed; the others are kept.
     """
     check_choice("schedule", schedule, get_args(Schedule))
-    check_choice("what", what, get_args(Experiment))
+    check_choice("what", what, get_args(ExperimentName))
     if not seeds or n_resamples < 1:
         raise InputError("expected at least one seed, and n_resamples of at least 1")
     for seed in seeds:
@@ -172,7 +174,8 @@ def reproduce(
             f"{len(failed)} runs failed, the first of them {failed[0]}; {report} has the others, and the "
             "same command goes on with what is left"
         )
-    return Reproduced(out, report, [table for section in sections for table in section.tables])
+    tables = [table for section in sections for table in section.tables]
+    return Reproduced(out, report, tables, tables_for_terminal(what, sections))
 
 
 def _settings(
