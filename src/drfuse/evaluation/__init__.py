@@ -6,11 +6,11 @@ the radiographs.
 """
 
 from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration
-from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, seeded_prauc
+from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, macro_prauc, seeded_prauc
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_mean
 from drfuse.evaluation.evaluate import Evaluation, Measured, evaluate, evaluate_test_set
 from drfuse.evaluation.missing import MissingPoint, missing_curve
-from drfuse.evaluation.ranking import bootstrap_prauc, macro_prauc, prauc_auroc
+from drfuse.evaluation.ranking import bootstrap_prauc, prauc_auroc
 from drfuse.evaluation.resampling import resample
 from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 

@@ -1,4 +1,4 @@
-"""Is one system better than another? Macro PRAUC over several seeds, compared on the same resamples."""
+"""Macro PRAUC over several seeds, and whether one system is better than another on the same resamples."""
 
 import math
 from collections.abc import Sequence
@@ -102,17 +102,47 @@ def seeded_prauc(
             f"expected the scores of at least one seed, each {labels.shape} as the labels; "
             f"got {[of_seed.shape for of_seed in of_seeds]}"
         )
+    blocks = list(resample(units, n_resamples, seed, intervals))
     praucs = np.concatenate([prauc_auroc(labels, of_seed)[0] for of_seed in of_seeds])  # (S, C)
     resampled = np.stack(
-        [
-            prauc_auroc(labels, of_seed, resample(units, n_resamples, seed, intervals))[0]
-            for of_seed in of_seeds
-        ],
-        axis=1,
+        [prauc_auroc(labels, of_seed, blocks)[0] for of_seed in of_seeds], axis=1
     )  # (R, S, C)
     return SeededPrauc(
         *macro_of_seeds(praucs, resampled), praucs, resampled, too_few(labels, units), intervals
     )
+
+
+def macro_prauc(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    units: ArrayLike | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    intervals: Intervals = "half-sampling",
+) -> Estimate:
+    """Return the macro PRAUC with its 95 % interval and its bias; NaN without a positive.
+
+    PRAUC of few positives is biased upwards, and so is that of resamples, in which positives repeat: so
+    percentiles of a bootstrap miss the truth below. Halves of the units, drawn without replacement, tell both
+    the variance and the bias of the whole (docs/statistics.md). Labels without a positive are left out.
+    The interval is NaN unless some label has positives in 5 units and negatives in 5.
+
+    Args:
+        labels: (n, C), 0 or 1.
+        scores: (n, C), higher for likelier; or those of S seeds (S, n, C), whose mean is measured, with the
+            variance between them.
+        units: The unit of each row (n,) that is drawn as a whole, such as the subject; without it each row is
+            one.
+        n_resamples: How many resamples.
+        seed: Seed of the draws.
+        intervals: `half-sampling`, or `bootstrap` for the percentiles of published code.
+
+    Raises:
+        InputError: If the shapes differ, or a score is NaN.
+    """
+    rows = np.arange(len(np.asarray(labels))) if units is None else units
+    of_seeds = [scores] if np.ndim(scores) == 2 else list(np.asarray(scores))
+    return seeded_prauc(labels, of_seeds, rows, n_resamples, seed, intervals).mean
 
 
 def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,14 +12,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.progress import Progress, TaskID
+from rich.progress import track
 from scipy.special import expit
 
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
 from drfuse.evaluation.metrics import METRICS, Metric, Resampled
-from drfuse.evaluation.resampling import Counts, resample, too_few, unless_too_few
+from drfuse.evaluation.resampling import LANES, resample, too_few, unless_too_few
 from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
@@ -195,14 +195,14 @@ def evaluate_test_set(
             "evaluate a run on a larger cohort"
         )
     units = stays[f"{bootstrap_unit}_id"].to_numpy()[predicted]
-    with Progress(transient=True) as progress:
-        task = progress.add_task(f"resampling the {test_on} test set", total=n_resamples)
-        drawn = _advancing(resample(units, n_resamples, seed, intervals), progress, task)
-        resampled = Resampled(labels, logits, [np.ones((1, len(labels)), np.uint8), *drawn])
-        metrics = {
-            name: _measured(metric, resampled, predictions.phenotypes, too_few(labels, units), intervals)
-            for name, metric in METRICS.items()
-        }
+    blocks = track(
+        resample(units, n_resamples, seed, intervals),
+        f"resampling the {test_on} test set",
+        total=math.ceil(n_resamples / LANES),
+        transient=True,
+    )
+    resampled = Resampled(labels, logits, [np.ones((1, len(labels)), np.uint8), *blocks])
+    few = too_few(labels, units)
     evaluated = stays.filter(predicted)
     return Evaluation(
         test_on=test_on,
@@ -214,7 +214,10 @@ def evaluate_test_set(
         intervals=intervals,
         n_resamples=n_resamples,
         seed=seed,
-        metrics=metrics,
+        metrics={
+            name: _measured(metric, resampled, predictions.phenotypes, few, intervals)
+            for name, metric in METRICS.items()
+        },
         n_positive=dict(zip(predictions.phenotypes, n_positive.tolist(), strict=True)),
         calibration=calibration(labels, expit(logits.astype(np.float64)), units, seed=seed),
         subgroups=None
@@ -272,12 +275,6 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
         )
     joined = predictions.stays.select(ids).join(stays, on=ids, how="left", maintain_order="left")
     return groups_of(joined)
-
-
-def _advancing(blocks: Iterator[Counts], progress: Progress, task: TaskID) -> Iterator[Counts]:
-    for block in blocks:
-        yield block
-        progress.advance(task, len(block))
 
 
 def _write(files: RunFiles, measured: list[Evaluation]) -> None:

@@ -82,6 +82,7 @@ def missing_curve(
     fallback = np.where(guessed[:, None], guess, unseen)
     generator = np.random.default_rng(seed)
     places = np.stack([generator.permutation(n) for _ in range(n_draws)])  # each stay's place in each order
+    blocks = list(resample(units, n_resamples, seed, intervals))
     few = too_few(labels, units)
     points = []
     for share in shares:
@@ -94,7 +95,7 @@ def missing_curve(
             prauc.reshape(-1, len(taken) * n_seeds, n_columns // n_seeds)
             for prauc in (
                 prauc_auroc(repeated, scores)[0],
-                prauc_auroc(repeated, scores, resample(units, n_resamples, seed, intervals))[0],
+                prauc_auroc(repeated, scores, blocks)[0],
             )
         )
         of_seeds = (

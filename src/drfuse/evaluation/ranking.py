@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
-from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
-from drfuse.evaluation.resampling import LANES, Counts, compact, resample, too_few, unless_too_few
+from drfuse.evaluation.resampling import LANES, Counts, compact, resample
 
 
 def bootstrap_prauc(
@@ -36,45 +35,6 @@ def bootstrap_prauc(
     """
     drawn = np.arange(len(np.asarray(labels))) if units is None else units
     return prauc_auroc(labels, scores, resample(drawn, n_resamples, seed))[0]
-
-
-def macro_prauc(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    units: ArrayLike | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-    intervals: Intervals = "half-sampling",
-) -> Estimate:
-    """Return the macro PRAUC with its 95 % interval and its bias; NaN without a positive.
-
-    PRAUC of few positives is biased upwards, and so is that of resamples, in which positives repeat: so
-    percentiles of a bootstrap miss the truth below. Halves of the units, drawn without replacement, tell both
-    the variance and the bias of the whole (docs/statistics.md). Labels without a positive are left out.
-    The interval is NaN unless some label has positives in 5 units and negatives in 5.
-
-    Args:
-        labels: (n, C), 0 or 1.
-        scores: (n, C), higher for likelier; or those of S seeds (S, n, C), whose mean is measured, with the
-            variance between them.
-        units: The unit of each row (n,) that is drawn as a whole, such as the subject; without it each row is
-            one.
-        n_resamples: How many resamples.
-        seed: Seed of the draws.
-        intervals: `half-sampling`, or `bootstrap` for the percentiles of published code.
-
-    Raises:
-        InputError: If the shapes differ, or a score is NaN.
-    """
-    present, given, n_seeds = stack_seeds(labels, scores)
-    rows = np.arange(len(present)) if units is None else units
-    blocks = resample(rows, n_resamples, seed, intervals)
-    values, resampled = (
-        found.reshape(-1, n_seeds, np.shape(labels)[1])
-        for found in (prauc_auroc(present, given)[0], prauc_auroc(present, given, blocks)[0])
-    )
-    found = Estimate.of(*macro_of_seeds(values[0], resampled), intervals)
-    return unless_too_few(found, too_few(labels, rows))
 
 
 def prauc_auroc(
