@@ -184,7 +184,7 @@ def test_an_experiment_that_no_system_takes_part_in_is_refused(
     cohort: Cohort, what: ExperimentName, names: list[str]
 ) -> None:
     with pytest.raises(
-        InputError, match=f"none of the systems takes part in {what}; name others in --models"
+        InputError, match=f"none of the systems takes part in {what}; choose others in --models"
     ):
         planned(cohort, what, choose_systems(names))
 

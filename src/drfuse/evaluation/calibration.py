@@ -1,4 +1,4 @@
-"""Are 30 % of those who are given 30 % ill? Reliability curve, calibration error and Brier score."""
+"""Calibration: of the stays predicted at 30 %, do 30 % have the label? Curve, error and Brier score."""
 
 import math
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class ReliabilityBin:
     """The predictions between two probabilities, of all labels together.
 
     Attributes:
-        low: The lowest probability that is in it.
-        high: The lowest that is in the next; 1 is in the last bin.
+        low: Its lower edge, which belongs to it.
+        high: Its upper edge, which belongs to the next bin; 1 belongs to the last one.
         n_predictions: Predictions in it; a stay has one for each label.
-        predicted: Their mean; NaN where there is none.
+        predicted: Their mean; NaN in an empty bin.
         observed: The share of them that came true, with its interval.
     """
 
@@ -34,7 +34,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far probabilities can be taken at their word.
+    """How well probabilities agree with what happens.
 
     Attributes:
         error: Calibration error without what chance adds to it: the root of the mean squared distance between
@@ -43,7 +43,7 @@ class Calibration:
             makes it larger than 0.
         ece_if_calibrated: What it would be on average if the labels were drawn from the predictions.
         brier: Brier score: the mean squared error of the probabilities, over stays and labels.
-        reliability: The curve, a point a bin.
+        reliability: The curve, one point for each bin.
     """
 
     error: Estimate
@@ -130,8 +130,8 @@ def _sums(values: NDArray[np.float64], cells: NDArray[np.intp], n_cells: int) ->
 
 def _draw(given: NDArray[np.float64], n_seeds: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """Return labels drawn from predictions; seeds share the draw of a stay, as they share its label."""
-    luck = generator.random((len(given), given.shape[1] // n_seeds))
-    drawn: NDArray[np.float64] = (np.tile(luck, n_seeds) < given).astype(np.float64)
+    drawn_at = generator.random((len(given), given.shape[1] // n_seeds))
+    drawn: NDArray[np.float64] = (np.tile(drawn_at, n_seeds) < given).astype(np.float64)
     return drawn
 
 
@@ -188,7 +188,7 @@ def _diagonal(values: NDArray[np.float64]) -> csr_array:
 
 
 def _root(squared: Estimate) -> Estimate:
-    """Return the root of a squared error; one below 0, as chance makes of none, is 0."""
+    """Return the root of a squared error; chance may put one without error below 0, which becomes 0."""
     value, low, high = (
         end if math.isnan(end) else math.sqrt(min(max(end, 0.0), 1.0))
         for end in (squared.value, squared.low, squared.high)
@@ -197,7 +197,7 @@ def _root(squared: Estimate) -> Estimate:
 
 
 def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estimate:
-    """Return the mean over stays, with an interval over units, of what is summed by unit and seed (u, S)."""
+    """Return the mean over stays with its interval over units, from sums by unit and seed (u, S)."""
     of_seeds = sums.sum(axis=0) / sizes.sum()
     value = float(of_seeds.mean())
     n = len(sizes)
@@ -212,7 +212,7 @@ def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estim
 
 
 def _share(positive: NDArray[np.float64], size: NDArray[np.float64]) -> Estimate:
-    """Return a share of predictions, with Wilson's interval at the number that clustering leaves of them.
+    """Return a share of predictions with Wilson's interval, at the number of independent predictions.
 
     Args:
         positive: Positives of each unit (u,).

@@ -40,7 +40,7 @@ class SeededPrauc:
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over the seeds; None of a single one."""
+        """The standard deviation over the seeds; None with a single seed."""
         return float(self.values.std(ddof=1)) if len(self.values) > 1 else None
 
     def of_label(self, c: int) -> "SeededPrauc":
@@ -81,8 +81,7 @@ def seeded_prauc(
     """Return the macro PRAUC of each seed of a system, on the stays and in each resample of them.
 
     Systems that are measured on the same stays with equal `units`, `n_resamples` and `seed` see the same
-    resamples, so that `compare` pairs them. Labels without a positive are left out of the mean they would be
-    in.
+    resamples, so that `compare` pairs them. Labels without a positive are left out of the mean.
 
     Args:
         labels: (n, C), 0 or 1.
@@ -148,8 +147,8 @@ def macro_prauc(
 def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
     """Return by how much our mean over the seeds is better, with interval and p-value.
 
-    Both are those of a normal difference, or of Student's t with the degrees of freedom that few seeds leave
-    (docs/statistics.md). They count the variance over stays and, where both systems have several seeds, that
+    Both come from a normal difference, or from Student's t where there are few seeds (docs/statistics.md).
+    They count the variance over stays and, where both systems have several seeds, that
     between trainings.
 
     Args:
@@ -172,7 +171,7 @@ def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values (m,) adjusted for being m, after Holm (Scand J Stat 1979); NaN are none and stay.
+    """Return p-values (m,) corrected for m tests, after Holm (Scand J Stat 1979); NaN stay and do not count.
 
     The smallest is multiplied by m, the next by m - 1, and so on; none becomes smaller than the one before
     it, or larger than 1.

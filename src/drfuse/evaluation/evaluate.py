@@ -50,14 +50,14 @@ class Evaluation:
         n_stays: Stays that were evaluated.
         n_with_cxr: Those with a radiograph.
         n_subjects: Their subjects.
-        n_without_prediction: Stays left out because the model says nothing of them.
+        n_without_prediction: Stays left out because the model does not predict them.
         bootstrap_unit: What was resampled.
         intervals: How: halves without replacement, or a bootstrap.
         n_resamples: How often.
         seed: Seed of the resampling.
         metrics: Each metric by name: `prauc`, `auroc`, and what else `evaluation/metrics.py` defines.
         n_positive: Stays that have each label, by its name, in order.
-        calibration: How far the probabilities can be taken at their word, over all labels.
+        calibration: How well the probabilities agree with what happens, over all labels.
         subgroups: The metrics of groups of patients, where their attributes are known.
     """
 
@@ -98,8 +98,8 @@ def evaluate(
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
     Writes `metrics.json` and `metrics.csv` into the run and, with a cohort, `subgroups.csv`; a test set
-    measured before stays in them. What each interval is, and how often it contains the truth, stands in
-    docs/statistics.md.
+    measured before stays in them. docs/statistics.md says what each interval is, and how often it contains
+    the truth.
 
     Args:
         run: Folder that `drfuse train` wrote.
@@ -168,7 +168,7 @@ def evaluate_test_set(
     """Return the metrics of one test set.
 
     Args:
-        predictions: What a run says of every stay.
+        predictions: What a run predicts for every stay.
         test_on: All stays of the test split (`full`), or those with a radiograph (`matched`).
         n_resamples: Resamples behind each interval.
         bootstrap_unit: What is resampled.
@@ -271,7 +271,7 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
     if missing := predictions.stays.join(known, on=ids, how="anti").height:
         raise InputError(
             f"{cohort} lacks {missing} of the {predictions.stays.height} stays of the run; "
-            "name the cohort it was trained on"
+            "choose the --cohort that it was trained on"
         )
     joined = predictions.stays.select(ids).join(stays, on=ids, how="left", maintain_order="left")
     return groups_of(joined)

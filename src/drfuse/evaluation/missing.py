@@ -1,4 +1,4 @@
-"""What do predictions lose when radiographs go missing? Macro PRAUC by the share that is taken away."""
+"""How much worse predictions get as radiographs go missing: macro PRAUC by the share taken away."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Halves or bootstrap resamples of the subjects, and when there are too few of them for an interval."""
+"""Resamples of the subjects, by halves or by bootstrap, and when too few are left for an interval."""
 
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -63,12 +63,12 @@ def too_few(labels: ArrayLike, units: ArrayLike) -> NDArray[np.bool_]:
 
 
 def unless_too_few(estimate: Estimate, few: ArrayLike) -> Estimate:
-    """Return an estimate, without interval and bias if `few` says so of every label that it is of."""
+    """Return an estimate, without interval and bias if every label that it covers has too few positives."""
     return Estimate(estimate.value, np.nan, np.nan) if np.all(few) else estimate
 
 
 def _halves(n_resamples: int, n_units: int, generator: np.random.Generator) -> Counts:
-    """Return resamples (r, n units) of half of the units; of an odd number, half of them hold one more."""
+    """Return resamples (r, n units) of half of the units; of an odd number, every other one has one more."""
     order = generator.random((n_resamples, n_units), dtype=np.float32).argsort(axis=1)
     sizes = (n_units + np.arange(n_resamples) % 2) // 2
     counts = np.zeros((n_resamples, n_units), np.uint8)

@@ -1,4 +1,4 @@
-"""Is everyone served alike? Macro PRAUC, AUROC and sensitivity of groups of patients."""
+"""How well each group of patients is predicted: macro PRAUC, AUROC and true positive rate."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class GroupMetrics:
     """How well the stays of one group are predicted.
 
     Attributes:
-        attribute: What the group is by: `age`, say.
+        attribute: How patients are grouped, such as by `age`.
         group: Its name.
         n_stays: Its stays.
         n_positive: Their positive labels, of all labels together.
@@ -33,7 +33,7 @@ class GroupMetrics:
         auroc_macro: Mean AUROC over the labels that the group has a positive and a negative of.
         auroc_gap: Its mean difference from that of all other stays, over the labels that both have.
         prauc_macro: Mean PRAUC over the labels that the group has. It rises with their prevalence: groups
-            with other prevalences are not to be ranked by it. In small groups it is too high by its `bias`.
+            with different prevalences cannot be ranked by it. In small groups it is too high by its `bias`.
         tpr_macro: Mean true positive rate over the labels that the group has.
         tpr_gap: Its mean difference from that of all other stays, over the labels that both have; below 0
             the group's patients are overlooked more often.
@@ -112,8 +112,8 @@ def subgroups(
 
     A label's threshold is the lowest score that leaves at least the share `specificity` of the negatives
     of all stays at or below it; every group shares it, and each resample has its own. Gaps compare a group
-    with all other stays, since a total that holds the group would hide a part of what it is behind. That of
-    the true positive rate is equal opportunity (Hardt et al., NeurIPS 2016). All groups are measured on the
+    with all other stays, because a total that includes the group would hide part of the gap. The gap of the
+    true positive rate is equal opportunity (Hardt et al., NeurIPS 2016). All groups are measured on the
     same resamples.
 
     Args:
@@ -176,7 +176,7 @@ def subgroups(
 
 
 def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
-    """Yield the attribute, the name and the rows of each group that has any."""
+    """Yield the attribute, the name and the rows of each group that is not empty."""
     for attribute in attributes.columns:
         of_stays = attributes[attribute]
         for group in of_stays.unique().sort():

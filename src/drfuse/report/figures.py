@@ -1,4 +1,4 @@
-"""The paper's figures and those of the further experiments; files of the same input are the same bytes."""
+"""The paper's figures and those of the further experiments; the same input gives the same bytes."""
 
 import io
 import math
@@ -163,8 +163,8 @@ def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure
 def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
     """Draw how often predicted probabilities come true, a panel for each system.
 
-    On the diagonal, of the stays predicted at 30 % three in ten have the label. The grey bars say how
-    many predictions lie in each bin, relative to the fullest.
+    On the diagonal, three in ten of the stays predicted at 30 % have the label. The grey bars show how many
+    predictions are in each bin, relative to the fullest.
     """
     figure, panels = _panels(curves, most_columns=4)
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
@@ -296,7 +296,7 @@ def subgroups_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
 
 @styled()
 def figure_to_svg(figure: Figure) -> str:
-    """Return a figure as an SVG document: text is text, and nothing in it depends on the day it was made."""
+    """Return a figure as an SVG document, in which text stays text and no date is written."""
     written = io.StringIO()
     figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
@@ -311,7 +311,7 @@ def write_figure(figure: Figure, folder: Path, stem: str) -> None:
 
 
 def settled(figure: Figure) -> Figure:
-    """Lay a figure out once and for all, since each drawing would move it by a hair."""
+    """Fix the layout of a figure, because each drawing would otherwise shift it slightly."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
@@ -322,7 +322,7 @@ def _colour(system: str) -> str:
 
 
 def _looks(systems: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Return the colour and marker of each system: DrFuse in the one warm colour, the others apart."""
+    """Return the colour and marker of each system: DrFuse alone has a warm colour."""
     others = [name for name in systems if name != HIGHLIGHT]
     looks = {
         name: (HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(others)
@@ -354,7 +354,7 @@ def _panels(
 
 
 def _forest(axes: Axes, lines: Sequence[tuple[int, str, Number]]) -> None:
-    """Draw numbers with their intervals at rows; the paper's are hollow and a little lower."""
+    """Draw numbers with their intervals, each in its row; the paper's are hollow and a little lower."""
     for row, colour, number in lines:
         at, below = (row, row) if number.paper is None else (row - 0.17, row + 0.2)
         if number.low is not None and number.high is not None:

@@ -86,7 +86,7 @@ def difference_cell(one: Comparison | None, corrected: float) -> Number:
 
 
 def intervals_caption(results: Results) -> str:
-    """Return how intervals were made, for a caption."""
+    """Return a phrase on how intervals were made, for a caption."""
     n = results.n_seeds
     resamples = f"95 % interval without bias from {results.n_resamples:,} half samples of the subjects"
     if n > 1:
@@ -95,7 +95,7 @@ def intervals_caption(results: Results) -> str:
 
 
 def what_is_compared(compared: Iterable[Comparison | None]) -> str:
-    """Return whether tests are of systems, or of one training of each."""
+    """Return a sentence on whether tests compare systems, or only one training of each."""
     counts_seeds = {one.counts_seeds for one in compared if one is not None}
     if counts_seeds == {True}:
         return "The variance between trainings counts, too."

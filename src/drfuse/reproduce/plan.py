@@ -74,7 +74,7 @@ def plan(
         for seed in seeds
     }
     if not cells and any(experiment.trained_on for experiment in experiments_of(what).values()):
-        raise InputError(f"none of the systems takes part in {what}; name others in --models")
+        raise InputError(f"none of the systems takes part in {what}; choose others in --models")
     return cells
 
 

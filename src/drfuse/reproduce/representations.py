@@ -1,4 +1,4 @@
-"""DrFuse's four representations of a stay, and what tells them apart in numbers."""
+"""DrFuse's four representations of a stay, and numbers on how they relate to each other."""
 
 import logging
 import math
@@ -60,7 +60,7 @@ def represent(
 
 
 def probe_origin(ehr: Representation, cxr: Representation, subjects: NDArray[Any]) -> float:
-    """Return how often a linear probe tells which modality a representation (n, D) is of.
+    """Return how often a linear probe tells which modality a representation (n, D) comes from.
 
     It is fitted and scored in folds of whole subjects; 0.5 is chance. NaN with fewer subjects than folds.
     """

@@ -31,8 +31,8 @@ class Reproduced:
     """What was written.
 
     Attributes:
-        folder: Where it lies.
-        report: The page that holds everything.
+        folder: The folder of everything.
+        report: The page with all tables and figures.
         tables: The tables, in their order.
         shown: Those of them that the command shows in the terminal.
     """
@@ -181,7 +181,7 @@ def reproduce(
 def _settings(
     results: Results, model_args: Mapping[str, Any], options: Mapping[str, Any], failed: Sequence[str]
 ) -> Section:
-    """Return with what everything was made, and what is missing."""
+    """Return the section on the options of all runs, and on runs that failed."""
     sources = results.cohort.manifest.sources.values()
     made = {
         "cohort": results.cohort.folder.name,
@@ -246,7 +246,9 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
         for place, (_, figure) in enumerate(section.figures, start=1):
             stem = section.key if len(section.figures) == 1 else f"{section.key}-{place}"
             write_figure(figure, out / "figures", stem)
-    write_whole(report.with_name(report.name.replace("report", "runs")).with_suffix(".csv"), _list(results))
+    write_whole(
+        report.with_name(report.name.replace("report", "runs")).with_suffix(".csv"), _runs_as_csv(results)
+    )
     cohort, n_seeds = results.cohort, results.n_seeds
     facts = [
         ("cohort", f"{cohort.folder.name}, {len(cohort):,} stays, {len(cohort.cxr):,} with radiograph"),
@@ -258,8 +260,8 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
     write_whole(report, render_page("DrFuse, reproduced", facts, sections))
 
 
-def _list(results: Results) -> str:
-    """Return a row a run: what it is, where it lies, and how it went on the validation split."""
+def _runs_as_csv(results: Results) -> str:
+    """Return the runs as CSV: what each is, its folder, and its best epoch on the validation split."""
     measured = ("best_epoch", "val_prauc_macro")
     rows = []
     for cell, spec in results.cells.items():

@@ -1,4 +1,4 @@
-"""What the runs of a plan predict, and how well."""
+"""What the finished runs predict, and how well."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a system was trained on, and what it is tested on."""
+    """The stays that a system was trained on, and those that it is tested on."""
 
     train_on: Subset
     test_on: Subset
@@ -88,7 +88,7 @@ class Results:
         return self.predictions.get((system.name, train_on), ())
 
     def by_system(self, train_on: Subset) -> dict[System, Sequence[Predictions]]:
-        """Return the predictions of each system that has some, but for variants of DrFuse."""
+        """Return the predictions of each system that has some; variants of DrFuse are left out."""
         return {
             system: runs
             for system in self.systems
@@ -112,14 +112,14 @@ class Results:
 
     @property
     def n_seeds(self) -> int:
-        """Trainings of a system."""
+        """How many seeds each system was trained with."""
         return max(map(len, self.predictions.values()), default=0)
 
     def score(self, system: System, setting: Setting) -> SeededPrauc | None:
         """Return how well a system does in a setting.
 
-        None if it has no such runs, or does not predict every stay of the test set: then its number would be
-        of other stays than its neighbours' are.
+        None if it has no such runs, or does not predict every stay of the test set: its number could then not
+        be compared with the others.
         """
         key = (system.name, setting)
         if key not in self._scores:
