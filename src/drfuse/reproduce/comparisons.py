@@ -1,6 +1,6 @@
 """Cells, captions and tests that several experiments share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -38,35 +38,46 @@ def compare_with_drfuse(
     others = [system for system in systems if system is not drfuse]
     if drfuse is None or not others:
         return []
-    compared: dict[Setting, list[Comparison | None]] = {}
-    for setting in settings:
-        ours = results.score(drfuse, setting)
-        compared[setting] = [
-            None
-            if ours is None or (theirs := results.score(system, setting)) is None
-            else compare(theirs, ours)
-            for system in others
+    compared = {
+        str(setting): [
+            _compare(results.score(system, setting), results.score(drfuse, setting)) for system in others
         ]
-    corrected = {
-        setting: holm([np.nan if one is None else one.p for one in of_all])
-        for setting, of_all in compared.items()
+        for setting in settings
     }
-    table = Table(
+    return [tests_table(key, title, "Macro PRAUC", "system", [system.title for system in others], compared)]
+
+
+def tests_table(
+    key: str,
+    title: str,
+    what: str,
+    of: str,
+    names: Sequence[str],
+    compared: Mapping[str, Sequence[Comparison | None]],
+) -> Table:
+    """Return differences from DrFuse with tests, which are corrected for their number in a column.
+
+    Args:
+        key: Of the table.
+        title: Of the table whose numbers are compared.
+        what: The number that is compared.
+        of: What a row is: `system` or `label`.
+        names: Of the rows.
+        compared: The comparisons of each column, one for each row.
+    """
+    columns = [
+        list(map(_difference_cell, of_all, holm([np.nan if one is None else one.p for one in of_all])))
+        for of_all in compared.values()
+    ]
+    return Table(
         key=key,
         title=f"{title}, tested: difference from DrFuse",
-        caption="Macro PRAUC of the system less that of DrFuse on the same resampled subjects, means over "
+        caption=f"{what} of the system less that of DrFuse on the same resampled subjects, means over "
         "seeds: below zero, DrFuse is better. 95 % interval without bias, two-sided p, and p corrected for "
-        f"the systems of its column by Holm's method. {what_is_compared(chain(*compared.values()))}",
-        columns=["system", *(str(setting) for setting in settings)],
-        rows=[
-            Row(
-                system.title,
-                [difference_cell(compared[setting][row], corrected[setting][row]) for setting in settings],
-            )
-            for row, system in enumerate(others)
-        ],
+        f"the {of}s of its column by Holm's method. {_what_is_compared(chain(*compared.values()))}",
+        columns=[of, *compared],
+        rows=[Row(name, cells) for name, *cells in zip(names, *columns, strict=True)],
     )
-    return [table]
 
 
 def score_cell(score: SeededPrauc | None, published: PaperNumber, best: float = np.nan) -> Number:
@@ -77,7 +88,11 @@ def score_cell(score: SeededPrauc | None, published: PaperNumber, best: float = 
     return Number.of(mean, spread=score.spread, mark="best" if mean.value == best else "", **published)
 
 
-def difference_cell(one: Comparison | None, corrected: float) -> Number:
+def _compare(theirs: SeededPrauc | None, ours: SeededPrauc | None) -> Comparison | None:
+    return None if theirs is None or ours is None else compare(theirs, ours)
+
+
+def _difference_cell(one: Comparison | None, corrected: float) -> Number:
     """Return a difference as a cell, with p and corrected p where there is a p."""
     if one is None or np.isnan(one.difference):
         return Number(np.nan)
@@ -94,7 +109,7 @@ def intervals_caption(results: Results) -> str:
     return f"{resamples}; one seed"
 
 
-def what_is_compared(compared: Iterable[Comparison | None]) -> str:
+def _what_is_compared(compared: Iterable[Comparison | None]) -> str:
     """Return a sentence on whether tests compare systems, or only one training of each."""
     counts_seeds = {one.counts_seeds for one in compared if one is not None}
     if counts_seeds == {True}:
@@ -105,3 +120,14 @@ def what_is_compared(compared: Iterable[Comparison | None]) -> str:
 
 def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def numbers_of(table: Table, columns: Iterable[str]) -> dict[str, dict[str, Number]]:
+    """Return the numbers of a table, as figures take them: by row and by the given names of its columns."""
+    names = list(columns)
+    return {
+        row.header: {
+            name: cell for name, cell in zip(names, row.cells, strict=True) if isinstance(cell, Number)
+        }
+        for row in table.rows
+    }

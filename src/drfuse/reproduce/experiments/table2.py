@@ -3,9 +3,15 @@
 import numpy as np
 
 from drfuse.report.figures import intervals_figure
-from drfuse.report.tables import Number, Row, Table
+from drfuse.report.tables import Row, Table
 from drfuse.reproduce import paper
-from drfuse.reproduce.comparisons import SETTINGS, compare_with_drfuse, intervals_caption, score_cell
+from drfuse.reproduce.comparisons import (
+    SETTINGS,
+    compare_with_drfuse,
+    intervals_caption,
+    numbers_of,
+    score_cell,
+)
 from drfuse.reproduce.differences import differences
 from drfuse.reproduce.experiment import Experiment, Findings, is_not_a_variant
 from drfuse.reproduce.results import Results
@@ -54,14 +60,7 @@ def _what_is_measured(results: Results) -> str:
 
 def _measure(results: Results) -> Findings:
     table = table2(results)
-    numbers = {
-        row.header: {
-            str(setting): cell
-            for setting, cell in zip(SETTINGS, row.cells, strict=True)
-            if isinstance(cell, Number)
-        }
-        for row in table.rows
-    }
+    numbers = numbers_of(table, map(str, SETTINGS))
     systems = list(filter(is_not_a_variant, results.systems))
     tested = compare_with_drfuse(results, "table2-tests", "Table 2", SETTINGS, systems)
     caption = "Macro PRAUC of every system in the four settings"

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from drfuse.evaluation import SeededPrauc, compare, holm
+from drfuse.evaluation import SeededPrauc, compare
 from drfuse.report.figures import labels_figure
 from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce import paper
-from drfuse.reproduce.comparisons import SETTINGS, difference_cell, score_cell, what_is_compared
+from drfuse.reproduce.comparisons import SETTINGS, numbers_of, score_cell, tests_table
 from drfuse.reproduce.differences import differences
 from drfuse.reproduce.experiment import Experiment, Findings
 from drfuse.reproduce.results import Results
@@ -84,22 +83,12 @@ def compare_labels(results: Results) -> list[Table]:
     others = {system.title: score for system, score in scores.items() if system.name != "drfuse"}
     if drfuse is None or not others:
         return []
-    labels = range(len(results.task.label_names))
-    compared = [[compare(score.of_label(c), drfuse.of_label(c)) for c in labels] for score in others.values()]
-    corrected = [holm([one.p for one in of_system]) for of_system in compared]
-    table = Table(
-        key="table3-tests",
-        title="Table 3, tested: difference from DrFuse",
-        caption="PRAUC of the system less that of DrFuse on the same resampled subjects, means over seeds: "
-        "below zero, DrFuse is better. 95 % interval without bias, two-sided p, and p corrected for the "
-        f"labels of its column by Holm's method. {what_is_compared(chain(*compared))}",
-        columns=["label", *others],
-        rows=[
-            Row(name, [difference_cell(compared[s][c], corrected[s][c]) for s in range(len(others))])
-            for c, name in enumerate(results.task.label_names)
-        ],
-    )
-    return [table]
+    names = results.task.label_names
+    compared = {
+        title: [compare(score.of_label(c), drfuse.of_label(c)) for c in range(len(names))]
+        for title, score in others.items()
+    }
+    return [tests_table("table3-tests", "Table 3", "PRAUC", "label", names, compared)]
 
 
 def _takes_part(system: System) -> bool:
@@ -145,15 +134,9 @@ def _average_ranks(praucs: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]
 
 def _measure(results: Results) -> Findings:
     table = table3(results)
-    by_label = {
-        row.header: {
-            system: cell
-            for system, cell in zip(table.columns[2:], row.cells[1:], strict=True)
-            if isinstance(cell, Number)
-        }
-        for row in table.rows[:-1]
-    }
-    prevalence = {row.header: row.cells[0].value for row in table.rows if isinstance(row.cells[0], Number)}
+    by_label = numbers_of(table, table.columns[1:])
+    del by_label[table.rows[-1].header]  # the ranks
+    prevalence = {label: numbers.pop("prevalence").value for label, numbers in by_label.items()}
     figure = labels_figure(by_label, prevalence)
     return Findings([table, *compare_labels(results)], [("PRAUC of each label by system", figure)])
 
