@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from drfuse.cohort.manifest import FlowStep, Manifest
@@ -49,7 +49,7 @@ MEASURED = Evaluation(
 )
 
 
-def rendered(table: Table) -> str:
+def rendered(table: Table | Group) -> str:
     written = io.StringIO()
     Console(width=80, file=written).print(table)
     return written.getvalue()

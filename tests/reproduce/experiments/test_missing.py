@@ -44,7 +44,8 @@ def mortality() -> Results:
 def matched(of_test: np.ndarray | None) -> np.ndarray:
     """Return the rows of the matched test stays of an array of all test stays."""
     assert of_test is not None
-    return of_test[HAS_CXR[TEST]]
+    found: np.ndarray = of_test[HAS_CXR[TEST]]
+    return found
 
 
 def by_title(table: Table) -> dict[str, list[Number]]:
