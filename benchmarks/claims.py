@@ -29,11 +29,12 @@ from sklearn.preprocessing import StandardScaler
 from drfuse import __version__
 from drfuse.data import Cohort
 from drfuse.demo import NAMES, learn, run_of
-from drfuse.evaluation import TestSet, compare, evaluate_test_set, resample, seeded_prauc
+from drfuse.evaluation import compare, evaluate_test_set, resample, seeded_prauc
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, LogisticCxr, LogisticEhr, LogisticLate
 from drfuse.reproduce.representations import FOLDS, divergences, probe_origin, represent
 from drfuse.run import Predictions
 from drfuse.simulate import Disease, Reader, Truth, expected_advantage, factors_given, oracle
+from drfuse.subsets import Subset
 from drfuse.training import Precision, TrainOptions
 
 BACKBONE: dict[str, Any] = {
@@ -66,7 +67,7 @@ VARIANTS: dict[str, Any] = {
 
 REPRESENTATIONS = ("ehr_distinct", "ehr_shared", "shared", "cxr_shared", "cxr_distinct")
 GROUPS = ("shared", "EHR-only", "CXR-only")
-GAINS: tuple[tuple[str, str, TestSet], ...] = (
+GAINS: tuple[tuple[str, str, Subset], ...] = (
     ("fused", "ehr", "matched"),
     ("fused", "cxr", "matched"),
     ("fused", "ehr", "full"),

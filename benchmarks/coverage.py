@@ -32,7 +32,7 @@ from drfuse.evaluation import (
     subgroups,
 )
 from drfuse.evaluation.estimate import macro_of_seeds
-from drfuse.evaluation.metrics import too_few
+from drfuse.evaluation.resampling import too_few
 from drfuse.files import write_whole
 from drfuse.simulate.disease import Disease
 

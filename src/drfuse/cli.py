@@ -315,12 +315,11 @@ def _show_demo(result: Any, arguments: dict[str, Any], console: Console) -> None
         _say(console, f"wrote {result.folder / place}: {what}")
 
 
-def _show_reproduced(result: Any, arguments: dict[str, Any], console: Console) -> None:
+def _show_reproduced(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
     from drfuse.report import paper_table
 
-    for table in result.tables:
-        if table.key in _MAIN_TABLES if arguments["what"] == "all" else table.key not in _NOT_IN_TERMINAL:
-            console.print(paper_table(table))
+    for table in result.shown:
+        console.print(paper_table(table))
     _say(console, f"wrote {result.report}, and its tables and figures beside")
 
 
@@ -338,9 +337,6 @@ def _show_tuned(result: Any, arguments: dict[str, Any], console: Console) -> Non
 def _say(console: Console, sentence: str) -> None:
     console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
-
-_MAIN_TABLES = ("table1", "table2", "table4")
-_NOT_IN_TERMINAL = ("table2-tests", "table3-tests", "table4-tests", "settings", "systems")  # too wide
 
 _COMMANDS = {
     "demo": _Command("drfuse.demo.demo", "The whole system on a simulated hospital.", _show_demo),

@@ -15,10 +15,11 @@ from scipy.special import expit
 from drfuse.cohort import prepare
 from drfuse.data import Cohort, EhrFeatures
 from drfuse.errors import InputError
-from drfuse.evaluation import Evaluation, TestSet, evaluate, evaluate_test_set
+from drfuse.evaluation import Evaluation, evaluate, evaluate_test_set
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
 from drfuse.run import Predictions, RunFiles
 from drfuse.simulate import Reader, Truth, oracle, simulate
+from drfuse.subsets import Subset
 from drfuse.training import TrainOptions, describe_model, read_facts, train
 from drfuse.training.options import DEFAULTS
 
@@ -58,8 +59,8 @@ class Contestant:
 
     name: str
     run: Path
-    measured: dict[TestSet, Evaluation]
-    ceiling: dict[TestSet, Evaluation]
+    measured: dict[Subset, Evaluation]
+    ceiling: dict[Subset, Evaluation]
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def _is_done(settings: Path, options: dict[str, Any]) -> bool:
 
 def _compare(reader: Reader, run: RunFiles, truth: Truth) -> Contestant:
     """Evaluate a run and the perfect model of the same modalities on the same stays."""
-    test_sets: tuple[TestSet, ...] = ("matched",) if reader == "cxr" else ("matched", "full")
+    test_sets: tuple[Subset, ...] = ("matched",) if reader == "cxr" else ("matched", "full")
     perfect = oracle(truth, Predictions.read(run.predictions))[reader]
     return Contestant(
         NAMES[reader],

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from drfuse.errors import InputError, MissingInputError
 from drfuse.files import atomic_file
+from drfuse.subsets import Split, Subset
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,12 @@ class Predictions:
     modality_weights: NDArray[np.float32] | None
     logits_without_cxr: NDArray[np.float32] | None = None
 
-    def rows(
-        self, split: Literal["train", "validation", "test"], subset: Literal["full", "matched"] = "full"
-    ) -> NDArray[np.bool_]:
+    def rows(self, split: Split, subset: Subset = "full") -> NDArray[np.bool_]:
         """Return which stays are in a split (N,): all of them, or those with a radiograph (`matched`)."""
         in_split = (self.stays["split"] == split).to_numpy()
         return in_split & self.stays["has_cxr"].to_numpy() if subset == "matched" else in_split
 
-    def of_split(self, split: Literal["train", "validation", "test"]) -> "Predictions":
+    def of_split(self, split: Split) -> "Predictions":
         """Return the predictions of the stays of one split."""
         rows = self.rows(split)
         return replace(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from drfuse.data import Batch, Cohort, CohortDataModule, EhrFeatures, Modality, StayDataset, StoredBatch
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.batch import Stays
-from drfuse.data.cohort import Subset
 from drfuse.data.datamodule import drop_cxr
 from drfuse.errors import InputError
+from drfuse.subsets import Subset
 from tests.builders import write_cohort
 
 

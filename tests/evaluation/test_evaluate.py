@@ -47,14 +47,14 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_macro_is_the_mean_over_the_phenotypes_that_occur() -> None:
+def test_macro_is_the_mean_over_the_labels_that_occur() -> None:
     given = predictions()
     measured = evaluate_test_set(given, "full", n_resamples=20)
     test = (given.stays["split"] == "test").to_numpy()
     expected = [average_precision_score(given.labels[test, c], given.logits[test, c]) for c in range(3)]
     assert measured.prauc_macro.value == pytest.approx(np.mean(expected))
     assert measured.left_out == ["p3"]
-    assert np.isnan(measured.phenotypes[3].prauc.value)
+    assert np.isnan(measured.metrics["prauc"].by_label["p3"].value)
 
 
 @pytest.mark.parametrize("intervals", get_args(Intervals))
@@ -86,7 +86,7 @@ def test_a_mean_over_labels_that_all_have_few_positives_has_no_interval() -> Non
     measured = evaluate_test_set(few, "full", n_resamples=20)
     for found in (
         measured.prauc_macro,
-        measured.auroc_macro,
+        measured.metrics["auroc"].macro,
         macro_prauc(labels, given.logits, units, 20),
         seeded_prauc(labels, [given.logits], units, 20).mean,
         point.prauc_macro,
@@ -175,7 +175,7 @@ def test_both_test_sets_are_written(run: Path, caplog: pytest.LogCaptureFixture)
         measured[1].prauc_macro.value
     )
     assert table.filter(phenotype="p0", test_on="full")["prauc"].item() == pytest.approx(
-        measured[1].phenotypes[0].prauc.value
+        measured[1].metrics["prauc"].by_label["p0"].value
     )
 
 

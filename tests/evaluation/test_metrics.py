@@ -1,175 +1,145 @@
-"""PRAUC and AUROC of resamples: against scikit-learn on the resampled rows, ties included."""
+"""A metric is one function: what somebody adds is in every file and table, and agrees with scikit-learn."""
 
+import io
+import json
+import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
-from numba import config
-from numba.core import caching
-from sklearn.metrics import average_precision_score, roc_auc_score
+from rich.console import Console
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-from drfuse.evaluation import metrics
-from drfuse.evaluation.metrics import bootstrap_prauc, prauc_auroc, resample
-
-
-def tied_example(n: int = 60, n_labels: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.random((n, n_labels)) < 0.3
-    return labels.astype(np.uint8), np.round(rng.normal(size=(n, n_labels)) + labels, 1).astype(np.float32)
-
-
-def test_without_resampling_equals_scikit_learn() -> None:
-    labels, scores = tied_example()
-    prauc, auroc = prauc_auroc(labels, scores)
-    for c in range(labels.shape[1]):
-        assert prauc[0, c] == pytest.approx(average_precision_score(labels[:, c], scores[:, c]), abs=1e-12)
-        assert auroc[0, c] == pytest.approx(roc_auc_score(labels[:, c], scores[:, c]), abs=1e-12)
-
-
-def test_each_resample_equals_scikit_learn_on_the_drawn_rows() -> None:
-    labels, scores = tied_example(n=40)
-    counts = next(resample(np.arange(40), 25, seed=3))
-    prauc, auroc = prauc_auroc(labels, scores, [counts])
-    for r, row in enumerate(counts):
-        drawn = np.repeat(np.arange(40), row)
-        for c in range(labels.shape[1]):
-            y, s = labels[drawn, c], scores[drawn, c]
-            assert prauc[r, c] == pytest.approx(average_precision_score(y, s), abs=1e-12)
-            assert auroc[r, c] == pytest.approx(roc_auc_score(y, s), abs=1e-12)
-
-
-def test_hand_worked_value() -> None:
-    # ranked: positive, negative, positive -> (1/1 + 2/3) / 2; one of two negative-positive pairs is wrong
-    prauc, auroc = prauc_auroc([[1], [0], [1]], [[3.0], [2.0], [1.0]])
-    assert prauc.item() == pytest.approx((1 + 2 / 3) / 2)
-    assert auroc.item() == pytest.approx(0.5)
-
-
-def test_equal_scores_make_one_threshold() -> None:
-    prauc, auroc = prauc_auroc([[1], [0], [0], [1]], [[0.0]] * 4)
-    assert prauc.item() == pytest.approx(0.5)
-    assert auroc.item() == pytest.approx(0.5)
-
-
-def test_a_label_of_one_value_is_undefined() -> None:
-    prauc, auroc = prauc_auroc([[0, 1], [0, 1]], [[0.1, 0.2], [0.3, 0.4]])
-    assert np.isnan(prauc[0, 0])
-    assert prauc[0, 1] == 1.0
-    assert np.isnan(auroc).all()
-
-
-def test_resamples_draw_as_many_units_as_there_are() -> None:
-    units = np.array([7, 7, 7, 2, 9, 9])
-    blocks = np.concatenate(list(resample(units, 200, seed=0)))
-    assert blocks.shape == (200, 6)
-    one_row_a_unit = blocks[:, [0, 3, 4]]
-    assert (one_row_a_unit.sum(axis=1) == 3).all()
-
-
-def test_rows_of_a_unit_come_and_go_together() -> None:
-    units = np.array([7, 2, 7, 9, 9])
-    (counts,) = resample(units, 50, seed=0)
-    assert (counts[:, 0] == counts[:, 2]).all()
-    assert (counts[:, 3] == counts[:, 4]).all()
-    assert (counts[:, 0] != counts[:, 1]).any()
-
-
-def test_resamples_come_in_blocks_of_bytes() -> None:
-    blocks = list(resample(np.arange(30), 130, seed=0))
-    assert [len(block) for block in blocks] == [64, 64, 2]
-    assert {block.dtype for block in blocks} == {np.dtype(np.uint8)}
-
-
-def test_blocks_do_not_change_the_draws() -> None:
-    generator = np.random.default_rng(3)
-    expected = [np.bincount(generator.integers(0, 7, 7), minlength=7) for _ in range(100)]
-    np.testing.assert_array_equal(np.concatenate(list(resample(np.arange(7), 100, seed=3))), expected)
-
-
-def test_the_seed_decides_the_resamples() -> None:
-    first, again, other = (next(resample(np.arange(20), 5, seed=seed)) for seed in (1, 1, 2))
-    assert (first == again).all()
-    assert (first != other).any()
-
-
-@pytest.mark.parametrize("n_resamples", [1, 63, 64, 65])
-def test_the_bootstrap_equals_a_loop_of_scikit_learn(n_resamples: int) -> None:
-    labels, scores = tied_example(n=50)
-    units = np.arange(50) // 3
-    found = bootstrap_prauc(labels, scores, n_resamples, seed=5, units=units)
-    assert found.shape == (n_resamples, 3)
-    counts = np.concatenate(list(resample(units, n_resamples, seed=5)))
-    for r in {0, n_resamples // 2, n_resamples - 1}:
-        drawn = np.repeat(np.arange(50), counts[r])
-        for c in range(3):
-            expected = average_precision_score(labels[drawn, c], scores[drawn, c])
-            assert found[r, c] == pytest.approx(expected, abs=1e-12)
-
-
-def test_without_units_rows_are_drawn() -> None:
-    labels, scores = tied_example()
-    rows = bootstrap_prauc(labels, scores, 10, units=np.arange(60))
-    np.testing.assert_array_equal(bootstrap_prauc(labels, scores, 10), rows)
-
-
-def test_a_resample_without_a_positive_is_undefined() -> None:
-    labels, scores = np.array([[1], [0], [0]]), np.array([[2.0], [1.0], [0.0]])
-    prauc, auroc = prauc_auroc(labels, scores, [np.array([[0, 2, 1], [1, 1, 1], [3, 0, 0]])])
-    np.testing.assert_array_equal(prauc[:, 0], [np.nan, 1, 1])
-    np.testing.assert_array_equal(auroc[:, 0], [np.nan, 1, np.nan])
-
-
-def test_rows_that_are_not_drawn_make_no_threshold() -> None:
-    prauc, _ = prauc_auroc([[0], [1], [0]], [[3.0], [2.0], [1.0]], [np.array([[0, 1, 5]])])
-    assert prauc.item() == 1
-
-
-@pytest.mark.parametrize("times", [255, 256, 2**20, 2**33])
-def test_counts_of_any_size_are_exact(times: int) -> None:
-    labels, scores = tied_example(n=30)
-    once = prauc_auroc(labels, scores)
-    many = prauc_auroc(labels, scores, [np.full((2, 30), times, np.int64)])
-    for found, expected in zip(many, once, strict=True):
-        np.testing.assert_allclose(found, np.repeat(expected, 2, axis=0), rtol=1e-12)
-
-
-def test_one_unit_of_many_rows_is_drawn_whole() -> None:
-    labels, scores = tied_example(n=300)
-    found = bootstrap_prauc(labels, scores, 3, units=np.zeros(300))
-    np.testing.assert_allclose(found, np.repeat(prauc_auroc(labels, scores)[0], 3, axis=0), rtol=1e-12)
-
-
-def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, scores = tied_example(n=200, n_labels=7)
-    several = bootstrap_prauc(labels, scores, 150)
-    for threads in (1, 5):
-        monkeypatch.setattr(config, "NUMBA_NUM_THREADS", threads)
-        np.testing.assert_array_equal(bootstrap_prauc(labels, scores, 150), several)
+from drfuse.evaluation import Estimate, evaluate, evaluate_test_set, resample
+from drfuse.evaluation.metrics import METRICS, Resampled, auroc, metric, prauc
+from drfuse.report import metrics_table
+from drfuse.run import RunFiles
+from tests.evaluation.test_evaluate import predictions
 
 
 @pytest.fixture
-def fresh_kernel() -> Iterator[None]:
-    metrics._kernel.cache_clear()
+def brier() -> Iterator[None]:
+    """Add the Brier score, as somebody would write it."""
+
+    @metric("Brier score")
+    def brier(stays: Resampled) -> np.ndarray:
+        squares = (expit(stays.logits.astype(np.float64)) - stays.labels) ** 2
+        return np.concatenate([block @ squares / block.sum(axis=1)[:, None] for block in stays.blocks])
+
     yield
-    metrics._kernel.cache_clear()
+    del METRICS["brier"]
 
 
-def test_no_place_for_what_is_compiled_is_no_obstacle(
-    monkeypatch: pytest.MonkeyPatch, fresh_kernel: None
+def of_the_test_split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels, logits and subjects of the test stays."""
+    given = predictions()
+    test = (given.stays["split"] == "test").to_numpy()
+    return given.labels[test], given.logits[test], given.stays["subject_id"].to_numpy()[test]
+
+
+def test_metrics_have_a_row_a_resample_and_a_column_a_label() -> None:
+    labels, logits, subjects = of_the_test_split()
+    (counts,) = resample(subjects, 9, seed=2)
+    stays = Resampled(labels, logits, [np.ones((1, len(labels)), np.uint8), counts])
+    for found, expected in (
+        (prauc(stays), average_precision_score),
+        (auroc(stays), roc_auc_score),
+    ):
+        assert found.shape == (10, 4)
+        for r, row in enumerate(np.concatenate(stays.blocks)):
+            drawn = np.repeat(np.arange(len(labels)), row)
+            assert found[r, 0] == pytest.approx(expected(labels[drawn, 0], logits[drawn, 0]))
+        assert np.isnan(found[:, 3]).all()
+
+
+def test_prauc_and_auroc_come_first() -> None:
+    assert list(METRICS)[:2] == ["prauc", "auroc"]
+    assert [METRICS[name].title for name in ("prauc", "auroc")] == ["PRAUC", "AUROC"]
+
+
+def test_a_new_metric_is_measured_with_its_interval(brier: None) -> None:
+    labels, logits, _ = of_the_test_split()
+    measured = evaluate_test_set(predictions(), "full", n_resamples=50).metrics["brier"]
+    expected = [brier_score_loss(labels[:, c], expit(logits[:, c])) for c in range(3)]
+    assert [measured.by_label[f"p{c}"].value for c in range(3)] == pytest.approx(expected, rel=1e-5)
+    assert measured.macro.value == pytest.approx(np.mean(expected), rel=1e-5)
+    for one in (measured.macro, measured.by_label["p0"]):
+        assert one.low < one.value < one.high
+
+
+def test_a_label_without_a_positive_is_in_no_mean(brier: None) -> None:
+    measured = evaluate_test_set(predictions(), "full", n_resamples=5)
+    assert measured.left_out == ["p3"]
+    assert np.isnan(measured.metrics["brier"].by_label["p3"].value)
+
+
+def test_a_new_metric_is_in_every_file(brier: None, tmp_path: Path) -> None:
+    predictions().write(RunFiles(tmp_path).predictions)
+    (measured,) = evaluate(tmp_path, "full", n_resamples=5)
+    written = json.loads((tmp_path / "metrics.json").read_text())["test"]["full"]
+    assert written["brier_macro"]["value"] == measured.metrics["brier"].macro.value
+    assert written["phenotypes"][1]["brier"]["low"] == measured.metrics["brier"].by_label["p1"].low
+    table = pl.read_csv(tmp_path / "metrics.csv")
+    assert table.columns[-4:] == ["brier", "brier_low", "brier_high", "brier_bias"]
+    assert table.filter(phenotype="macro")["brier"].item() == pytest.approx(written["brier_macro"]["value"])
+
+
+def test_what_an_earlier_version_did_not_measure_is_empty(
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    prauc, _ = prauc_auroc([[0], [1]], [[0.0], [1.0]])
-    assert prauc.item() == 1
+    predictions().write(RunFiles(tmp_path).predictions)
+    evaluate(tmp_path, n_resamples=5)
+    request.getfixturevalue("brier")
+    evaluate(tmp_path, "full", n_resamples=5)
+    table = pl.read_csv(tmp_path / "metrics.csv")
+    assert table.filter(test_on="matched")["brier"].null_count() == 5
+    assert table.filter(test_on="full")["brier"].null_count() == 1  # p3 has no positive
 
 
-def test_a_full_disk_is_no_obstacle(monkeypatch: pytest.MonkeyPatch, fresh_kernel: None) -> None:
-    def nothing_kept(*arguments: object) -> None:
-        return None
+def shown(width: int = 80) -> str:
+    written = io.StringIO()
+    measured = evaluate_test_set(predictions(), "full", n_resamples=5)
+    Console(width=width, file=written).print(metrics_table(measured))
+    return written.getvalue()
 
-    def full(*arguments: object) -> None:
-        raise OSError("No space left on device")
 
-    monkeypatch.setattr(caching.Cache, "load_overload", nothing_kept)
-    monkeypatch.setattr(caching.Cache, "save_overload", full)
-    prauc, _ = prauc_auroc([[0], [1]], [[0.0], [1.0]])
-    assert prauc.item() == 1
+def test_a_new_metric_is_in_the_terminal(brier: None) -> None:
+    head = next(line for line in shown().splitlines() if "positive" in line)
+    assert head.split()[-3:] == ["AUROC", "Brier", "score"]
+    measured = evaluate_test_set(predictions(), "full", n_resamples=5).metrics["brier"].macro
+    assert f"mean Brier score {measured.value:.3f} ({measured.low:.3f}, {measured.high:.3f})" in shown()
+
+
+def test_metrics_without_room_stand_in_the_caption_alone(
+    brier: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        monkeypatch.setitem(METRICS, f"more{number}", replace(METRICS["brier"], title=f"more {number}"))
+    text = shown()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "more 3" not in next(line for line in text.splitlines() if "positive" in line)
+    assert "mean more 3 0." in text
+
+
+def test_a_metric_above_1_keeps_its_interval_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    @metric("log loss", bounded=False)
+    def log_losses(stays: Resampled) -> np.ndarray:
+        p = expit(stays.logits.astype(np.float64))
+        losses = -np.log(np.where(stays.labels == 1, p, 1 - p))
+        return np.concatenate([block @ losses / block.sum(axis=1)[:, None] for block in stays.blocks])
+
+    monkeypatch.setitem(METRICS, "log_losses", METRICS.pop("log_losses"))  # so that it is taken back
+    given = predictions()
+    given = replace(given, logits=-4 * given.logits)
+    found = evaluate_test_set(given, "full", n_resamples=50).metrics["log_losses"].by_label["p0"]
+    test = (given.stays["split"] == "test").to_numpy()
+    assert found.value == pytest.approx(
+        log_loss(given.labels[test, 0], expit(given.logits[test, 0])), rel=1e-4
+    )
+    assert 1 < found.value < found.high
+    assert not math.isnan(found.low)
+    assert isinstance(found, Estimate)

@@ -15,8 +15,8 @@ from drfuse.report import Number
 from drfuse.report.figures import (
     figure_to_svg,
     intervals_figure,
+    labels_figure,
     missing_curve_figure,
-    phenotypes_figure,
     reliability_figure,
     representations_figure,
     subgroups_figure,
@@ -127,7 +127,7 @@ def test_phenotypes_are_sorted_and_an_undefined_one_is_last() -> None:
         "undefined": {"MedFuse": Number(math.nan), "DrFuse": Number(math.nan)},
         "high": {"MedFuse": Number(0.2), "DrFuse": Number(0.4)},
     }
-    (axes,) = phenotypes_figure(rows, {"high": 0.15}).axes
+    (axes,) = labels_figure(rows, {"high": 0.15}).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["high", "low", "undefined"]
     drawn = lines_of(axes)
     assert drawn["DrFuse"][:2] == [(0.4, 0), (0.1, 1)]
@@ -139,7 +139,7 @@ def test_phenotypes_are_sorted_and_an_undefined_one_is_last() -> None:
 
 def test_twelve_systems_look_different() -> None:
     rows = {"Shock": {f"system {n}": Number(n / 20) for n in range(11)} | {"DrFuse": Number(0.6)}}
-    (axes,) = phenotypes_figure(rows).axes
+    (axes,) = labels_figure(rows).axes
     looks = {(line.get_color(), line.get_marker()) for line in axes.get_lines()}
     assert len(looks) == 12
     assert len({marker for _, marker in looks}) == 12  # in grey print, too
@@ -156,7 +156,7 @@ def test_groups_of_patients_carry_their_notes() -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [missing_curve_figure, reliability_figure, intervals_figure, phenotypes_figure, subgroups_figure]
+    "draw", [missing_curve_figure, reliability_figure, intervals_figure, labels_figure, subgroups_figure]
 )
 def test_nothing_to_draw_is_an_empty_figure(draw: object) -> None:
     assert "<svg" in figure_to_svg(draw({}))  # type: ignore[operator]

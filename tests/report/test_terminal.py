@@ -6,11 +6,11 @@ import math
 
 import polars as pl
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from drfuse.cohort.manifest import FlowStep, Manifest
-from drfuse.evaluation import Calibration, Estimate, Evaluation, GroupMetrics, PhenotypeMetrics, Subgroups
+from drfuse.evaluation import Calibration, Estimate, Evaluation, GroupMetrics, Measured, Subgroups
 from drfuse.report import (
     Number,
     Row,
@@ -36,18 +36,20 @@ MEASURED = Evaluation(
     intervals="half-sampling",
     n_resamples=1000,
     seed=0,
-    prauc_macro=Estimate(0.5, 0.4, 0.6, bias=0.01),
-    auroc_macro=Estimate(0.7, 0.6, 0.8),
-    left_out=["gout"],
-    phenotypes=[
-        PhenotypeMetrics(PNEUMONIA, 2000, Estimate(0.51, 0.41, 0.61), Estimate(0.71, 0.61, 0.81)),
-        PhenotypeMetrics("gout", 0, UNDEFINED, UNDEFINED),
-    ],
+    metrics={
+        "prauc": Measured(
+            Estimate(0.5, 0.4, 0.6, bias=0.01), {PNEUMONIA: Estimate(0.51, 0.41, 0.61), "gout": UNDEFINED}
+        ),
+        "auroc": Measured(
+            Estimate(0.7, 0.6, 0.8), {PNEUMONIA: Estimate(0.71, 0.61, 0.81), "gout": UNDEFINED}
+        ),
+    },
+    n_positive={PNEUMONIA: 2000, "gout": 0},
     calibration=Calibration(Estimate(0.041, 0.032, 0.053), 0.06, 0.02, Estimate(0.112, 0.111, 0.113), []),
 )
 
 
-def rendered(table: Table) -> str:
+def rendered(table: Table | Group) -> str:
     written = io.StringIO()
     Console(width=80, file=written).print(table)
     return written.getvalue()
@@ -71,12 +73,13 @@ def test_the_flow_names_each_criterion_and_split() -> None:
     assert ["train", "40,000", "7,000"] in lines
 
 
-def test_long_phenotypes_wrap_and_undefined_numbers_are_dashes() -> None:
+def test_long_labels_wrap_and_undefined_numbers_are_dashes() -> None:
     text = rendered(metrics_table(MEASURED))
     assert max(map(len, text.splitlines())) <= 80
     assert "0.510 (0.410, 0.610)   0.710" in text
     assert "11,914 stays of 9,000 subjects" in text
-    assert "mean of 1 phenotypes" in text
+    assert "mean of 1 labels" in text
+    assert "mean AUROC 0.700 (0.600, 0.800)" in text
     assert "calibration error 0.041 (0.032, 0.053), Brier 0.112 (0.111, 0.113)" in text
     assert "ECE 0.060, and 0.020 if the predictions were calibrated" in text
     assert "mean PRAUC without its bias 0.490" in text
@@ -105,7 +108,7 @@ def test_groups_stand_by_attribute_and_few_positives_are_marked() -> None:
     assert ["observation", "*", "3", "-", "-"] in lines
     assert lines.index(["sex"]) < lines.index(["race"]) < lines.index(["admission"])
     assert "0.520 (0.510, 0.530)" in text
-    assert "* the median phenotype has fewer than 50 positives" in text
+    assert "* the median label has fewer than 50 positives" in text
 
 
 def test_without_groups_there_is_no_table_of_them() -> None:
@@ -114,7 +117,7 @@ def test_without_groups_there_is_no_table_of_them() -> None:
 
 
 def test_models_stand_beside_the_perfect_ones() -> None:
-    perfect = dataclasses.replace(MEASURED, prauc_macro=Estimate(0.66, 0.6, 0.7))
+    perfect = dataclasses.replace(MEASURED, metrics={"prauc": Measured(Estimate(0.66, 0.6, 0.7), {})})
     matched = dataclasses.replace(MEASURED, test_on="matched", n_stays=2136)
     text = rendered(
         contest_table(

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from drfuse.cohort.manifest import Manifest
-from drfuse.data import Cohort, Subset, Task, TaskName
-from drfuse.reproduce.plan import Cell
-from drfuse.reproduce.results import Results
+from drfuse.data import Cohort, Task, TaskName
+from drfuse.report import Number, Row, Table
+from drfuse.reproduce.results import Cell, Results, Setting
 from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions
+from drfuse.subsets import Subset
 from drfuse.training.matrix import RunSpec
 
 PHENOTYPES = ["Shock", "Septicemia (except in labor)", "Cardiac dysrhythmias"]
@@ -22,10 +23,12 @@ SPLITS = ("train",) * 30 + ("validation",) * 6 + ("test",) * 40
 N = len(SPLITS)
 TEST = np.array(SPLITS) == "test"
 HAS_CXR = np.arange(N) % 4 != 1
+MATCHED_TEST = TEST & HAS_CXR
 SUBJECTS = 100 + np.arange(N) // 2
 STAYED = np.arange(N) % 3 != 0  # until the window ended: these take part in the other tasks
 DIED = (np.arange(N) % 5 < 2) ^ ~STAYED
 MAIN = ("transformer", "resnet50", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii", "drfuse")
+VARIANTS = ("drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking")
 RESAMPLES = 20
 
 Floats = NDArray[np.floating[Any]]
@@ -130,3 +133,43 @@ def macro(labels: NDArray[Any], scores: Floats) -> float:
     """Return the macro PRAUC as scikit-learn has it, over the labels that occur."""
     occur = labels.any(axis=0)
     return float(average_precision_score(labels[:, occur], scores[:, occur], average="macro"))
+
+
+def shown_p(p: float) -> str:
+    """Return a p-value as tables show it."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def number(table: Table, header: str, column: str) -> Number:
+    """Return a cell by the heads of its row and its column."""
+    (row,) = (row for row in table.rows if row.header == header)
+    cell = row.cells[table.full_columns.index(column) - 1]
+    assert isinstance(cell, Number)
+    return cell
+
+
+def column_of(setting: Setting) -> str:
+    """Return the head of the column of a setting in table 2."""
+    return f"trained on {setting.train_on}: tested on {setting.test_on}"
+
+
+def of_seeds(results: Results, name: str, setting: Setting) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return a system's test rows, and what each seed says of them."""
+    rows = TEST & HAS_CXR if setting.test_on == "matched" else TEST
+    return rows, [run.logits[rows[TEST]] for run in results.predictions[name, setting.train_on]]
+
+
+def values(results: Results, name: str, setting: Setting) -> list[float]:
+    """Return the macro PRAUC of each seed."""
+    rows, scores = of_seeds(results, name, setting)
+    return [macro(draw_labels()[rows], one) for one in scores]
+
+
+def published(numbers: Sequence[Number]) -> list[float | None]:
+    """Return what the paper published beside numbers: of each the value and both ends."""
+    return [part for one in numbers for part in (one.paper, one.paper_low, one.paper_high)]
+
+
+def numbers(row: Row) -> list[Number]:
+    """Return the numbers of a row, without its text."""
+    return [cell for cell in row.cells if isinstance(cell, Number)]

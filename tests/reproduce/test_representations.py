@@ -14,7 +14,7 @@ from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset
 from drfuse.errors import InputError
 from drfuse.models import DrFuse, FusionModel, LateFusion
 from drfuse.reproduce import representations
-from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent, tsne
+from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent
 from drfuse.training import describe_model
 from tests.builders import PHENOTYPES, TINY_BACKBONE, write_cohort
 
@@ -135,24 +135,3 @@ def test_too_few_subjects_for_the_folds_have_no_probe() -> None:
     ehr, cxr = np.random.default_rng(0).standard_normal((2, 12, 3))
     assert math.isnan(probe_origin(ehr, cxr, np.arange(12) % 4))
     assert 0 <= probe_origin(ehr, cxr, np.arange(12) % 5) <= 1
-
-
-# --- t-SNE --------------------------------------------------------------------------------------------------
-
-
-def test_tsne_places_each_representation_of_each_stay_the_same_way_again() -> None:
-    rng = np.random.default_rng(0)
-    h = {name: (rng.normal(size=(12, 6)) + 20 * place).astype("f4") for place, name in enumerate(("a", "b"))}
-    placed = tsne(h)
-    assert list(placed) == ["a", "b"]
-    assert all(points.shape == (12, 2) for points in placed.values())
-    again = tsne(h)
-    assert all(np.array_equal(placed[name], again[name]) for name in h)
-    centres = [points.mean(axis=0) for points in placed.values()]
-    within = max(np.linalg.norm(points - points.mean(axis=0), axis=1).max() for points in placed.values())
-    assert np.linalg.norm(centres[0] - centres[1]) > within
-
-
-def test_tsne_of_a_handful_of_stays() -> None:
-    h = {name: np.random.default_rng(0).normal(size=(2, 3)).astype("f4") for name in "abcd"}
-    assert all(np.isfinite(points).all() for points in tsne(h).values())

@@ -197,7 +197,7 @@ def test_a_users_own_system_joins(own: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "--models names no system; expected some of logistic-ehr, "),
+        ([], "--models is empty; expected some of logistic-ehr, "),
         (["drfusion"], "there is no system 'drfusion'; expected some of logistic-ehr, .*, or a YAML file"),
         (["nowhere.yaml"], "there is no system 'nowhere.yaml'"),
         (["tests"], "there is no system 'tests'"),
@@ -225,15 +225,15 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
             "{title: x, model: {class_path: drfuse.models.logit_pool}}",
             "drfuse.models.logit_pool is not a Fusion",
         ),
-        ("{title: x, model: {class_path: drfuse.models.MMTM, init_args: [8]}}", "init_args are no mapping"),
+        ("{title: x, model: {class_path: drfuse.models.MMTM, init_args: [8]}}", "init_args is not a mapping"),
         ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title, paper and ablation are text"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, lr: fast}", "could not convert"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, reads: cxr}", "reads is cxr"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, color: red}", "unexpected keyword"),
-        ("{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: {ehr: gru}}", "first_stage names"),
+        ("{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: {ehr: gru}}", "first_stage has"),
         (
             "{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: {ehr: resnet50}}",
-            "first_stage na",
+            "first_stage has",
         ),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: ehr}", "dictionary update"),
     ],
@@ -244,7 +244,7 @@ def test_a_file_that_describes_no_system_is_named_in_one_sentence(
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(
-        InputError, match=rf"mine.yaml describes no system: .*{reason}.*; expected title"
+        InputError, match=rf"mine.yaml does not describe a system: .*{reason}.*; expected title"
     ) as stop:
         choose_systems([str(path)])
     assert "\n" not in str(stop.value)
@@ -253,7 +253,7 @@ def test_a_file_that_describes_no_system_is_named_in_one_sentence(
 @pytest.mark.parametrize("name", ["drfuse.yaml", "my model.yaml", "v1.2.yml"])
 def test_a_file_whose_name_can_be_no_system_s_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(OWN)
-    with pytest.raises(InputError, match=f"{name} cannot name a system; rename it"):
+    with pytest.raises(InputError, match=f"{name} cannot be the name of a system; rename it"):
         choose_systems([str(tmp_path / name)])
 
 

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.special import expit
 from scipy.stats import kstest, norm
 
-from drfuse.evaluation.metrics import prauc_auroc
+from drfuse.evaluation import prauc_auroc
 from drfuse.simulate.definitions import read_definitions
 from drfuse.simulate.disease import (
     Disease,

@@ -7,11 +7,12 @@ of every stay, and the radiographs that exist.
 
 from drfuse.data.augmentation import Augmentation
 from drfuse.data.batch import Batch, Modality, StoredBatch
-from drfuse.data.cohort import Cohort, Split, Subset
+from drfuse.data.cohort import Cohort
 from drfuse.data.datamodule import CohortDataModule
 from drfuse.data.dataset import StayDataset
 from drfuse.data.features import EhrFeatures
 from drfuse.data.tasks import Task, TaskName
+from drfuse.subsets import Split, Subset
 
 __all__ = [
     "Augmentation",

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from drfuse.cohort.manifest import Manifest, sha256
 from drfuse.errors import InputError, MissingInputError, check_choice
-
-Subset = Literal["full", "matched"]
-Split = Literal["train", "validation", "test"]
+from drfuse.subsets import Split, Subset
 
 
 @dataclass(frozen=True)

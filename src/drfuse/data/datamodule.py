@@ -11,12 +11,13 @@ from torch import Tensor
 
 from drfuse.data.augmentation import Augmentation, CxrTransform
 from drfuse.data.batch import Batch, Modality, StoredBatch
-from drfuse.data.cohort import Cohort, Split, Subset
+from drfuse.data.cohort import Cohort
 from drfuse.data.dataset import CxrContent, StayDataset
 from drfuse.data.loader import BatchLoader
 from drfuse.data.sampler import EvenBatches
 from drfuse.data.tasks import TaskName
 from drfuse.errors import InputError, check_choice
+from drfuse.subsets import Split, Subset
 
 
 class CohortDataModule(L.LightningDataModule):

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from drfuse.data.cohort import Cohort, Split, Subset
+from drfuse.data.cohort import Cohort
 from drfuse.errors import InputError, check_choice
+from drfuse.subsets import Split, Subset
 
 TaskName = Literal["phenotyping", "mortality", "los"]
 

@@ -1,21 +1,17 @@
 """The predictions of a run in, metrics with their intervals out; no model is ever run here.
 
-`evaluate` measures a run on disk. The rest is arrays in, frozen dataclasses out: PRAUC of resamples, systems
-compared over seeds, calibration, groups of patients, and what is lost with the radiographs.
+`evaluate` measures a run on disk, with the functions in `metrics`. The rest is arrays in, frozen dataclasses
+out: PRAUC of resamples, systems compared over seeds, calibration, groups of patients, and what is lost with
+the radiographs.
 """
 
 from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration
-from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, seeded_prauc
+from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, macro_prauc, seeded_prauc
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_mean
-from drfuse.evaluation.evaluate import (
-    Evaluation,
-    PhenotypeMetrics,
-    TestSet,
-    evaluate,
-    evaluate_test_set,
-)
-from drfuse.evaluation.metrics import bootstrap_prauc, macro_prauc, prauc_auroc, resample
+from drfuse.evaluation.evaluate import Evaluation, Measured, evaluate, evaluate_test_set
 from drfuse.evaluation.missing import MissingPoint, missing_curve
+from drfuse.evaluation.ranking import bootstrap_prauc, prauc_auroc
+from drfuse.evaluation.resampling import resample
 from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 
 __all__ = [
@@ -25,12 +21,11 @@ __all__ = [
     "Evaluation",
     "GroupMetrics",
     "Intervals",
+    "Measured",
     "MissingPoint",
-    "PhenotypeMetrics",
     "ReliabilityBin",
     "SeededPrauc",
     "Subgroups",
-    "TestSet",
     "bootstrap_prauc",
     "calibration",
     "compare",

@@ -1,4 +1,4 @@
-"""Are 30 % of those who are given 30 % ill? Reliability curve, calibration error and Brier score."""
+"""Calibration: of the stays predicted at 30 %, do 30 % have the label? Curve, error and Brier score."""
 
 import math
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _NORMAL = 1.959964
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The predictions between two probabilities, of all phenotypes together.
+    """The predictions between two probabilities, of all labels together.
 
     Attributes:
-        low: The lowest probability that is in it.
-        high: The lowest that is in the next; 1 is in the last bin.
-        n_predictions: Predictions in it; a stay has one of each phenotype.
-        predicted: Their mean; NaN where there is none.
-        observed: The share of them whose phenotype is present, with its interval.
+        low: Its lower edge, which belongs to it.
+        high: Its upper edge, which belongs to the next bin; 1 belongs to the last one.
+        n_predictions: Predictions in it; a stay has one for each label.
+        predicted: Their mean; NaN in an empty bin.
+        observed: The share of them that came true, with its interval.
     """
 
     low: float
@@ -34,16 +34,16 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far probabilities can be taken at their word.
+    """How well probabilities agree with what happens.
 
     Attributes:
         error: Calibration error without what chance adds to it: the root of the mean squared distance between
-            what was predicted and what happens, of each phenotype and bin. 0 if predictions are calibrated.
-        ece: Expected calibration error as published: the mean over the phenotypes of each one's own. Chance
+            what was predicted and what happens, of each label and bin. 0 if predictions are calibrated.
+        ece: Expected calibration error as published: the mean over the labels of each one's own. Chance
             makes it larger than 0.
         ece_if_calibrated: What it would be on average if the labels were drawn from the predictions.
-        brier: Brier score: the mean squared error of the probabilities, over stays and phenotypes.
-        reliability: The curve, a point a bin.
+        brier: Brier score: the mean squared error of the probabilities, over stays and labels.
+        reliability: The curve, one point for each bin.
     """
 
     error: Estimate
@@ -63,14 +63,14 @@ def calibration(
 ) -> Calibration:
     """Return the calibration of probabilities, with 95 % intervals in closed form.
 
-    A phenotype's expected calibration error is the mean distance between what was predicted and what was
+    A label's expected calibration error is the mean distance between what was predicted and what was
     observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5). The
     squared error is debiased (Kumar et al., NeurIPS 2019): it is the mean product of the residuals of two
     predictions of different units, so that its mean is 0 if the predictions are calibrated. Its variance is
     that of a U-statistic of degree 2, and its interval holds in both cases, calibrated or not.
 
     Args:
-        labels: (n, C), 0 or 1; phenotypes without a positive count too.
+        labels: (n, C), 0 or 1; labels without a positive count too.
         probabilities: (n, C), 0 to 1; or those of S seeds (S, n, C), whose means are measured.
         units: The unit of each row (n,) that is independent of the others: the subject.
         n_draws: How often labels are drawn from the predictions for `ece_if_calibrated`.
@@ -130,8 +130,8 @@ def _sums(values: NDArray[np.float64], cells: NDArray[np.intp], n_cells: int) ->
 
 def _draw(given: NDArray[np.float64], n_seeds: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """Return labels drawn from predictions; seeds share the draw of a stay, as they share its label."""
-    luck = generator.random((len(given), given.shape[1] // n_seeds))
-    drawn: NDArray[np.float64] = (np.tile(luck, n_seeds) < given).astype(np.float64)
+    drawn_at = generator.random((len(given), given.shape[1] // n_seeds))
+    drawn: NDArray[np.float64] = (np.tile(drawn_at, n_seeds) < given).astype(np.float64)
     return drawn
 
 
@@ -188,7 +188,7 @@ def _diagonal(values: NDArray[np.float64]) -> csr_array:
 
 
 def _root(squared: Estimate) -> Estimate:
-    """Return the root of a squared error; one below 0, as chance makes of none, is 0."""
+    """Return the root of a squared error; chance may put one without error below 0, which becomes 0."""
     value, low, high = (
         end if math.isnan(end) else math.sqrt(min(max(end, 0.0), 1.0))
         for end in (squared.value, squared.low, squared.high)
@@ -197,7 +197,7 @@ def _root(squared: Estimate) -> Estimate:
 
 
 def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estimate:
-    """Return the mean over stays, with an interval over units, of what is summed by unit and seed (u, S)."""
+    """Return the mean over stays with its interval over units, from sums by unit and seed (u, S)."""
     of_seeds = sums.sum(axis=0) / sizes.sum()
     value = float(of_seeds.mean())
     n = len(sizes)
@@ -212,7 +212,7 @@ def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estim
 
 
 def _share(positive: NDArray[np.float64], size: NDArray[np.float64]) -> Estimate:
-    """Return a share of predictions, with Wilson's interval at the number that clustering leaves of them.
+    """Return a share of predictions with Wilson's interval, at the number of independent predictions.
 
     Args:
         positive: Positives of each unit (u,).

@@ -1,4 +1,4 @@
-"""Is one system better than another? Macro PRAUC over several seeds, compared on the same resamples."""
+"""Macro PRAUC over several seeds, and whether one system is better than another on the same resamples."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, difference_spread, macro_of_seeds
-from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, unless_too_few
+from drfuse.evaluation.ranking import prauc_auroc
+from drfuse.evaluation.resampling import resample, too_few, unless_too_few
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class SeededPrauc:
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over the seeds; None of a single one."""
+        """The standard deviation over the seeds; None with a single seed."""
         return float(self.values.std(ddof=1)) if len(self.values) > 1 else None
 
     def of_label(self, c: int) -> "SeededPrauc":
@@ -80,8 +81,7 @@ def seeded_prauc(
     """Return the macro PRAUC of each seed of a system, on the stays and in each resample of them.
 
     Systems that are measured on the same stays with equal `units`, `n_resamples` and `seed` see the same
-    resamples, so that `compare` pairs them. Labels without a positive are left out of the mean they would be
-    in.
+    resamples, so that `compare` pairs them. Labels without a positive are left out of the mean.
 
     Args:
         labels: (n, C), 0 or 1.
@@ -101,24 +101,54 @@ def seeded_prauc(
             f"expected the scores of at least one seed, each {labels.shape} as the labels; "
             f"got {[of_seed.shape for of_seed in of_seeds]}"
         )
+    blocks = list(resample(units, n_resamples, seed, intervals))
     praucs = np.concatenate([prauc_auroc(labels, of_seed)[0] for of_seed in of_seeds])  # (S, C)
     resampled = np.stack(
-        [
-            prauc_auroc(labels, of_seed, resample(units, n_resamples, seed, intervals))[0]
-            for of_seed in of_seeds
-        ],
-        axis=1,
+        [prauc_auroc(labels, of_seed, blocks)[0] for of_seed in of_seeds], axis=1
     )  # (R, S, C)
     return SeededPrauc(
         *macro_of_seeds(praucs, resampled), praucs, resampled, too_few(labels, units), intervals
     )
 
 
+def macro_prauc(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    units: ArrayLike | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    intervals: Intervals = "half-sampling",
+) -> Estimate:
+    """Return the macro PRAUC with its 95 % interval and its bias; NaN without a positive.
+
+    PRAUC of few positives is biased upwards, and so is that of resamples, in which positives repeat: so
+    percentiles of a bootstrap miss the truth below. Halves of the units, drawn without replacement, tell both
+    the variance and the bias of the whole (docs/statistics.md). Labels without a positive are left out.
+    The interval is NaN unless some label has positives in 5 units and negatives in 5.
+
+    Args:
+        labels: (n, C), 0 or 1.
+        scores: (n, C), higher for likelier; or those of S seeds (S, n, C), whose mean is measured, with the
+            variance between them.
+        units: The unit of each row (n,) that is drawn as a whole, such as the subject; without it each row is
+            one.
+        n_resamples: How many resamples.
+        seed: Seed of the draws.
+        intervals: `half-sampling`, or `bootstrap` for the percentiles of published code.
+
+    Raises:
+        InputError: If the shapes differ, or a score is NaN.
+    """
+    rows = np.arange(len(np.asarray(labels))) if units is None else units
+    of_seeds = [scores] if np.ndim(scores) == 2 else list(np.asarray(scores))
+    return seeded_prauc(labels, of_seeds, rows, n_resamples, seed, intervals).mean
+
+
 def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
     """Return by how much our mean over the seeds is better, with interval and p-value.
 
-    Both are those of a normal difference, or of Student's t with the degrees of freedom that few seeds leave
-    (docs/statistics.md). They count the variance over stays and, where both systems have several seeds, that
+    Both come from a normal difference, or from Student's t where there are few seeds (docs/statistics.md).
+    They count the variance over stays and, where both systems have several seeds, that
     between trainings.
 
     Args:
@@ -141,7 +171,7 @@ def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values (m,) adjusted for being m, after Holm (Scand J Stat 1979); NaN are none and stay.
+    """Return p-values (m,) corrected for m tests, after Holm (Scand J Stat 1979); NaN stay and do not count.
 
     The smallest is multiplied by m, the next by m - 1, and so on; none becomes smaller than the one before
     it, or larger than 1.

@@ -1,6 +1,6 @@
 """A number with its 95 % interval, and the mean over labels that every macro average takes.
 
-Why intervals are made this way, and how often they contain the truth, stands in docs/statistics.md.
+docs/statistics.md says why intervals are made this way, and how often they contain the truth.
 """
 
 import math
@@ -16,9 +16,9 @@ Intervals = Literal["half-sampling", "bootstrap"]
 """Bias-corrected intervals from halves of the subjects, or the published percentiles of a bootstrap."""
 
 FEWEST = 5
-"""Positives, and negatives, from which on the interval of a single label can be trusted."""
+"""The fewest positives, and negatives, for which the interval of a single label can be trusted."""
 _CLOSEST = 1e-6  # to 0 and 1, where the log-odds would be infinite
-_WIDEST = 4.0  # log-odds to either side; so near to 0 or 1 that an interval is wider, they say nothing
+_WIDEST = 4.0  # log-odds to either side; an interval that would be wider is cut off at 0 and 1 instead
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ class Spread:
 
     @property
     def quantile(self) -> float:
-        """So many standard errors is an end of the 95 % interval away."""
+        """Standard errors between the centre and either end of the 95 % interval."""
         return float(student.ppf(0.975, self.freedom))
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of a truth of 0."""
+        """Two-sided p-value for the true value being 0."""
         distance = abs(self.value - self.bias)
         if not self.error > 0:
             return math.nan if math.isnan(self.error) else float(distance == 0)
@@ -142,7 +142,7 @@ class Spread:
 
 
 def seed_variance(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> tuple[float, float]:
-    """Return what trainings add to the variance of a mean over seeds, and what tells its degrees of freedom.
+    """Return what trainings add to the variance of a mean over seeds, and its term of the degrees of freedom.
 
     Seeds that are measured on the same stays differ in how good they are, and in how each happens to do on
     these stays. The second part is in the variance over stays already, so it is taken off.
@@ -192,7 +192,7 @@ def difference_spread(ours: tuple[ArrayLike, ArrayLike], theirs: tuple[ArrayLike
 
 
 def _freedom(variance: float, share: float) -> float:
-    """Return the degrees of freedom of a variance; infinite where no seeds vary, and 1 at least."""
+    """Return the degrees of freedom of a variance: at least 1, infinite if no seeds vary."""
     return max(variance**2 / share, 1.0) if share > 0 else math.inf
 
 
@@ -215,7 +215,10 @@ def macro_of_seeds(
 
 
 def stack_seeds(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any], int]:
-    """Return labels and scores beside each other, (n, S C) of S seeds (S, n, C) or (n, C) of one, and S."""
+    """Return labels and scores with the S seeds side by side, both (n, S C), and S.
+
+    Scores are (S, n, C), or (n, C) with a single seed.
+    """
     of_seeds = np.asarray(scores)
     if of_seeds.ndim == 2:
         of_seeds = of_seeds[None]
@@ -235,7 +238,7 @@ def macro_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _columns(values: ArrayLike, resampled: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return values (S,) and their resamples (R, S) without those that are not defined."""
+    """Return values (S,) and their resamples (R, S), without the resamples that are not defined."""
     drawn = _two_dimensional(resampled)
     return np.atleast_1d(np.asarray(values, np.float64)), drawn[np.isfinite(drawn).all(axis=1)]
 

@@ -1,10 +1,10 @@
-"""The predictions of a run -> PRAUC and AUROC with intervals, calibration, groups of patients."""
+"""The predictions of a run -> metrics with intervals, calibration, groups of patients."""
 
 import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,30 +12,33 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.progress import Progress, TaskID
+from rich.progress import track
 from scipy.special import expit
 
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
-from drfuse.evaluation.metrics import Counts, prauc_auroc, resample, too_few, unless_too_few
-from drfuse.evaluation.subgroups import Subgroups, groups_of, subgroups
+from drfuse.evaluation.metrics import METRICS, Metric, Resampled
+from drfuse.evaluation.resampling import LANES, resample, too_few, unless_too_few
+from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
+from drfuse.subsets import Subset
 
 logger = logging.getLogger(__name__)
 
-TestSet = Literal["matched", "full"]
-
 
 @dataclass(frozen=True)
-class PhenotypeMetrics:
-    """How well one phenotype is predicted."""
+class Measured:
+    """One metric on one test set.
 
-    phenotype: str
-    n_positive: int
-    prauc: Estimate
-    auroc: Estimate
+    Attributes:
+        macro: The mean over the labels for which it is defined.
+        by_label: The metric of each label, in order.
+    """
+
+    macro: Estimate
+    by_label: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,18 @@ class Evaluation:
         n_stays: Stays that were evaluated.
         n_with_cxr: Those with a radiograph.
         n_subjects: Their subjects.
-        n_without_prediction: Stays left out because the model says nothing of them.
+        n_without_prediction: Stays left out because the model does not predict them.
         bootstrap_unit: What was resampled.
         intervals: How: halves without replacement, or a bootstrap.
         n_resamples: How often.
         seed: Seed of the resampling.
-        prauc_macro: Mean PRAUC over the phenotypes that have a positive.
-        auroc_macro: Mean AUROC over the phenotypes that have a positive and a negative.
-        left_out: Phenotypes without a positive, which are in neither mean.
-        phenotypes: Each phenotype's own metrics.
-        calibration: How far the probabilities can be taken at their word, over all phenotypes.
+        metrics: Each metric by name: `prauc`, `auroc`, and what else `evaluation/metrics.py` defines.
+        n_positive: Stays that have each label, by its name, in order.
+        calibration: How well the probabilities agree with what happens, over all labels.
         subgroups: The metrics of groups of patients, where their attributes are known.
     """
 
-    test_on: TestSet
+    test_on: Subset
     n_stays: int
     n_with_cxr: int
     n_subjects: int
@@ -69,17 +70,25 @@ class Evaluation:
     intervals: Intervals
     n_resamples: int
     seed: int
-    prauc_macro: Estimate
-    auroc_macro: Estimate
-    left_out: list[str]
-    phenotypes: list[PhenotypeMetrics]
+    metrics: dict[str, Measured]
+    n_positive: dict[str, int]
     calibration: Calibration
     subgroups: Subgroups | None = None
+
+    @property
+    def prauc_macro(self) -> Estimate:
+        """The paper's metric: the mean PRAUC over the labels that have a positive."""
+        return self.metrics["prauc"].macro
+
+    @property
+    def left_out(self) -> list[str]:
+        """Labels without a positive, which no mean includes."""
+        return [label for label, n_positive in self.n_positive.items() if not n_positive]
 
 
 def evaluate(
     run: Path,
-    test_on: TestSet | None = None,
+    test_on: Subset | None = None,
     n_resamples: int = 1000,
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
@@ -89,8 +98,8 @@ def evaluate(
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
     Writes `metrics.json` and `metrics.csv` into the run and, with a cohort, `subgroups.csv`; a test set
-    measured before stays in them. What each interval is, and how often it contains the truth, stands in
-    docs/statistics.md.
+    measured before stays in them. docs/statistics.md says what each interval is, and how often it contains
+    the truth.
 
     Args:
         run: Folder that `drfuse train` wrote.
@@ -118,7 +127,7 @@ def evaluate(
     files = RunFiles(Path(run))
     predictions = Predictions.read(files.predictions)
     attributes = None if cohort is None else _attributes(Path(cohort), predictions)
-    test_sets: tuple[TestSet, ...] = ("matched", "full") if test_on is None else (test_on,)
+    test_sets: tuple[Subset, ...] = ("matched", "full") if test_on is None else (test_on,)
     metrics = []
     for test_set in test_sets:
         try:
@@ -149,7 +158,7 @@ def evaluate(
 
 def evaluate_test_set(
     predictions: Predictions,
-    test_on: TestSet,
+    test_on: Subset,
     n_resamples: int = 1000,
     bootstrap_unit: Literal["subject", "stay"] = "subject",
     seed: int = 0,
@@ -159,7 +168,7 @@ def evaluate_test_set(
     """Return the metrics of one test set.
 
     Args:
-        predictions: What a run says of every stay.
+        predictions: What a run predicts for every stay.
         test_on: All stays of the test split (`full`), or those with a radiograph (`matched`).
         n_resamples: Resamples behind each interval.
         bootstrap_unit: What is resampled.
@@ -168,9 +177,9 @@ def evaluate_test_set(
         intervals: How the resamples are drawn.
 
     Raises:
-        InputError: If it has no stay that was predicted, or no positive of any phenotype.
+        InputError: If it has no stay that was predicted, or no positive of any label.
     """
-    check_choice("test_on", test_on, get_args(TestSet))
+    check_choice("test_on", test_on, get_args(Subset))
     check_choice("bootstrap_unit", bootstrap_unit, ("subject", "stay"))
     check_choice("intervals", intervals, get_args(Intervals))
     stays = predictions.stays
@@ -182,25 +191,19 @@ def evaluate_test_set(
     n_positive = labels.sum(axis=0, dtype=np.int64)
     if not n_positive.any():
         raise InputError(
-            f"the {test_on} test set has {len(labels)} stays and no positive of any phenotype; "
+            f"the {test_on} test set has {len(labels)} stays and no positive of any label; "
             "evaluate a run on a larger cohort"
         )
     units = stays[f"{bootstrap_unit}_id"].to_numpy()[predicted]
-    occurs = n_positive > 0
-    prauc, auroc = prauc_auroc(labels, logits)
-    with Progress(transient=True) as progress:
-        task = progress.add_task(f"resampling the {test_on} test set", total=n_resamples)
-        blocks = _advancing(resample(units, n_resamples, seed, intervals), progress, task)
-        praucs, aurocs = prauc_auroc(labels, logits, blocks)
-    evaluated = stays.filter(predicted)
+    blocks = track(
+        resample(units, n_resamples, seed, intervals),
+        f"resampling the {test_on} test set",
+        total=math.ceil(n_resamples / LANES),
+        transient=True,
+    )
+    resampled = Resampled(labels, logits, [np.ones((1, len(labels)), np.uint8), *blocks])
     few = too_few(labels, units)
-
-    def macro(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Estimate:
-        return unless_too_few(Estimate.of(*macro_of_seeds(values, resampled[:, None]), intervals), few)
-
-    def of_label(c: int, values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Estimate:
-        return unless_too_few(Estimate.of(values[0, c], resampled[:, c], intervals), few[c])
-
+    evaluated = stays.filter(predicted)
     return Evaluation(
         test_on=test_on,
         n_stays=evaluated.height,
@@ -211,19 +214,12 @@ def evaluate_test_set(
         intervals=intervals,
         n_resamples=n_resamples,
         seed=seed,
-        prauc_macro=macro(prauc, praucs),
-        auroc_macro=macro(auroc, aurocs),
-        left_out=[name for name, found in zip(predictions.phenotypes, occurs, strict=True) if not found],
-        phenotypes=[
-            PhenotypeMetrics(
-                phenotype=name,
-                n_positive=int(n_positive[c]),
-                prauc=of_label(c, prauc, praucs),
-                auroc=of_label(c, auroc, aurocs),
-            )
-            for c, name in enumerate(predictions.phenotypes)
-        ],
-        calibration=calibration(labels, _probabilities(logits), units, seed=seed),
+        metrics={
+            name: _measured(metric, resampled, predictions.phenotypes, few, intervals)
+            for name, metric in METRICS.items()
+        },
+        n_positive=dict(zip(predictions.phenotypes, n_positive.tolist(), strict=True)),
+        calibration=calibration(labels, expit(logits.astype(np.float64)), units, seed=seed),
         subgroups=None
         if attributes is None
         else subgroups(
@@ -232,10 +228,28 @@ def evaluate_test_set(
     )
 
 
-def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the logistic function in float64."""
-    probabilities: NDArray[np.float64] = expit(logits.astype(np.float64))
-    return probabilities
+def _measured(
+    metric: Metric, stays: Resampled, names: Sequence[str], few: NDArray[np.bool_], intervals: Intervals
+) -> Measured:
+    """Return a metric of C labels with intervals; NaN of a label without a positive.
+
+    Args:
+        metric: The metric.
+        stays: What it is measured on.
+        names: The C labels.
+        few: Whether each label has too few positives or negatives for an interval (C,).
+        intervals: How the stays were resampled.
+    """
+    found = np.where(stays.labels.any(axis=0), metric.measure(stays), np.nan)
+    values, drawn = found[:1], found[1:]
+    macro = Estimate.of(*macro_of_seeds(values, drawn[:, None]), intervals, metric.bounded)
+    return Measured(
+        macro=unless_too_few(macro, few),
+        by_label={
+            name: unless_too_few(Estimate.of(values[0, c], drawn[:, c], intervals, metric.bounded), few[c])
+            for c, name in enumerate(names)
+        },
+    )
 
 
 def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
@@ -257,19 +271,13 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
     if missing := predictions.stays.join(known, on=ids, how="anti").height:
         raise InputError(
             f"{cohort} lacks {missing} of the {predictions.stays.height} stays of the run; "
-            "name the cohort it was trained on"
+            "choose the --cohort that it was trained on"
         )
     joined = predictions.stays.select(ids).join(stays, on=ids, how="left", maintain_order="left")
     return groups_of(joined)
 
 
-def _advancing(blocks: Iterator[Counts], progress: Progress, task: TaskID) -> Iterator[Counts]:
-    for block in blocks:
-        yield block
-        progress.advance(task, len(block))
-
-
-def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
+def _write(files: RunFiles, measured: list[Evaluation]) -> None:
     """Write `metrics.json` and the tables, and keep a test set that was measured before.
 
     Undefined numbers are null and empty.
@@ -280,46 +288,61 @@ def _write(files: RunFiles, metrics: list[Evaluation]) -> None:
             sets = dict(json.loads(files.metrics.read_text(encoding="utf-8"))["test"])
         except (ValueError, KeyError, TypeError):
             logger.warning("%s was damaged, and holds only what was measured now", files.metrics)
-    sets |= {measured.test_on: _without_nan(dataclasses.asdict(measured)) for measured in metrics}
+    sets |= {one.test_on: _without_nan(_as_json(one)) for one in measured}
     write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
-    by_phenotype = [
-        {
-            "test_on": test_on,
-            "phenotype": one["phenotype"],
-            "n_stays": measured["n_stays"],
-            "n_positive": one["n_positive"],
-        }
-        | _columns(one, ("prauc", "auroc"))
-        for test_on, measured in sets.items()
+    by_label = [
+        {"test_on": test_on}
+        | {"phenotype": one["phenotype"], "n_stays": of_set["n_stays"], "n_positive": one["n_positive"]}
+        | _columns(one, METRICS)
+        for test_on, of_set in sets.items()
         for one in [
-            *measured["phenotypes"],
-            {
-                "phenotype": "macro",
-                "n_positive": None,
-                "prauc": measured["prauc_macro"],
-                "auroc": measured["auroc_macro"],
-            },
+            *of_set["phenotypes"],
+            {"phenotype": "macro", "n_positive": None}
+            | {name: of_set.get(f"{name}_macro") for name in METRICS},
         ]
     ]
-    _write_table(files.metrics_table, by_phenotype)
+    _write_table(files.metrics_table, by_label)
+    fields = dataclasses.fields(GroupMetrics)
+    estimates = [field.name for field in fields if field.type is Estimate]
     by_group = [
         {"test_on": test_on}
-        | {name: one[name] for name in ("attribute", "group", "n_stays", "n_positive", "few")}
-        | _columns(one, ("auroc_macro", "auroc_gap", "prauc_macro", "tpr_macro", "tpr_gap"))
-        for test_on, measured in sets.items()
-        if measured.get("subgroups")
-        for one in measured["subgroups"]["groups"]
+        | {field.name: one[field.name] for field in fields if field.type is not Estimate}
+        | _columns(one, estimates)
+        for test_on, of_set in sets.items()
+        if of_set.get("subgroups")
+        for one in of_set["subgroups"]["groups"]
     ]
     if by_group:
         _write_table(files.subgroups_table, by_group)
     else:
-        files.subgroups_table.unlink(missing_ok=True)  # of groups that are measured no more
+        files.subgroups_table.unlink(missing_ok=True)  # its groups are no longer in metrics.json
 
 
-def _columns(measured: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
-    """Return estimates as columns: `prauc`, `prauc_low`, `prauc_high`, `prauc_bias`."""
+def _as_json(measured: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as `metrics.json` has it: each metric's mean, then the metrics of each label."""
+    fields = dataclasses.asdict(measured)
+    metrics, n_positive = fields.pop("metrics"), fields.pop("n_positive")
+    last = {name: fields.pop(name) for name in ("calibration", "subgroups")}
     return {
-        name if end == "value" else f"{name}_{end}": measured[name].get(end)
+        **fields,
+        **{f"{name}_macro": one["macro"] for name, one in metrics.items()},
+        "left_out": measured.left_out,
+        "phenotypes": [
+            {"phenotype": label, "n_positive": n_positive[label]}
+            | {name: one["by_label"][label] for name, one in metrics.items()}
+            for label in n_positive
+        ],
+        **last,
+    }
+
+
+def _columns(measured: Mapping[str, Any], names: Iterable[str]) -> dict[str, float | None]:
+    """Return estimates as columns: `prauc`, `prauc_low`, `prauc_high`, `prauc_bias`.
+
+    Those of a metric that an earlier version did not measure are None.
+    """
+    return {
+        name if end == "value" else f"{name}_{end}": (measured.get(name) or {}).get(end)
         for name in names
         for end in ("value", "low", "high", "bias")
     }

@@ -1,285 +1,82 @@
-"""PRAUC and AUROC over resamples, exactly as scikit-learn defines them, ties included.
+"""The metrics of `drfuse evaluate`, by name: a new one is a function here, marked with `@metric`.
 
-A label's rows are walked once in the order of their scores, and every step counts for 64 resamples side by
-side: sorting is paid once a label instead of once a resample, and the processor adds many resamples at once.
+It is then in `metrics.json`, in `metrics.csv` and, where there is room, in the table of the terminal, each
+time with its interval, for every label and as the mean over the labels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from drfuse.errors import InputError, check_choice
-from drfuse.evaluation.estimate import FEWEST, Estimate, Intervals, macro_of_seeds, stack_seeds
+from drfuse.evaluation.ranking import prauc_auroc
+from drfuse.evaluation.resampling import Counts
 
-_LANES = 64  # resamples that are walked side by side: their counts of one row fill a cache line
-
-Counts = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
 
 
-def bootstrap_prauc(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    n_resamples: int = 1000,
-    seed: int = 0,
-    units: ArrayLike | None = None,
-) -> NDArray[np.float64]:
-    """Return the PRAUC (R, C) of each bootstrap resample and label; NaN where one has no positive.
-
-    Args:
-        labels: (n, C), 0 or 1.
-        scores: (n, C), higher for likelier; equal scores are one threshold.
-        n_resamples: How many resamples R.
-        seed: Seed of the draws.
-        units: The unit of each row (n,) that is drawn as a whole, such as the subject; without it each row is
-            one.
-    """
-    drawn = np.arange(len(np.asarray(labels))) if units is None else units
-    return prauc_auroc(labels, scores, resample(drawn, n_resamples, seed))[0]
-
-
-def macro_prauc(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    units: ArrayLike | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-    intervals: Intervals = "half-sampling",
-) -> Estimate:
-    """Return the macro PRAUC with its 95 % interval and its bias; NaN without a positive.
-
-    PRAUC of few positives is biased upwards, and so is that of resamples, in which positives repeat: so
-    percentiles of a bootstrap miss the truth below. Halves of the units, drawn without replacement, tell both
-    the variance and the bias of the whole (docs/statistics.md). Labels without a positive are left out.
-    The interval is NaN unless some label has positives in 5 units and negatives in 5.
-
-    Args:
-        labels: (n, C), 0 or 1.
-        scores: (n, C), higher for likelier; or those of S seeds (S, n, C), whose mean is measured, with the
-            variance between them.
-        units: The unit of each row (n,) that is drawn as a whole, such as the subject; without it each row is
-            one.
-        n_resamples: How many resamples.
-        seed: Seed of the draws.
-        intervals: `half-sampling`, or `bootstrap` for the percentiles of published code.
-
-    Raises:
-        InputError: If the shapes differ, or a score is NaN.
-    """
-    present, given, n_seeds = stack_seeds(labels, scores)
-    rows = np.arange(len(present)) if units is None else units
-    blocks = resample(rows, n_resamples, seed, intervals)
-    values, resampled = (
-        found.reshape(-1, n_seeds, np.shape(labels)[1])
-        for found in (prauc_auroc(present, given)[0], prauc_auroc(present, given, blocks)[0])
-    )
-    found = Estimate.of(*macro_of_seeds(values[0], resampled), intervals)
-    return unless_too_few(found, too_few(labels, rows))
-
-
-def resample(
-    units: ArrayLike, n_resamples: int, seed: int, intervals: Intervals = "bootstrap"
-) -> Iterator[Counts]:
-    """Yield how often each of n rows is drawn, in blocks (r, n) that add up to `n_resamples`.
-
-    Whole units are drawn; the rows of a unit come and go together. A bootstrap draws as many units as there
-    are with replacement, half-sampling half of them without. A block holds 64 resamples at most, in bytes
-    wherever no unit is drawn more than 255 times.
-
-    Args:
-        units: The unit of each row (n,): the subject, say, since one person may have many stays.
-        n_resamples: How many resamples.
-        seed: Seed of the draws.
-        intervals: The intervals that the resamples are for.
-    """
-    check_choice("intervals", intervals, get_args(Intervals))
-    names, unit_of_row = np.unique(np.asarray(units), return_inverse=True)
-    n_units = len(names)
-    generator = np.random.default_rng(seed)
-    for start in range(0, n_resamples, _LANES):
-        n = min(_LANES, n_resamples - start)
-        if intervals == "half-sampling":
-            yield _halves(n, n_units, generator)[:, unit_of_row]
-            continue
-        drawn = generator.integers(0, n_units, size=(n, n_units), dtype=np.int32)
-        cells = np.multiply(drawn, n, dtype=np.intp) + np.arange(n)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=n * n_units).reshape(n_units, n)
-        yield _compact(counts)[unit_of_row].T
-
-
-def too_few(labels: ArrayLike, units: ArrayLike) -> NDArray[np.bool_]:
-    """Return whether each label (C,) has positives or negatives of too few units for an interval.
-
-    From 5 of each on, intervals of single labels contain the truth as often as they promise; with a single
-    positive, that of the AUROC does so in a third of the cases (docs/statistics.md).
-    """
-    present, names = np.asarray(labels) == 1, np.asarray(units)
-    return np.array(
-        [
-            min(len(np.unique(names[of_label])), len(np.unique(names[~of_label]))) < FEWEST
-            for of_label in present.T
-        ],
-        np.bool_,
-    )
-
-
-def unless_too_few(estimate: Estimate, few: ArrayLike) -> Estimate:
-    """Return an estimate, without interval and bias if `few` says so of every label that it is of."""
-    return Estimate(estimate.value, np.nan, np.nan) if np.all(few) else estimate
-
-
-def _halves(n_resamples: int, n_units: int, generator: np.random.Generator) -> Counts:
-    """Return resamples (r, n units) of half of the units; of an odd number, half of them hold one more."""
-    order = generator.random((n_resamples, n_units), dtype=np.float32).argsort(axis=1)
-    sizes = (n_units + np.arange(n_resamples) % 2) // 2
-    counts = np.zeros((n_resamples, n_units), np.uint8)
-    np.put_along_axis(counts, order, (np.arange(n_units) < sizes[:, None]).astype(np.uint8), axis=1)
-    return counts
-
-
-def prauc_auroc(
-    labels: ArrayLike, scores: ArrayLike, blocks: Iterable[Counts] | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return PRAUC (average precision) and AUROC of each resample and label, both (R, C).
-
-    NaN where the resample has no positive of the label; AUROC also where it has no negative. The labels are
-    shared out among threads, as many as NUMBA_NUM_THREADS says or there are processors; the numbers do not
-    depend on that.
-
-    Args:
-        labels: (n, C), 0 or 1.
-        scores: (n, C), higher for likelier; equal scores are one threshold.
-        blocks: How often each row counts, in blocks (r, n) as `resample` yields them; without them each
-            row counts once, and R is 1.
-
-    Raises:
-        InputError: If the shapes differ, or a score is NaN.
-
-    >>> prauc_auroc([[0], [1], [1]], [[0.1], [0.8], [0.05]])
-    (array([[0.83333333]]), array([[0.5]]))
-    """
-    from numba import config
-
-    labels, scores = np.asarray(labels), np.asarray(scores)
-    if labels.ndim != 2 or labels.shape != scores.shape:
-        raise InputError(f"expected labels and scores (n, C); got {labels.shape} and {scores.shape}")
-    if not np.issubdtype(scores.dtype, np.floating):
-        scores = scores.astype(np.float64)
-    if np.isnan(scores).any():
-        raise InputError(
-            "some scores are NaN, which have no rank; leave out the stays that are not predicted"
-        )
-    if blocks is None:
-        blocks = [np.ones((1, len(labels)), np.uint8)]
-    n_labels = labels.shape[1]
-    walk = _kernel()
-    measured = [np.empty((0, n_labels, 2))]
-    with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:  # type: ignore[attr-defined]
-        rankings = list(threads.map(_Ranking.of, labels.T, scores.T))
-        for block in blocks:
-            if block.shape[1] != len(labels):
-                raise InputError(f"a resample counts {block.shape[1]} rows, but there are {len(labels)}")
-            for start in range(0, len(block), _LANES):
-                some = block[start : start + _LANES]
-                lanes = _lanes(some)
-                both = np.empty((n_labels, 2, _LANES))
-                tasks = [
-                    threads.submit(walk, *ranking, lanes, of_label)
-                    for ranking, of_label in zip(rankings, both, strict=True)
-                ]
-                for task in tasks:
-                    task.result()
-                measured.append(both.transpose(2, 0, 1)[: len(some)])
-    prauc, auroc = np.moveaxis(np.concatenate(measured), -1, 0)
-    return prauc, auroc
-
-
-class _Ranking(NamedTuple):
-    """How one label's scores rank n rows, best first; of equal scores the positives come first.
+@dataclass(frozen=True)
+class Resampled:
+    """What n stays are, what is predicted of them, and how often each counts in R resamples.
 
     Attributes:
-        order: The rows in that order (n,).
-        positive: Whether each is a positive (n,).
-        closes: Whether each is the last of its score (n,).
+        labels: (n, C), 0 or 1.
+        logits: (n, C), none of them NaN.
+        blocks: How often each stay counts, in blocks (r, n) of R resamples together. The first resample is
+            the stays as they are: each counts once.
     """
 
-    order: NDArray[np.intp]
-    positive: NDArray[np.bool_]
-    closes: NDArray[np.bool_]
+    labels: NDArray[np.uint8]
+    logits: NDArray[np.floating[Any]]
+    blocks: Sequence[Counts]
 
-    @classmethod
-    def of(cls, labels: NDArray[Any], scores: NDArray[Any]) -> "_Ranking":
-        positive = labels == 1
-        order = np.lexsort((~positive, -scores))
-        ranked = scores[order]
-        return cls(order, positive[order], np.append(ranked[1:] != ranked[:-1], True))
+    @cached_property
+    def prauc_auroc(self) -> tuple[Floats, Floats]:
+        """PRAUC and AUROC, both (R, C): one pass over the ranked stays gives both."""
+        return prauc_auroc(self.labels, self.logits, self.blocks)
 
 
-def _compact(counts: Counts) -> Counts:
-    """Return counts in bytes if they fit."""
-    return counts.astype(np.uint8 if counts.max(initial=0) < 256 else np.int64, copy=False)
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how well one label is predicted.
 
-
-def _lanes(block: Counts) -> Counts:
-    """Return a block (r, n) of at most 64 resamples as (n, 64); lanes without a resample count nothing."""
-    lanes = _compact(block).T
-    if len(block) < _LANES:
-        lanes = np.pad(lanes, ((0, 0), (0, _LANES - len(block))))
-    return np.ascontiguousarray(lanes)
-
-
-@cache
-def _kernel() -> Callable[..., None]:
-    """Return `_walk` compiled; it is kept on disk where numba finds a place to write."""
-    import numba
-
-    def compiled(keep: bool) -> Callable[..., None]:
-        kernel: Callable[..., None] = numba.njit(nogil=True, error_model="numpy", cache=keep)(_walk)
-        kernel(*_Ranking.of(np.ones(1), np.ones(1)), np.ones((1, _LANES), np.uint8), np.empty((2, _LANES)))
-        return kernel
-
-    try:
-        return compiled(keep=True)
-    except (RuntimeError, OSError):  # no folder to write to, or it is full
-        return compiled(keep=False)
-
-
-def _walk(
-    order: NDArray[np.intp],
-    positive: NDArray[np.bool_],
-    closes: NDArray[np.bool_],
-    counts: Counts,
-    measured: NDArray[np.float64],
-) -> None:
-    """Write the PRAUC and AUROC of one label into `measured` (2, 64), for each column of `counts` (n, 64).
-
-    Both are sums over the groups of equal scores that hold positives. AUROC is one less the share of the
-    pairs of a positive and a negative that are in the wrong order; a tied pair is half wrong. Sums of counts
-    are exact in doubles up to 2^53.
+    Attributes:
+        title: What tables call it.
+        measure: Returns it of each resample and label (R, C); NaN where it is not defined.
+        bounded: Whether it lies between 0 and 1, as does its interval then.
     """
-    true, false, new, precisions, wrong = np.zeros((5, _LANES))
-    open_group = False  # whether positives of the score at hand wait to be summed up
-    for i in range(len(order)):
-        drawn = counts[order[i]]
-        if positive[i]:
-            open_group = True
-            for lane in range(_LANES):
-                new[lane] += drawn[lane]
-                wrong[lane] += drawn[lane] * false[lane]  # the group's own negatives come after it
-        else:
-            for lane in range(_LANES):
-                false[lane] += drawn[lane]
-        if closes[i] and open_group:
-            open_group = False
-            for lane in range(_LANES):
-                true[lane] += new[lane]
-                precisions[lane] += new[lane] * true[lane] / max(true[lane] + false[lane], 1.0)
-                wrong[lane] += new[lane] * false[lane]
-                new[lane] = 0.0
-    for lane in range(_LANES):
-        pairs = true[lane] * false[lane]
-        measured[0, lane] = precisions[lane] / true[lane] if true[lane] > 0 else np.nan
-        measured[1, lane] = (pairs - wrong[lane] / 2) / pairs if pairs > 0 else np.nan
+
+    title: str
+    measure: Callable[[Resampled], Floats]
+    bounded: bool
+
+
+METRICS: dict[str, Metric] = {}
+"""By the name of their function, in the order of the files and tables."""
+
+
+def metric(
+    title: str, bounded: bool = True
+) -> Callable[[Callable[[Resampled], Floats]], Callable[[Resampled], Floats]]:
+    """Mark a function as a metric; its name is the metric's name in `metrics.json` and `metrics.csv`."""
+
+    def mark(measure: Callable[[Resampled], Floats]) -> Callable[[Resampled], Floats]:
+        METRICS[measure.__name__] = Metric(title, measure, bounded)
+        return measure
+
+    return mark
+
+
+@metric("PRAUC")
+def prauc(stays: Resampled) -> Floats:
+    """Return the area under the precision-recall curve (average precision); NaN without a positive."""
+    return stays.prauc_auroc[0]
+
+
+@metric("AUROC")
+def auroc(stays: Resampled) -> Floats:
+    """Return the area under the ROC curve; NaN without a positive or without a negative."""
+    return stays.prauc_auroc[1]

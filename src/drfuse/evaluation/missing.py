@@ -1,4 +1,4 @@
-"""What do predictions lose when radiographs go missing? Macro PRAUC by the share that is taken away."""
+"""How much worse predictions get as radiographs go missing: macro PRAUC by the share taken away."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
-from drfuse.evaluation.metrics import prauc_auroc, resample, too_few, unless_too_few
+from drfuse.evaluation.ranking import prauc_auroc
+from drfuse.evaluation.resampling import resample, too_few, unless_too_few
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def missing_curve(
 
     Which radiographs go is drawn: a draw puts the stays in a random order, and each share takes the first of
     it, so that a larger share takes what a smaller one took and more. A stay that cannot be predicted without
-    its radiograph gets each phenotype's prevalence, which says nothing of the stay; with a model of
+    its radiograph gets each label's prevalence, which says nothing of the stay; with a model of
     radiographs alone, the PRAUC at share 1 is the prevalence itself. The interval is that of the stays; the
     draws are averaged and are the same in each resample.
 
@@ -56,7 +57,7 @@ def missing_curve(
         logits_without: What it says without, of the same shape; NaN where it then cannot tell.
         units: The unit of each stay (n,) that is drawn as a whole: the subject.
         shares: From 0 to 1 each.
-        prevalence: Prevalence of each phenotype (C,) to guess with, such as that of the training split;
+        prevalence: Prevalence of each label (C,) to guess with, such as that of the training split;
             without it, that among the labels.
         n_draws: How many random orders.
         n_resamples: How many resamples.
@@ -81,6 +82,7 @@ def missing_curve(
     fallback = np.where(guessed[:, None], guess, unseen)
     generator = np.random.default_rng(seed)
     places = np.stack([generator.permutation(n) for _ in range(n_draws)])  # each stay's place in each order
+    blocks = list(resample(units, n_resamples, seed, intervals))
     few = too_few(labels, units)
     points = []
     for share in shares:
@@ -93,7 +95,7 @@ def missing_curve(
             prauc.reshape(-1, len(taken) * n_seeds, n_columns // n_seeds)
             for prauc in (
                 prauc_auroc(repeated, scores)[0],
-                prauc_auroc(repeated, scores, resample(units, n_resamples, seed, intervals))[0],
+                prauc_auroc(repeated, scores, blocks)[0],
             )
         )
         of_seeds = (

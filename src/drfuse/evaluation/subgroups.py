@@ -1,4 +1,4 @@
-"""Is everyone served alike? Macro PRAUC, AUROC and sensitivity of groups of patients."""
+"""How well each group of patients is predicted: macro PRAUC, AUROC and true positive rate."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
-from drfuse.evaluation.metrics import Counts, prauc_auroc, resample, too_few, unless_too_few
+from drfuse.evaluation.ranking import prauc_auroc
+from drfuse.evaluation.resampling import Counts, resample, too_few, unless_too_few
 
 UNKNOWN = "unknown"
 FEW = 50
@@ -24,17 +25,17 @@ class GroupMetrics:
     """How well the stays of one group are predicted.
 
     Attributes:
-        attribute: What the group is by: `age`, say.
+        attribute: How patients are grouped, such as by `age`.
         group: Its name.
         n_stays: Its stays.
-        n_positive: Their positive labels, of all phenotypes together.
-        few: Whether the median phenotype has so few of those (under 50) that the numbers say little.
-        auroc_macro: Mean AUROC over the phenotypes that the group has a positive and a negative of.
-        auroc_gap: Its mean difference from that of all other stays, over the phenotypes that both have.
-        prauc_macro: Mean PRAUC over the phenotypes that the group has. It rises with their prevalence: groups
-            with other prevalences are not to be ranked by it. In small groups it is too high by its `bias`.
-        tpr_macro: Mean true positive rate over the phenotypes that the group has.
-        tpr_gap: Its mean difference from that of all other stays, over the phenotypes that both have; below 0
+        n_positive: Their positive labels, of all labels together.
+        few: Whether the median label has so few of those (under 50) that the numbers say little.
+        auroc_macro: Mean AUROC over the labels that the group has a positive and a negative of.
+        auroc_gap: Its mean difference from that of all other stays, over the labels that both have.
+        prauc_macro: Mean PRAUC over the labels that the group has. It rises with their prevalence: groups
+            with different prevalences cannot be ranked by it. In small groups it is too high by its `bias`.
+        tpr_macro: Mean true positive rate over the labels that the group has.
+        tpr_gap: Its mean difference from that of all other stays, over the labels that both have; below 0
             the group's patients are overlooked more often.
     """
 
@@ -56,7 +57,7 @@ class Subgroups:
 
     Attributes:
         specificity: At which true positive rates are taken.
-        tpr_macro: Mean true positive rate over the phenotypes, of all stays.
+        tpr_macro: Mean true positive rate over the labels, of all stays.
         groups: The groups, attribute by attribute.
     """
 
@@ -109,10 +110,10 @@ def subgroups(
 ) -> Subgroups:
     """Return how well each group of stays is predicted, with 95 % intervals.
 
-    A phenotype's threshold is the lowest score that leaves at least the share `specificity` of the negatives
+    A label's threshold is the lowest score that leaves at least the share `specificity` of the negatives
     of all stays at or below it; every group shares it, and each resample has its own. Gaps compare a group
-    with all other stays, since a total that holds the group would hide a part of what it is behind. That of
-    the true positive rate is equal opportunity (Hardt et al., NeurIPS 2016). All groups are measured on the
+    with all other stays, because a total that includes the group would hide part of the gap. The gap of the
+    true positive rate is equal opportunity (Hardt et al., NeurIPS 2016). All groups are measured on the
     same resamples.
 
     Args:
@@ -175,7 +176,7 @@ def subgroups(
 
 
 def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
-    """Yield the attribute, the name and the rows of each group that has any."""
+    """Yield the attribute, the name and the rows of each group that is not empty."""
     for attribute in attributes.columns:
         of_stays = attributes[attribute]
         for group in of_stays.unique().sort():

@@ -1,4 +1,4 @@
-"""The paper's figures and those of the further experiments; files of the same input are the same bytes."""
+"""The paper's figures and those of the further experiments; the same input gives the same bytes."""
 
 import io
 import math
@@ -39,7 +39,8 @@ MOST_VECTOR_POINTS = 2000  # more of them are an image within the SVG, which is 
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Give figures their fonts and colours: every function that draws one is decorated with it."""
     with rc_context(
         {
             "svg.fonttype": "none",
@@ -74,7 +75,7 @@ def _styled() -> Iterator[None]:
         yield
 
 
-@_styled()
+@styled()
 def representations_figure(points: Mapping[str, NDArray[np.floating[Any]]]) -> Figure:
     """Draw the two-dimensional map of the representations (DrFuse, AAAI 2024, Figure 3).
 
@@ -111,7 +112,7 @@ def representations_figure(points: Mapping[str, NDArray[np.floating[Any]]]) -> F
         if name in points
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, handletextpad=0.3)
-    return _settled(figure)
+    return settled(figure)
 
 
 def _ends(estimate: Estimate) -> tuple[float, float, float]:
@@ -119,7 +120,7 @@ def _ends(estimate: Estimate) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
 
 
-@_styled()
+@styled()
 def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure:
     """Draw macro PRAUC over the share of radiographs taken away, a panel for each system.
 
@@ -155,15 +156,15 @@ def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure
             )
         ]
         figure.legend(handles=handles, loc="outside upper right", ncols=2)
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
     """Draw how often predicted probabilities come true, a panel for each system.
 
-    On the diagonal, of the stays predicted at 30 % three in ten have the phenotype. The grey bars say how
-    many predictions lie in each bin, relative to the fullest.
+    On the diagonal, three in ten of the stays predicted at 30 % have the label. The grey bars show how many
+    predictions are in each bin, relative to the fullest.
     """
     figure, panels = _panels(curves, most_columns=4)
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
@@ -181,10 +182,10 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.supxlabel("mean predicted probability", fontsize=9)
     figure.supylabel("share that came true", fontsize=9)
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def intervals_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
     """Draw macro PRAUC with its interval, a panel for each setting and a line for each system (Table 2).
 
@@ -204,18 +205,18 @@ def intervals_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
         _name_rows(axes, names)
     figure.supxlabel("macro PRAUC, 95 % interval", fontsize=9)
     _legend_of_forest(figure, [number for row in rows.values() for number in row.values()])
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
-def phenotypes_figure(
+@styled()
+def labels_figure(
     rows: Mapping[str, Mapping[str, Number]], prevalence: Mapping[str, float] | None = None
 ) -> Figure:
-    """Draw the PRAUC of each phenotype by system, the best predicted by DrFuse on top (Table 3).
+    """Draw the PRAUC of each label by system, the best predicted by DrFuse on top (Table 3).
 
     Args:
-        rows: By phenotype and system: the PRAUC.
-        prevalence: Of each phenotype: the share of stays that have it, which is the PRAUC of guessing.
+        rows: By label and system: the PRAUC.
+        prevalence: Of each label: the share of stays that have it, which is the PRAUC of guessing.
     """
     systems = list(dict.fromkeys(system for numbers in rows.values() for system in numbers))
     looks = _looks(systems)
@@ -268,10 +269,10 @@ def phenotypes_figure(
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, markerscale=1.1
     )
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def subgroups_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
     """Draw one system's macro AUROC in groups of patients, a panel for each way of grouping.
 
@@ -290,18 +291,18 @@ def subgroups_figure(rows: Mapping[str, Mapping[str, Number]]) -> Figure:
         named = [f"{name} ({number.note})" if number.note else name for name, number in groups.items()]
         _name_rows(axes, named)
     panels[-1].set_xlabel("macro AUROC, 95 % interval")
-    return _settled(figure)
+    return settled(figure)
 
 
-@_styled()
+@styled()
 def figure_to_svg(figure: Figure) -> str:
-    """Return a figure as an SVG document: text is text, and nothing in it depends on the day it was made."""
+    """Return a figure as an SVG document, in which text stays text and no date is written."""
     written = io.StringIO()
     figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
-@_styled()
+@styled()
 def write_figure(figure: Figure, folder: Path, stem: str) -> None:
     """Write a figure into a folder, as `<stem>.svg` and `<stem>.png`."""
     write_whole(folder / f"{stem}.svg", figure_to_svg(figure))
@@ -309,8 +310,8 @@ def write_figure(figure: Figure, folder: Path, stem: str) -> None:
         figure.savefig(beside, format="png", metadata={"Software": None})
 
 
-def _settled(figure: Figure) -> Figure:
-    """Lay a figure out once and for all, since each drawing would move it by a hair."""
+def settled(figure: Figure) -> Figure:
+    """Fix the layout of a figure, because each drawing would otherwise shift it slightly."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
@@ -321,7 +322,7 @@ def _colour(system: str) -> str:
 
 
 def _looks(systems: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Return the colour and marker of each system: DrFuse in the one warm colour, the others apart."""
+    """Return the colour and marker of each system: DrFuse alone has a warm colour."""
     others = [name for name in systems if name != HIGHLIGHT]
     looks = {
         name: (HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(others)
@@ -353,7 +354,7 @@ def _panels(
 
 
 def _forest(axes: Axes, lines: Sequence[tuple[int, str, Number]]) -> None:
-    """Draw numbers with their intervals at rows; the paper's are hollow and a little lower."""
+    """Draw numbers with their intervals, each in its row; the paper's are hollow and a little lower."""
     for row, colour, number in lines:
         at, below = (row, row) if number.paper is None else (row - 0.17, row + 0.2)
         if number.low is not None and number.high is not None:

@@ -172,17 +172,17 @@ class Table:
 
     @property
     def has_paper(self) -> bool:
-        """Whether a number of the paper stands in it."""
+        """Whether it has a number of the paper."""
         return any(number.paper is not None for number in self.numbers)
 
     @property
     def full_caption(self) -> str:
-        """The caption; where numbers of the paper stand in the table, also what sets them apart."""
+        """The caption; with numbers of the paper in the table, also why they are of something else."""
         return f"{self.caption} {self.beside_paper}".strip() if self.has_paper else self.caption
 
     @property
     def full_columns(self) -> list[str]:
-        """Column heads with the head that spans them in front, so that each says all about its column."""
+        """Column heads, each with the head that spans it in front."""
         heads = [text for text, count in self.groups for _ in range(count)] or [""] * len(self.columns)
         return [
             f"{head}: {column}" if head else column for head, column in zip(heads, self.columns, strict=True)
@@ -190,7 +190,7 @@ class Table:
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that cannot be both a file stem and an anchor.
+    """Check that a key can be both a file stem and an anchor.
 
     Raises:
         InputError: If it holds anything but letters, digits, `-` and `_`.
@@ -287,7 +287,7 @@ def write_table(table: Table, folder: Path) -> None:
 
 
 def _legend(table: Table, best: str) -> list[str]:
-    """Return how to read the signs that occur in a table."""
+    """Return a sentence for each sign that a table uses."""
     numbers = table.numbers
     shown = [number.shown for number in numbers]
     marks = {number.mark for number in numbers}
@@ -371,7 +371,7 @@ def _latex_head(text: str) -> str:
 
 
 def _stacked(lines: Sequence[str], level_with: Literal["t", "b"]) -> str:
-    """Return lines one below the other, the top or bottom one level with the row."""
+    """Return lines below each other, the top or the bottom one in line with the row."""
     if len(lines) == 1:
         return lines[0]
     return rf"\begin{{tabular}}[{level_with}]{{@{{}}r@{{}}}}" + r"\\".join(lines) + r"\end{tabular}"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import numpy as np
 import polars as pl
@@ -12,13 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from drfuse.cohort.manifest import Manifest
-from drfuse.evaluation import Estimate, Evaluation, TestSet
+from drfuse.evaluation import Estimate, Evaluation
+from drfuse.evaluation.metrics import METRICS
 from drfuse.evaluation.subgroups import FEW
 from drfuse.report.tables import Number
 from drfuse.report.tables import Table as NumberTable
+from drfuse.subsets import Subset
 
 _MOST_COLUMNS = 6
-"""Of numbers, beside each other on a terminal of 80 characters."""
+"""The most columns of numbers that a terminal of 80 characters shows beside each other."""
+_WIDTH_OF_METRICS = 20
+"""Characters of such a terminal for the metrics after the first, so that labels have room."""
 
 
 def flow_table(manifest: Manifest) -> Table:
@@ -36,38 +40,53 @@ def flow_table(manifest: Manifest) -> Table:
     return table
 
 
-def metrics_table(metrics: Evaluation) -> Table:
-    """Return the PRAUC and AUROC of each phenotype of one test set, and their means."""
-    unit = {"subject": "subjects", "stay": "stays"}[metrics.bootstrap_unit]
-    unpredicted = metrics.n_without_prediction
-    of_all = (
-        f"{metrics.n_stays:,} of {metrics.n_stays + unpredicted:,}" if unpredicted else f"{metrics.n_stays:,}"
-    )
+def metrics_table(measured: Evaluation) -> Table:
+    """Return the metrics of each label of one test set, and their means.
+
+    The first metric has its interval beside it. Others follow as long as there is room; the means of all of
+    them stand in the caption.
+    """
+    unit = {"subject": "subjects", "stay": "stays"}[measured.bootstrap_unit]
+    unpredicted = measured.n_without_prediction
+    n_stays = f"{measured.n_stays:,}"
+    if unpredicted:
+        n_stays += f" of {measured.n_stays + unpredicted:,}"
     table = Table(
-        title=f"{metrics.test_on} test set: {of_all} stays of {metrics.n_subjects:,} subjects, "
-        f"{metrics.n_with_cxr:,} with radiograph",
+        title=f"{measured.test_on} test set: {n_stays} stays of {measured.n_subjects:,} subjects, "
+        f"{measured.n_with_cxr:,} with radiograph",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("phenotype")
+    (first, *others) = measured.metrics
+    widths = accumulate(max(len(METRICS[name].title), 5) + 2 for name in others)
+    points = [name for name, width in zip(others, widths, strict=True) if width <= _WIDTH_OF_METRICS]
+    table.add_column("label")
     table.add_column("positive", justify="right", no_wrap=True)
-    table.add_column("PRAUC (95 % interval)", justify="right", no_wrap=True)
-    table.add_column("AUROC", justify="right", no_wrap=True)
-    for one in metrics.phenotypes:
-        table.add_row(one.phenotype, f"{one.n_positive:,}", _with_interval(one.prauc), _point(one.auroc))
+    table.add_column(f"{METRICS[first].title} (95 % interval)", justify="right", no_wrap=True)
+    for name in points:
+        table.add_column(METRICS[name].title, justify="right", no_wrap=True)
+
+    def cells(found: Mapping[str, Estimate]) -> list[str]:
+        return [_with_interval(found[first]), *(_point(found[name]) for name in points)]
+
+    for label, n_positive in measured.n_positive.items():
+        of_label = {name: one.by_label[label] for name, one in measured.metrics.items()}
+        table.add_row(label, f"{n_positive:,}", *cells(of_label))
     table.add_section()
-    n_averaged = len(metrics.phenotypes) - len(metrics.left_out)
-    macro = (_with_interval(metrics.prauc_macro), _point(metrics.auroc_macro))
-    table.add_row(f"mean of {n_averaged} phenotypes", "", *macro, style="bold")
-    drawn = "bootstrap percentiles" if metrics.intervals == "bootstrap" else "bias-corrected intervals"
-    resampled = f"{drawn} from {metrics.n_resamples:,} resamples of {unit}"
-    found = metrics.calibration
-    table.caption = (
-        f"mean PRAUC without its bias {metrics.prauc_macro.corrected:.3f}; {resampled}\n"
-        f"mean AUROC {_with_interval(metrics.auroc_macro)}\n"
-        f"calibration error {_with_interval(found.error)}, Brier {_with_interval(found.brier)}\n"
-        f"ECE {found.ece:.3f}, and {found.ece_if_calibrated:.3f} if the predictions were calibrated"
+    n_averaged = len(measured.n_positive) - len(measured.left_out)
+    macro = {name: one.macro for name, one in measured.metrics.items()}
+    table.add_row(f"mean of {n_averaged} labels", "", *cells(macro), style="bold")
+    drawn = "bootstrap percentiles" if measured.intervals == "bootstrap" else "bias-corrected intervals"
+    found = measured.calibration
+    table.caption = "\n".join(
+        [
+            f"mean {METRICS[first].title} without its bias {macro[first].corrected:.3f}; "
+            f"{drawn} from {measured.n_resamples:,} resamples of {unit}",
+            *(f"mean {METRICS[name].title} {_with_interval(macro[name])}" for name in others),
+            f"calibration error {_with_interval(found.error)}, Brier {_with_interval(found.brier)}",
+            f"ECE {found.ece:.3f}, and {found.ece_if_calibrated:.3f} if the predictions were calibrated",
+        ]
     )
     return table
 
@@ -101,11 +120,11 @@ def subgroups_table(metrics: Evaluation) -> Table:
             table.add_row(name, f"{one.n_stays:,}", _with_interval(one.auroc_macro), gap)
         table.add_section()
     if any(one.few for one in found.groups):
-        table.caption = f"{table.caption}\n* the median phenotype has fewer than {FEW} positives"
+        table.caption = f"{table.caption}\n* the median label has fewer than {FEW} positives"
     return table
 
 
-def contest_table(contestants: Mapping[str, Mapping[TestSet, tuple[Evaluation, Evaluation]]]) -> Table:
+def contest_table(contestants: Mapping[str, Mapping[Subset, tuple[Evaluation, Evaluation]]]) -> Table:
     """Return the macro PRAUC of models beside that of the perfect model of the same modalities.
 
     Args:
@@ -120,7 +139,7 @@ def contest_table(contestants: Mapping[str, Mapping[TestSet, tuple[Evaluation, E
         pad_edge=False,
     )
     table.add_column("model", no_wrap=True)
-    sets: dict[TestSet, Evaluation] = {}
+    sets: dict[Subset, Evaluation] = {}
     for measured in contestants.values():
         sets |= {test_set: pair[0] for test_set, pair in measured.items()}
     for test_set in sets:

@@ -1,9 +1,10 @@
 """A cohort in, the paper's tables and figure out: every system, trained, measured and put side by side.
 
-`plan` says which runs an experiment needs, `drfuse.training.matrix` trains them, `results` measures their
-predictions, `tables`, `representations` and `beyond` make of these what `build` writes.
+Each file in `experiments` says which systems it needs, and makes its tables and figures. `plan` lists the
+runs, `drfuse.training.matrix` trains them, `results` measures their predictions, and `reproduction` writes it
+all.
 """
 
-from drfuse.reproduce.build import Reproduced, reproduce
+from drfuse.reproduce.reproduction import Reproduced, reproduce
 
 __all__ = ["Reproduced", "reproduce"]

@@ -1,4 +1,4 @@
-"""In what a cohort differs from the paper's, so that its numbers are not read as a repetition."""
+"""How a cohort differs from the paper's: captions say so wherever the paper's numbers stand beside."""
 
 from typing import Any
 

@@ -2,68 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from drfuse.data import Cohort, Subset
+from drfuse.data import Cohort
 from drfuse.errors import InputError
+from drfuse.reproduce.experiments import ExperimentName, experiments_of
+from drfuse.reproduce.results import Cell
 from drfuse.reproduce.systems import System, paper_systems
+from drfuse.subsets import Subset
 from drfuse.training.matrix import RunSpec, specify
 from drfuse.training.options import DEFAULTS, TrainOptions
-
-Experiment = Literal[
-    "table1", "table2", "table3", "table4", "figure3", "missing", "calibration", "subgroups", "all"
-]
-
-TRAINED_ON: Mapping[str, Sequence[Subset]] = {
-    "table1": (),
-    "table2": ("matched", "full"),
-    "table3": ("matched",),
-    "table4": ("matched",),
-    "figure3": ("matched",),
-    "missing": ("matched", "full"),
-    "calibration": ("full",),
-    "subgroups": ("full",),
-}
-"""The training sets of each experiment's runs."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A system, trained on one of the two sets with one seed."""
-
-    system: str
-    train_on: Subset
-    seed: int
-
-
-def experiments_of(what: Experiment) -> list[str]:
-    """Return the experiments that a name stands for."""
-    return list(TRAINED_ON) if what == "all" else [what]
-
-
-def takes_part(system: System, experiment: str) -> bool:
-    """Return whether a system's runs are needed for an experiment."""
-    if experiment == "table3":
-        of_users = system.name not in paper_systems()
-        return system.paper in TABLE3 or system.reference or of_users
-    if experiment == "table4":
-        return system.ablation is not None or system.reference
-    if experiment == "figure3":
-        return system.name == "drfuse"
-    return not system.is_variant
-
 
 OWN_OPTIONS = frozenset({"lr", "weight_decay"})
 """The options of `train` that a system may have for itself: what was tuned for each."""
 
-TABLE3 = ("ResNet50", "Transformer", "MedFuse", "MedFuse-II", "DrFuse")
-"""The systems of the paper's table 3, in its order."""
-
 
 def plan(
-    what: Experiment,
+    what: ExperimentName,
     cohort: Cohort,
     runs: Path,
     systems: Sequence[System],
@@ -114,14 +70,14 @@ def plan(
 
     cells = {
         Cell(system.name, train_on, seed): run_of(system, train_on, seed)
-        for experiment in experiments_of(what)
+        for experiment in experiments_of(what).values()
         for system in systems
-        if takes_part(system, experiment)
-        for train_on in TRAINED_ON[experiment]
+        if experiment.takes_part(system)
+        for train_on in experiment.trained_on
         for seed in seeds
     }
-    if not cells and what != "table1":
-        raise InputError(f"none of the systems takes part in {what}; name others in --models")
+    if not cells and any(experiment.trained_on for experiment in experiments_of(what).values()):
+        raise InputError(f"none of the systems takes part in {what}; choose others in --models")
     return cells
 
 

@@ -1,8 +1,7 @@
-"""DrFuse's four representations: Figure 3, and the numbers that an eye can't give."""
+"""DrFuse's four representations of a stay, and numbers on how they relate to each other."""
 
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.manifold import TSNE
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -31,7 +29,6 @@ FIGURE3 = {
 """The representations of Figure 3, and what it calls them."""
 
 FOLDS = 5
-_PERPLEXITY = 30.0
 _STAYS_AT_A_TIME = 256
 
 Representation = NDArray[np.float32]
@@ -62,16 +59,8 @@ def represent(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def tsne(h: Mapping[str, Representation], seed: int = 0) -> dict[str, NDArray[np.float64]]:
-    """Return a common t-SNE of several representations of n stays (n, D), each (n, 2)."""
-    stacked = np.concatenate(list(h.values()))
-    reducer = TSNE(init="pca", perplexity=min(_PERPLEXITY, (len(stacked) - 1) / 3), random_state=seed)
-    placed = reducer.fit_transform(stacked)
-    return dict(zip(h, np.split(placed, len(h)), strict=True))
-
-
 def probe_origin(ehr: Representation, cxr: Representation, subjects: NDArray[Any]) -> float:
-    """Return how often a linear probe tells which modality a representation (n, D) is of.
+    """Return how often a linear probe tells which modality a representation (n, D) comes from.
 
     It is fitted and scored in folds of whole subjects; 0.5 is chance. NaN with fewer subjects than folds.
     """

@@ -1,26 +1,36 @@
-"""What the runs of a plan predict, and how well."""
+"""What the finished runs predict, and how well."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from drfuse.data import Cohort, Subset, Task
+from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
-from drfuse.evaluation import SeededPrauc, TestSet, seeded_prauc
-from drfuse.reproduce.plan import Cell
+from drfuse.evaluation import SeededPrauc, seeded_prauc
 from drfuse.reproduce.systems import System
 from drfuse.run import Predictions
+from drfuse.subsets import Split, Subset
 from drfuse.training import read_facts
 from drfuse.training.matrix import RunSpec
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A system, trained on one of the two sets with one seed."""
+
+    system: str
+    train_on: Subset
+    seed: int
+
+
+@dataclass(frozen=True)
 class Setting:
-    """What a system was trained on, and what it is tested on."""
+    """The stays that a system was trained on, and those that it is tested on."""
 
     train_on: Subset
-    test_on: TestSet
+    test_on: Subset
 
     def __str__(self) -> str:
         return f"trained on {self.train_on}, tested on {self.test_on}"
@@ -77,6 +87,24 @@ class Results:
         """Return a system's predictions, one for each seed; none if it has no such runs."""
         return self.predictions.get((system.name, train_on), ())
 
+    def by_system(self, train_on: Subset) -> dict[System, Sequence[Predictions]]:
+        """Return the predictions of each system that has some; variants of DrFuse are left out."""
+        return {
+            system: runs
+            for system in self.systems
+            if not system.is_variant and (runs := self.of(system, train_on))
+        }
+
+    def rows(self, split: Split, subset: Subset) -> NDArray[np.int64]:
+        """Return the rows of the cohort that the task uses of a split and subset."""
+        rows = self.cohort.rows(split, subset)
+        return rows[self.task.eligible[rows]]
+
+    def prevalence(self, split: Split, subset: Subset) -> NDArray[np.float32]:
+        """Return the share of these stays that have each label (C,)."""
+        shares: NDArray[np.float32] = self.task.labels[self.rows(split, subset)].mean(axis=0)
+        return shares
+
     @property
     def is_of_the_paper(self) -> bool:
         """Whether the paper has numbers for this task."""
@@ -84,14 +112,14 @@ class Results:
 
     @property
     def n_seeds(self) -> int:
-        """Trainings of a system."""
+        """How many seeds each system was trained with."""
         return max(map(len, self.predictions.values()), default=0)
 
     def score(self, system: System, setting: Setting) -> SeededPrauc | None:
         """Return how well a system does in a setting.
 
-        None if it has no such runs, or does not predict every stay of the test set: then its number would be
-        of other stays than its neighbours' are.
+        None if it has no such runs, or does not predict every stay of the test set: its number could then not
+        be compared with the others.
         """
         key = (system.name, setting)
         if key not in self._scores:
@@ -107,3 +135,9 @@ class Results:
         if np.isnan(logits).any() or not labels.any():
             return None
         return seeded_prauc(labels, logits, runs[0].stays["subject_id"].to_numpy()[rows], self.n_resamples)
+
+
+def predicted_by_all(runs: Sequence[Predictions]) -> NDArray[np.bool_]:
+    """Return the test stays that a system predicts with every seed (N,)."""
+    unknown = np.isnan([run.logits for run in runs]).any(axis=(0, 2))
+    return runs[0].rows("test") & ~unknown

@@ -1,4 +1,4 @@
-"""The systems that are compared: a model each, with what was published of its settings."""
+"""The systems that are compared: each a model with its published settings."""
 
 import inspect
 import math
@@ -28,10 +28,10 @@ class System:
         lr: The published learning rate, or None for the one of `drfuse train`.
         paper: Its name in the paper's tables 2 and 3, or None.
         ablation: Its name in the paper's table 4, or None.
-        reads: The modalities that it cannot do without, if it is a model of one alone.
+        reads: `ehr` or `cxr` for a model of that modality alone; both for any other.
         first_stage: By modality, the shipped system of that one alone whose encoder it starts from.
         reference: Whether it is a baseline that stands in every table, although the paper has none.
-        asked_for: Whether it is compared only where it is named.
+        asked_for: Whether it is compared only if `--models` lists it.
     """
 
     name: str
@@ -57,13 +57,13 @@ class System:
 
     @property
     def is_variant(self) -> bool:
-        """Whether it is one of table 4's, which change one thing about DrFuse."""
+        """Whether it is a variant of table 4, which changes one part of DrFuse."""
         return self.ablation is not None and self.paper is None
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return its model with those of the arguments that the model takes.
+        """Return its model with the arguments that the model takes; others are left out.
 
-        They go before its own, but for what makes a variant one.
+        They replace its own, except for the argument that makes a variant a variant.
         """
         taken = inspect.signature(import_class(self.model["class_path"], FusionModel)).parameters
         own = dict(self.model.get("init_args") or {})
@@ -82,7 +82,7 @@ def paper_systems() -> Mapping[str, System]:
 
 
 def choose_systems(names: Sequence[str] | None) -> list[System]:
-    """Return systems by name; a path of a YAML file names one of the user's own.
+    """Return systems by name; the path of a YAML file adds one of the user's own.
 
     Such a file holds the fields of one system: `title` and `model`, which has `class_path` and `init_args`.
     The file's own name is the system's.
@@ -94,7 +94,7 @@ def choose_systems(names: Sequence[str] | None) -> list[System]:
     if names is None:
         return [system for system in shipped.values() if not system.asked_for]
     if not names:
-        raise InputError(f"--models names no system; expected some of {', '.join(shipped)}")
+        raise InputError(f"--models is empty; expected some of {', '.join(shipped)}")
     chosen = [shipped[name] if name in shipped else _read(name) for name in dict.fromkeys(names)]
     called = [name for system in chosen for name in {system.name, system.title}]
     if twice := sorted({name for name in called if called.count(name) > 1}):
@@ -110,7 +110,8 @@ def _read(name: str) -> System:
         )
     if path.stem in paper_systems() or not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
         raise InputError(
-            f"{path} cannot name a system; rename it to letters, digits, - and _ that name no shipped one"
+            f"{path} cannot be the name of a system; rename it to letters, digits, - and _ that no shipped "
+            "system has"
         )
     try:
         system = System(path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -119,17 +120,18 @@ def _read(name: str) -> System:
         if not all(isinstance(name, str) and name and name.isprintable() for name in names):
             raise TypeError("title, paper and ablation are text in one line")
         if not isinstance(system.model.get("init_args") or {}, dict):
-            raise TypeError("its init_args are no mapping")
+            raise TypeError("init_args is not a mapping")
         if system.lr is not None and not 0 < float(system.lr) < math.inf:
-            raise TypeError(f"lr is {system.lr}, and not above 0")
+            raise TypeError(f"lr is {system.lr}; expected a number above 0")
         if list(system.reads) not in (["ehr"], ["cxr"], ["ehr", "cxr"]):
-            raise TypeError(f"reads is {system.reads}, and not [ehr], [cxr] or [ehr, cxr]")
+            raise TypeError(f"reads is {system.reads}; expected [ehr], [cxr] or [ehr, cxr]")
         alone = {(one.reads[0], one.name) for one in paper_systems().values() if one.is_unimodal}
         if unknown := set(dict(system.first_stage).items()) - alone:
-            raise TypeError(f"first_stage names {min(unknown)}, and no shipped system of that modality alone")
+            raise TypeError(f"first_stage has {min(unknown)}, not a shipped system of that modality alone")
         return replace(system, lr=None if system.lr is None else float(system.lr))  # YAML reads 1e-4 as text
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} describes no system: {reason}; expected title, and model with class_path and init_args"
+            f"{path} does not describe a system: {reason}; expected title, and model with class_path and "
+            "init_args"
         ) from error

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 
 from drfuse.errors import InputError, MissingInputError
-from drfuse.evaluation.metrics import prauc_auroc
+from drfuse.evaluation import prauc_auroc
 from drfuse.run import Predictions
 from drfuse.simulate.disease import Disease, Modality, Patients, Readings, expected_advantage
 

@@ -16,9 +16,9 @@ from drfuse.files import write_whole
 from drfuse.report.figures import write_figure
 from drfuse.report.page import Section, render_page
 from drfuse.report.tables import Row, Table, write_table
-from drfuse.reproduce.plan import Experiment, plan
+from drfuse.reproduce.experiments import ExperimentName, sections_of, tables_for_terminal
+from drfuse.reproduce.plan import plan
 from drfuse.reproduce.results import Results
-from drfuse.reproduce.sections import sections_of
 from drfuse.reproduce.systems import System, choose_systems
 from drfuse.training import TrainOptions, data_module, read_facts
 from drfuse.training.matrix import RunSpec, train_all
@@ -35,18 +35,20 @@ class Reproduced:
     """What was written.
 
     Attributes:
-        folder: Where it lies.
-        report: The page that holds everything.
+        folder: The folder of everything.
+        report: The page with all tables and figures.
         tables: The tables, in their order.
+        shown: Those of them that the command shows in the terminal.
     """
 
     folder: Path
     report: Path
     tables: list[Table]
+    shown: list[Table]
 
 
 def reproduce(
-    what: Experiment,
+    what: ExperimentName,
     cohort: Path,
     out: Path,
     seeds: Sequence[int] = (0,),
@@ -90,7 +92,7 @@ def reproduce(
     Raises:
         InputError: If the cohort or an option cannot be used, or runs failed; the others are kept.
     """
-    check_choice("what", what, get_args(Experiment))
+    check_choice("what", what, get_args(ExperimentName))
     if not seeds or n_resamples < 1:
         raise InputError("expected at least one seed, and n_resamples of at least 1")
     options = options.changed(**changes)
@@ -125,7 +127,8 @@ def reproduce(
             f"{len(failed)} runs failed, the first of them {failed[0]}; {report} has the others, and the "
             "same command goes on with what is left"
         )
-    return Reproduced(out, report, [table for section in sections for table in section.tables])
+    tables = [table for section in sections for table in section.tables]
+    return Reproduced(out, report, tables, tables_for_terminal(what, sections))
 
 
 def _shared(options: TrainOptions, lr: float | None) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _shared(options: TrainOptions, lr: float | None) -> dict[str, Any]:
 def _settings(
     results: Results, model_args: Mapping[str, Any], options: Mapping[str, Any], failed: Sequence[str]
 ) -> Section:
-    """Return with what everything was made, and what is missing."""
+    """Return the section on the options of all runs, and on runs that failed."""
     sources = results.cohort.manifest.sources.values()
     made = {
         "cohort": results.cohort.folder.name,
@@ -204,7 +207,9 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
         for place, (_, figure) in enumerate(section.figures, start=1):
             stem = section.key if len(section.figures) == 1 else f"{section.key}-{place}"
             write_figure(figure, out / "figures", stem)
-    write_whole(report.with_name(report.name.replace("report", "runs")).with_suffix(".csv"), _list(results))
+    write_whole(
+        report.with_name(report.name.replace("report", "runs")).with_suffix(".csv"), _runs_as_csv(results)
+    )
     cohort, n_seeds = results.cohort, results.n_seeds
     facts = [
         ("cohort", f"{cohort.folder.name}, {len(cohort):,} stays, {len(cohort.cxr):,} with radiograph"),
@@ -216,8 +221,8 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
     write_whole(report, render_page("DrFuse, reproduced", facts, sections))
 
 
-def _list(results: Results) -> str:
-    """Return a row a run: what it is, where it lies, and how it went on the validation split."""
+def _runs_as_csv(results: Results) -> str:
+    """Return the runs as CSV: what each is, its folder, and its best epoch on the validation split."""
     measured = ("best_epoch", "val_prauc_macro")
     rows = []
     for cell, spec in results.cells.items():

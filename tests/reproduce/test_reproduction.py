@@ -286,7 +286,7 @@ def test_options_reach_every_training(
         ({"batch_size": 0}, "batch_size of at least 1"),
         ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
-        ({"models": []}, "--models names no system"),
+        ({"models": []}, "--models is empty"),
         ({"models": ["drfuse", "fusion"]}, "there is no system 'fusion'"),
         ({"what": "figure3", "models": ["mmtm"]}, "none of the systems takes part in figure3"),
         ({"model_args": {"width": 8}}, "none of the systems' models takes 'width'"),

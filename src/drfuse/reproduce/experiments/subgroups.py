@@ -1,0 +1,86 @@
+"""How well groups of patients are predicted, by age, sex, race and admission."""
+
+from collections.abc import Mapping
+
+from drfuse.evaluation import Subgroups, groups_of, subgroups
+from drfuse.report.figures import subgroups_figure
+from drfuse.report.tables import Number, Row, Table
+from drfuse.reproduce.experiment import Experiment, Findings
+from drfuse.reproduce.results import Results, predicted_by_all
+from drfuse.reproduce.systems import System
+
+
+def groups_measured(results: Results) -> dict[System, Subgroups]:
+    """Return how well each system, trained on the full dataset, predicts groups of the full test set."""
+    measured = {}
+    for system, runs in results.by_system("full").items():
+        rows = predicted_by_all(runs)
+        stays = runs[0].stays.filter(rows).select("stay_id")
+        stays = stays.join(results.cohort.stays, on="stay_id", how="left", maintain_order="left")
+        found = subgroups(
+            runs[0].labels[rows],
+            [run.logits[rows] for run in runs],
+            groups_of(stays),
+            runs[0].stays["subject_id"].to_numpy()[rows],
+            results.n_resamples,
+        )
+        measured[system] = found
+    return measured
+
+
+def subgroup_tables(measured: Mapping[System, Subgroups]) -> list[Table]:
+    """Return a table of groups for each system."""
+    return [
+        Table(
+            key=f"subgroups-{system.name}",
+            title=f"{system.title} in groups of patients, trained and tested on full",
+            caption="Macro averages with 95 % interval over subjects and seeds. PRAUC is without its bias, "
+            "which is large in small groups, and rises with prevalence. TPR: true positive rate at "
+            f"a specificity of {found.specificity:.0%}, with one threshold a label for all; gaps: the "
+            "group's less that of all other stays. A star marks groups in which the median label has "
+            f"fewer than 50 positives.{'' if 'ehr' in system.reads else ' Only stays with a radiograph.'}",
+            columns=["group", "stays", "positives", "AUROC", "AUROC gap", "PRAUC", "TPR", "TPR gap"],
+            rows=[
+                Row(
+                    f"{one.attribute}: {one.group}{' *' if one.few else ''}",
+                    [
+                        Number(float(one.n_stays), digits=0),
+                        Number(float(one.n_positive), digits=0),
+                        Number.of(one.auroc_macro),
+                        Number.of(one.auroc_gap),
+                        Number(one.prauc_macro.corrected, one.prauc_macro.low, one.prauc_macro.high),
+                        Number.of(one.tpr_macro),
+                        Number.of(one.tpr_gap),
+                    ],
+                    rule_above=place > 0 and one.attribute != found.groups[place - 1].attribute,
+                )
+                for place, one in enumerate(found.groups)
+            ],
+        )
+        for system, found in measured.items()
+    ]
+
+
+def _by_group(found: Subgroups) -> dict[str, dict[str, Number]]:
+    """Return the AUROC of each group by the way of grouping, as the figure takes it."""
+    rows: dict[str, dict[str, Number]] = {}
+    for one in found.groups:
+        note = f"{one.n_stays:,} stays{', few positives' if one.few else ''}"
+        rows.setdefault(one.attribute, {})[one.group] = Number.of(one.auroc_macro, note=note)
+    return rows
+
+
+def _measure(results: Results) -> Findings:
+    measured = groups_measured(results)
+    shown = next((system for system in measured if system.name == "drfuse"), next(iter(measured)))
+    caption = f"Macro AUROC of {shown.title} in groups of patients"
+    return Findings(subgroup_tables(measured), [(caption, subgroups_figure(_by_group(measured[shown])))])
+
+
+EXPERIMENT = Experiment(
+    title="Subgroups",
+    look_for="Whether the systems serve all groups of patients alike.",
+    place=80,
+    measure=_measure,
+    trained_on=["full"],
+)

@@ -1,0 +1,70 @@
+"""Calibration, of predictions made by hand: each number against plain loops."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss
+
+from drfuse.report import Number, Table
+from drfuse.reproduce.experiments.calibration import calibration_table, calibrations
+from drfuse.reproduce.results import Results
+from drfuse.reproduce.systems import paper_systems
+from tests.reproduce.samples import (
+    MATCHED_TEST,
+    PHENOTYPES,
+    TEST,
+    draw_labels,
+    make_results,
+    numbers,
+)
+
+NAMES = ("transformer", "resnet50", "drfuse", "drfuse-mse")
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return make_results(NAMES)
+
+
+@pytest.fixture(scope="module")
+def mortality() -> Results:
+    return make_results(["resnet50", "drfuse"], task="mortality")
+
+
+def by_title(table: Table) -> dict[str, list[Number]]:
+    return {row.header: numbers(row) for row in table.rows}
+
+
+def naive_ece(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the calibration error of one label, bin by bin."""
+    error = 0.0
+    for b in range(10):
+        within = (probabilities >= b / 10) & (probabilities < (b + 1) / 10)
+        error += abs((probabilities - labels)[within].sum())
+    return error / len(labels)
+
+
+@pytest.mark.parametrize(("name", "n_stays"), [("transformer", 40), ("resnet50", 30), ("drfuse", 40)])
+def test_calibration_is_of_the_stays_that_are_predicted(results: Results, name: str, n_stays: int) -> None:
+    measured = calibrations(results)
+    stays, error, ece, chance, brier = by_title(calibration_table(results, measured))[
+        paper_systems()[name].title
+    ]
+    rows = MATCHED_TEST if name == "resnet50" else TEST
+    assert stays.shown.value == str(rows.sum()) == str(n_stays)
+    labels = draw_labels()[rows]
+    eces, briers = [], []
+    for run in results.predictions[name, "full"]:
+        p = 1 / (1 + np.exp(-run.logits[rows[TEST]].astype(float)))
+        eces += [naive_ece(labels[:, c], p[:, c]) for c in range(len(PHENOTYPES))]
+        briers += [brier_score_loss(labels[:, c], p[:, c]) for c in range(len(PHENOTYPES))]
+    assert ece.value == pytest.approx(np.mean(eces))
+    assert brier.value == pytest.approx(np.mean(briers))
+    found = measured[paper_systems()[name]]
+    assert chance.value == found.ece_if_calibrated > 0
+    assert (error.value, error.low, error.high) == (found.error.value, found.error.low, found.error.high)
+    assert sum(one.n_predictions for one in found.reliability) == 2 * n_stays * len(PHENOTYPES)
+
+
+def test_calibration_of_a_task_in_which_not_all_take_part(mortality: Results) -> None:
+    table = calibration_table(mortality, calibrations(mortality))
+    assert [row[0].value for row in by_title(table).values()] == [19, 26]
