@@ -218,8 +218,11 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
         ("model: {class_path: drfuse.models.MMTM}", "missing 1 required positional argument: 'title'"),
         ("{title: x, model: drfuse.models.MMTM}", "string indices"),
         ("{title: x, model: {}}", "class_path"),
-        ("{title: x, model: {class_path: drfuse.models.Nothing}}", "there is no model drfuse.models.Nothing"),
-        ("{title: x, model: {class_path: nothing}}", "there is no model nothing"),
+        (
+            "{title: x, model: {class_path: drfuse.models.Nothing}}",
+            "drfuse.models.Nothing cannot be imported",
+        ),
+        ("{title: x, model: {class_path: nothing}}", "nothing cannot be imported"),
         ("{title: x, model: {class_path: torch.nn.Linear}}", "torch.nn.Linear is not a FusionModel"),
         (
             "{title: x, model: {class_path: drfuse.models.logit_pool}}",

@@ -27,6 +27,7 @@ from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, Task, TaskName
 from drfuse.errors import BusyError, InputError, MissingInputError
+from drfuse.files import beside
 from drfuse.models import (
     DAFT,
     CxrResNet,
@@ -355,7 +356,7 @@ def test_a_replaced_run_comes_back_even_after_a_kill(
 
 def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / ".lock"):
+    with FileLock(beside(tmp_path / "run", "lock")):
         for unfinished in (".config.yaml.partial", "config.yaml"):
             with pytest.raises(BusyError, match="another command is writing"):
                 fit()
@@ -366,7 +367,7 @@ def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
 
 def test_a_command_that_was_killed_at_its_start_is_in_nobodys_way(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").touch()
+    beside(tmp_path / "run", "lock").touch()
     (tmp_path / "run" / ".config.yaml.partial").write_text("cohort: a\nmo")
     assert RunFiles(fit(epochs=1).folder).predictions.is_file()
 
@@ -971,7 +972,7 @@ def test_how_an_interrupted_run_is_computed_may_change(
 def test_who_only_looks_at_a_run_keeps_nobody_from_it(tmp_path: Path) -> None:
     run = RunFiles(tmp_path / "run")
     run.folder.mkdir()
-    looking = FileLock(run.folder / ".lock", thread_local=False)
+    looking = FileLock(beside(run.folder, "lock"), thread_local=False)
     looking.acquire()
     threading.Timer(0.2, looking.release).start()
     with claim(run, {"cohort": "", "model": "", "train_on": ""}, "", overwrite=False) as checkpoint:

@@ -219,7 +219,8 @@ def test_an_interrupted_trial_is_proposed_again_and_goes_on(
     assert_frame_equal(resumed.trials, whole.trials)
     assert started == [0, 1, 0, 0, 1, 1, 0, 1]
     left = {path.name for path in resumed.folder.iterdir()}
-    assert left == {".lock", "best.yaml", "runs", "study.journal", "trials.csv"}
+    locks = {".lock", *(f".trial-{number}.lock" for number in range(5))}
+    assert left == locks | {"best.yaml", "runs", "study.journal", "trials.csv"}
     assert len(runs_in(resumed.folder)) == 3
 
 

@@ -103,7 +103,7 @@ def reproduce(
     cells = plan(what, opened, out / "runs", systems, seeds, model_args or {}, options, settings, lr)
     for train_on in sorted({cell.train_on for cell in cells}):  # what is wrong fails before the training
         data = data_module(opened, options.changed(train_on=train_on))
-        if not data.dataset.task.eligible[opened.rows("test", train_on)].any():
+        if not len(data.dataset.task.rows("test", train_on)):
             raise InputError(
                 f"the test split of {opened.folder} has no stay in the {train_on} set; prepare a larger "
                 "cohort, or one with another --seed or --split-file"

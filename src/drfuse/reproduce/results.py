@@ -95,14 +95,9 @@ class Results:
             if not system.is_variant and (runs := self.of(system, train_on))
         }
 
-    def rows(self, split: Split, subset: Subset) -> NDArray[np.int64]:
-        """Return the rows of the cohort that the task uses of a split and subset."""
-        rows = self.cohort.rows(split, subset)
-        return rows[self.task.eligible[rows]]
-
     def prevalence(self, split: Split, subset: Subset) -> NDArray[np.float32]:
         """Return the share of these stays that have each label (C,)."""
-        shares: NDArray[np.float32] = self.task.labels[self.rows(split, subset)].mean(axis=0)
+        shares: NDArray[np.float32] = self.task.labels[self.task.rows(split, subset)].mean(axis=0)
         return shares
 
     @property

@@ -58,7 +58,7 @@ def draw(counts):
 
 
 def measure(results):
-    counts = results.task.labels[results.rows("test", "full")].sum(axis=0)
+    counts = results.task.labels[results.task.rows("test", "full")].sum(axis=0)
     rows = [Row(name, [Number(float(n), digits=0)]) for name, n in zip(results.task.label_names, counts)]
     table = Table("positives", "Positives of each label", "In the test split.", ["label", "stays"], rows)
     return Findings([table], [("Positives", draw(counts))])

@@ -33,7 +33,7 @@ def tsne(h: Mapping[str, Representation], seed: int = 0) -> dict[str, NDArray[np
 
 
 def _measure(results: Results) -> Findings:
-    rows = results.rows("test", "matched")
+    rows = results.task.rows("test", "matched")
     subjects = results.cohort.stays["subject_id"].to_numpy()[rows]
     specs = [
         spec for cell, spec in results.cells.items() if (cell.system, cell.train_on) == ("drfuse", "matched")

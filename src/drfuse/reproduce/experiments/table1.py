@@ -16,7 +16,7 @@ def table1(results: Results) -> Table:
 
     def count(subset: Subset, split: Split) -> Number:
         published = paper.samples(subset, split) if results.is_of_the_paper else None
-        return Number(float(len(results.rows(split, subset))), digits=0, paper=published)
+        return Number(float(len(results.task.rows(split, subset))), digits=0, paper=published)
 
     return Table(
         key="table1",
