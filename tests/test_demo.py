@@ -17,7 +17,11 @@ STAYS = 120
 
 
 def test_it_writes_hospital_cohort_and_three_runs(small_demo: Demo) -> None:
-    assert {path.name for path in small_demo.folder.iterdir()} == {"hospital", "cohort", "runs"}
+    assert {path.name for path in small_demo.folder.iterdir() if not path.name.startswith(".")} == {
+        "hospital",
+        "cohort",
+        "runs",
+    }
     assert [contestant.run.name for contestant in small_demo.contestants] == ["ehr", "cxr", "fused"]
     assert all((one.run / "metrics.json").is_file() for one in small_demo.contestants)
 

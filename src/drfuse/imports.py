@@ -18,7 +18,7 @@ def import_class(path: str, base: type) -> Any:
     except Exception as error:  # whatever a user's module raises
         raise InputError(f"{path} cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise InputError(f"{path} is not a {base.__name__}")
+        raise InputError(f"{path} is not a subclass of {base.__name__}")
     return kind
 
 

@@ -220,10 +220,13 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
         ("{title: x, model: {}}", "class_path"),
         (
             "{title: x, model: {class_path: drfuse.models.Nothing}}",
-            "drfuse.models.Nothing cannot be imported",
+            "models.Nothing cannot be imported",
         ),
         ("{title: x, model: {class_path: nothing}}", "nothing cannot be imported"),
-        ("{title: x, model: {class_path: torch.nn.Linear}}", "torch.nn.Linear is not a FusionModel"),
+        (
+            "{title: x, model: {class_path: torch.nn.Linear}}",
+            "torch.nn.Linear is not a subclass of FusionModel",
+        ),
         (
             "{title: x, model: {class_path: drfuse.models.logit_pool}}",
             "drfuse.models.logit_pool is not a Fusion",

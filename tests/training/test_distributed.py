@@ -79,7 +79,7 @@ def together(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 def interrupt_second(task: FusionTraining) -> None:
     if task.current_epoch == 1:
         raise KeyboardInterrupt
-    torch.manual_seed(task.seed * 1_000_003)
+    torch.manual_seed(task.options.seed * 1_000_003)
 
 
 def test_each_process_knows_its_place(together: dict[str, Any]) -> None:
