@@ -285,7 +285,7 @@ def measure_representations(run: Path, cohort: Cohort, truth: Truth) -> dict[str
     folds of whole subjects.
     """
     rows = np.concatenate([cohort.rows("validation", "matched"), cohort.rows("test", "matched")])
-    h = represent(run, cohort, rows, cohort.image_size)
+    h = represent(run, cohort, rows)
     subjects = cohort.stays["subject_id"].to_numpy()[rows]
     seen = Disease.load().seen
     groups = dict(

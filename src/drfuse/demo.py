@@ -17,10 +17,10 @@ from drfuse.data import Cohort, EhrFeatures
 from drfuse.errors import InputError
 from drfuse.evaluation import Evaluation, evaluate, evaluate_test_set
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, RunFacts, RunFiles
 from drfuse.simulate import Reader, Truth, oracle, simulate
 from drfuse.subsets import Subset
-from drfuse.training import TrainOptions, describe_model, read_facts, train
+from drfuse.training import TrainOptions, describe_model, train
 from drfuse.training.options import DEFAULTS
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def learn(
         }
         if _is_done(run.config, described) and run.predictions.is_file():
             try:
-                known = read_facts(run.folder)["cohort"] == opened.fingerprint
+                known = RunFacts.read(run.folder).cohort == opened.fingerprint
             except InputError as error:
                 raise InputError(f"{error}: delete {run.folder}, and it will be") from error
             if not known:

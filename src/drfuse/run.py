@@ -1,8 +1,10 @@
 """A run on disk: what `drfuse train` writes and everything after it reads."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -10,8 +12,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError, MissingInputError
-from drfuse.files import atomic_file
+from drfuse.files import atomic_file, write_whole
 from drfuse.subsets import Split, Subset
+
+if TYPE_CHECKING:
+    from drfuse.cohort import Variable
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,13 @@ class RunFiles:
         return self.folder / "config.yaml"
 
     @property
+    def facts(self) -> Path:
+        """What the weights need beside them to predict (see `RunFacts`)."""
+        return self.folder / "config.json"
+
+    @property
     def model(self) -> Path:
-        """The best weights; their metadata name the cohort and the sizes."""
+        """The best weights."""
         return self.folder / "model.safetensors"
 
     @property
@@ -76,6 +86,75 @@ class RunFiles:
 
 
 @dataclass(frozen=True)
+class RunFacts:
+    """What a run says of itself (`config.json`): with the weights, all that a prediction needs.
+
+    Attributes:
+        drfuse: Version of this package that trained it.
+        cohort: Fingerprint of its cohort.
+        model: `class_path`, and `init_args`: the arguments after the two sizes, defaults included.
+        n_features: F, the features of an hour.
+        task: What is predicted.
+        label_names: The C labels, in order.
+        variables: The variables of an hour, in order, as the cohort's manifest describes them.
+        normalization: `mean` and `std` of each continuous variable over the training split.
+        window_hours: Hours after ICU admission that are read.
+        image_size: Side of the stored radiographs, in pixels.
+        crop_size: Side of their centre crop, in pixels.
+        batch_size: Stays that are predicted at a time.
+        precision: Numbers that it was trained with.
+        best_epoch: The epoch whose weights were kept, from 0.
+        val_prauc_macro: Its macro PRAUC on the validation split.
+    """
+
+    drfuse: str
+    cohort: str
+    model: dict[str, Any]
+    n_features: int
+    task: str
+    label_names: list[str]
+    variables: "list[Variable]"
+    normalization: dict[str, dict[str, float]]
+    window_hours: int
+    image_size: int
+    crop_size: int
+    batch_size: int
+    precision: str
+    best_epoch: int
+    val_prauc_macro: float
+
+    def write(self, path: Path) -> None:
+        """Write `config.json`."""
+        write_whole(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, run: Path) -> "RunFacts":
+        """Return the facts of a finished run.
+
+        Raises:
+            MissingInputError: If `run` is not a finished run, or an earlier version trained it.
+            InputError: If they are damaged.
+        """
+        from drfuse.cohort import Variable
+
+        files = RunFiles(Path(run))
+        if not files.model.is_file():
+            raise MissingInputError(
+                f"{run} has no {files.model.name}: it is not a finished run of `drfuse train`"
+            )
+        if not files.facts.is_file():
+            raise MissingInputError(
+                f"{run} has no {files.facts.name}: an earlier version of drfuse trained it; train it again"
+            )
+        try:
+            fields = json.loads(files.facts.read_text(encoding="utf-8"))
+            fields["variables"] = [Variable(**variable) for variable in fields["variables"]]
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{files.facts} is damaged: {error}; train the run again") from error
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What a run says of every stay of its cohort: N stays, C phenotypes (or labels of another task).
 
@@ -110,6 +189,21 @@ class Predictions:
             labels=self.labels[rows],
             modality_weights=None if self.modality_weights is None else self.modality_weights[rows],
             logits_without_cxr=None if self.logits_without_cxr is None else self.logits_without_cxr[rows],
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Return the predictions of several parts of a cohort, one after the other."""
+
+        def joined(name: str) -> Any:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        names = ("logits", "labels", "modality_weights", "logits_without_cxr")
+        return replace(
+            parts[0],
+            stays=pl.concat([part.stays for part in parts]),
+            **{name: joined(name) for name in names},
         )
 
     def write(self, path: Path) -> None:

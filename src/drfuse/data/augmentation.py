@@ -42,6 +42,8 @@ class CxrTransform(nn.Module):
     @torch.no_grad()
     def forward(self, cxr: Tensor) -> Tensor:
         """Return float32 (M, 1, crop, crop) of uint8 (M, 1, size, size); M may be 0."""
+        if cxr.shape[-1] == 0:  # of a batch without pixels, for a model that knows each radiograph by its row
+            return cxr.float()
         if len(cxr) == 0:
             return cxr.new_zeros((0, 1, self.crop_size, self.crop_size), dtype=torch.float32)
         grey = cxr.float() / 255

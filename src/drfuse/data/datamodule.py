@@ -13,7 +13,7 @@ from drfuse.data.augmentation import Augmentation, CxrTransform
 from drfuse.data.batch import Batch, Modality, StoredBatch
 from drfuse.data.cohort import Cohort
 from drfuse.data.dataset import CxrContent, StayDataset
-from drfuse.data.loader import BatchLoader
+from drfuse.data.loader import BatchLoader, EvaluationBatches, batch_loader, split_rows
 from drfuse.data.sampler import EvenBatches
 from drfuse.data.tasks import TaskName
 from drfuse.errors import InputError, check_choice
@@ -115,15 +115,11 @@ class CohortDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return batches with even shares of radiographs, in an order of their own each epoch."""
-        return self._loader(self._training_batches())
+        return batch_loader(self.dataset, self._training_batches(), self.num_workers)
 
     def val_dataloader(self) -> BatchLoader:
         """Return the validation split in order."""
-        return self._loader(self._in_order(self.validation_rows))
-
-    def predict_dataloader(self) -> BatchLoader:
-        """Return all stays that take part, in order."""
-        return self._loader(self._in_order(self.rows))
+        return batch_loader(self.dataset, self._in_order(self.validation_rows), self.num_workers)
 
     def transfer_batch_to_device(
         self,
@@ -146,8 +142,6 @@ class CohortDataModule(L.LightningDataModule):
         return self._transform(batch, augment=False)
 
     def _transform(self, batch: StoredBatch, augment: bool) -> Batch:
-        if self.dataset.cxr == "rows":
-            return batch.with_cxr(batch.pixels.float())  # (M, 1, 0, 0)
         self.transform_cxr.train(augment)
         return batch.with_cxr(self.transform_cxr(batch.pixels))
 
@@ -162,9 +156,10 @@ class CohortDataModule(L.LightningDataModule):
             rows = np.arange(start, min(start + self.batch_size, n_images))
             yield self.transform_cxr(self.dataset.pixels(rows))
 
-    def batches(self, rows: NDArray[np.int64]) -> "EvaluationBatches":
+    def batches(self, rows: NDArray[np.int64]) -> EvaluationBatches:
         """Return the batches of some rows, in order, whole in every process."""
-        return EvaluationBatches(self, self._loader(self._split(rows)))
+        split = split_rows(rows, self.batch_size)
+        return EvaluationBatches(self.dataset, self.transform_cxr, split, self.num_workers)
 
     def example(self) -> Batch:
         """Return a batch of the longest stay with and without a radiograph, as evaluation sees it."""
@@ -179,8 +174,7 @@ class CohortDataModule(L.LightningDataModule):
         trainer = self.trainer
         if trainer is not None and trainer.training:
             return self._training_sizes[number] < self.n_ranks
-        rows = self.rows if trainer is None or trainer.predicting else self.validation_rows
-        return min(self.batch_size, len(rows) - number * self.batch_size) < self.n_ranks
+        return min(self.batch_size, len(self.validation_rows) - number * self.batch_size) < self.n_ranks
 
     @cached_property
     def _training_sizes(self) -> list[int]:
@@ -207,40 +201,8 @@ class CohortDataModule(L.LightningDataModule):
             batch
             if len(batch) < self.n_ranks
             else np.array_split(np.asarray(batch, np.int64), self.n_ranks)[self.rank].tolist()
-            for batch in self._split(rows)
+            for batch in split_rows(rows, self.batch_size)
         ]
-
-    def _split(self, rows: NDArray[np.int64]) -> list[list[int]]:
-        """Return whole batches of rows, in order."""
-        return [part.tolist() for part in np.split(rows, range(self.batch_size, len(rows), self.batch_size))]
-
-    def _loader(self, batches: EvenBatches | list[list[int]]) -> BatchLoader:
-        return BatchLoader(
-            self.dataset,
-            sampler=batches,  # with batch_size=None, an item is a whole batch
-            batch_size=None,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else starting an epoch would draw from the global generator
-        )
-
-
-class EvaluationBatches:
-    """Batches as evaluation sees them: no radiograph is dropped or augmented. They can be iterated again.
-
-    Args:
-        data: The data module that transforms them.
-        loader: Makes them.
-    """
-
-    def __init__(self, data: CohortDataModule, loader: BatchLoader) -> None:
-        self._data, self._loader = data, loader
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches."""
-        for batch in self._loader:
-            yield self._data.as_evaluated(batch)
 
 
 def drop_cxr(batch: StoredBatch, share: float, rank: int = 0) -> StoredBatch:

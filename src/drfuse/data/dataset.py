@@ -25,13 +25,21 @@ class StayDataset(Dataset[StoredBatch]):
         cohort: The cohort.
         task: What is predicted.
         cxr: What the batches hold of radiographs.
+        features: What makes features of the hourly values, such as that of an earlier training; by default
+            with the normalization of the cohort itself.
     """
 
-    def __init__(self, cohort: Cohort, task: TaskName = "phenotyping", cxr: CxrContent = "pixels") -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        task: TaskName = "phenotyping",
+        cxr: CxrContent = "pixels",
+        features: EhrFeatures | None = None,
+    ) -> None:
         self.cohort = cohort
         self.task = Task.of(cohort, task)
         self.cxr = cxr
-        self.features = EhrFeatures(cohort.manifest.variables, cohort.normalization)
+        self.features = features or EhrFeatures(cohort.manifest.variables, cohort.normalization)
         self._stay_id = cohort.stays["stay_id"].to_numpy()
 
     def __len__(self) -> int:

@@ -1,13 +1,20 @@
 """Batches that are ready when the model asks for them."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from drfuse.data.batch import StoredBatch
+from drfuse.data.augmentation import CxrTransform
+from drfuse.data.batch import Batch, StoredBatch
+from drfuse.data.dataset import StayDataset
+from drfuse.errors import InputError
 
 _AHEAD = 2
 """How many batches wait, or are being made, while the model works."""
@@ -36,3 +43,73 @@ def _made_ahead(batches: Iterator[Any]) -> Iterator[StoredBatch]:
         while (batch := coming.popleft().result()) is not None:
             coming.append(thread.submit(next, batches, None))
             yield cast(StoredBatch, batch)
+
+
+def batch_loader(dataset: StayDataset, batches: Any, num_workers: int) -> BatchLoader:
+    """Return a loader of batches, each a list of rows of the dataset."""
+    return BatchLoader(
+        dataset,
+        sampler=batches,  # with batch_size=None, an item is a whole batch
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else starting an epoch would draw from the global generator
+    )
+
+
+def split_rows(rows: NDArray[np.int64], batch_size: int) -> list[list[int]]:
+    """Return rows in batches, in order.
+
+    >>> split_rows(np.arange(5), 2)
+    [[0, 1], [2, 3], [4]]
+    """
+    return [part.tolist() for part in np.split(rows, range(batch_size, len(rows), batch_size))]
+
+
+class EvaluationBatches:
+    """Batches as evaluation sees them: no radiograph is dropped or augmented. They can be iterated again.
+
+    Args:
+        dataset: The stays.
+        transform_cxr: Scales and crops radiographs.
+        batches: The rows of each batch.
+        num_workers: Processes that make batches; 0 makes them in this one.
+        device: Where the batches go.
+    """
+
+    def __init__(
+        self,
+        dataset: StayDataset,
+        transform_cxr: CxrTransform,
+        batches: Sequence[Sequence[int]],
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._transform_cxr, self._device = transform_cxr, device
+        self._loader = batch_loader(dataset, batches, num_workers)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches."""
+        self._transform_cxr.eval()
+        for batch in self._loader:
+            on_device = batch.to(self._device)
+            yield on_device.with_cxr(self._transform_cxr(on_device.pixels))
+
+
+@contextmanager
+def explain_killed_workers() -> Iterator[None]:
+    """Turn what PyTorch says of a killed process that makes batches into one sentence.
+
+    Raises:
+        InputError: If one was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # raised by a signal handler, wherever the main thread is
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            "a process that makes batches was killed, perhaps for lack of memory; lower --num-workers (0 "
+            "needs none), and the same command goes on after the last complete epoch"
+        ) from error

@@ -13,10 +13,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from drfuse.data import Cohort, CohortDataModule
+from drfuse.data import Cohort
 from drfuse.errors import InputError
+from drfuse.inference import load
 from drfuse.models.losses import LN_2, jensen_shannon
-from drfuse.training import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -34,29 +34,22 @@ _STAYS_AT_A_TIME = 256
 Representation = NDArray[np.float32]
 
 
-@torch.no_grad()
-def represent(
-    run: Path, cohort: Cohort, rows: NDArray[np.int64], crop_size: int
-) -> dict[str, Representation]:
+def represent(run: Path, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, Representation]:
     """Return the representations of n stays with a radiograph that a run's model has, each (n, D).
 
     Args:
         run: A finished run of DrFuse.
         cohort: The cohort.
         rows: The stays (n,).
-        crop_size: Side of the centre crop of the radiographs that it was trained with, in pixels.
 
     Raises:
         InputError: If the run's model is not a DrFuse.
     """
-    model, data = load_model(run), CohortDataModule(cohort, crop_size=crop_size)
-    parts: list[dict[str, Representation]] = []
-    for some in np.array_split(rows, len(rows) // _STAYS_AT_A_TIME + 1):
-        output = model(data.on_after_batch_transfer(data.dataset[some.tolist()], 0))
-        parts.append({name: h.numpy() for name, h in output.representations.items()})
-    if missing := sorted(FIGURE3.keys() - parts[0].keys()):
+    batches = [part.tolist() for part in np.array_split(rows, len(rows) // _STAYS_AT_A_TIME + 1)]
+    h = load(run).represent(cohort, batches)
+    if missing := sorted(FIGURE3.keys() - h.keys()):
         raise InputError(f"the model of {run} has no representation {missing[0]}; expected a run of DrFuse")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return h
 
 
 def probe_origin(ehr: Representation, cxr: Representation, subjects: NDArray[Any]) -> float:

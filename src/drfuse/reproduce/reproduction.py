@@ -20,7 +20,8 @@ from drfuse.reproduce.experiments import ExperimentName, sections_of, tables_for
 from drfuse.reproduce.plan import plan
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import System, choose_systems
-from drfuse.training import TrainOptions, data_module, read_facts
+from drfuse.run import RunFacts
+from drfuse.training import TrainOptions, data_module
 from drfuse.training.matrix import RunSpec, train_all
 from drfuse.training.options import DEFAULTS, Without, refuse_decided
 
@@ -226,7 +227,15 @@ def _runs_as_csv(results: Results) -> str:
     measured = ("best_epoch", "val_prauc_macro")
     rows = []
     for cell, spec in results.cells.items():
-        facts = read_facts(spec.folder)
-        rows.append((cell.system, cell.train_on, cell.seed, spec.folder.name, *map(facts.get, measured)))
+        facts = RunFacts.read(spec.folder)
+        rows.append(
+            (
+                cell.system,
+                cell.train_on,
+                cell.seed,
+                spec.folder.name,
+                *(getattr(facts, name) for name in measured),
+            )
+        )
     columns = ("system", "train_on", "seed", "folder", *measured)
     return pl.DataFrame(rows, schema=columns, orient="row").write_csv()

@@ -10,9 +10,8 @@ from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
 from drfuse.evaluation import SeededPrauc, seeded_prauc
 from drfuse.reproduce.systems import System
-from drfuse.run import Predictions
+from drfuse.run import Predictions, RunFacts
 from drfuse.subsets import Split, Subset
-from drfuse.training import read_facts
 from drfuse.training.matrix import RunSpec
 
 
@@ -73,7 +72,7 @@ class Results:
             if not spec.is_done:
                 continue
             try:
-                read_facts(spec.folder)
+                RunFacts.read(spec.folder)
                 of_seed = Predictions.read(spec.run.predictions).of_split("test")
             except InputError as error:
                 remedy = f"remove {spec.folder}, and the same command trains it again"

@@ -4,7 +4,7 @@
 best.
 """
 
-from drfuse.training.fit import TrainedRun, data_module, describe_model, load_model, read_facts, train
+from drfuse.training.fit import TrainedRun, data_module, describe_model, train
 from drfuse.training.module import FusionTraining
 from drfuse.training.options import Precision, Schedule, TrainOptions
 
@@ -16,7 +16,5 @@ __all__ = [
     "TrainedRun",
     "data_module",
     "describe_model",
-    "load_model",
-    "read_facts",
     "train",
 ]

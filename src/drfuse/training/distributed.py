@@ -155,11 +155,13 @@ class Ranks:
             raise SystemExit(2)
         return held[0][0]
 
-    def share_weights(self, module: nn.Module) -> None:
-        """Give a module of every process, on the CPU, the state that it has in the first one."""
-        for tensor in module.state_dict().values():
-            if not self.is_alone:
-                dist.broadcast(tensor, src=0)
+    def gather(self, value: _Result) -> list[_Result]:
+        """Return the values of all processes in the first one, and nothing in the others."""
+        if self.is_alone:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_first else None
+        dist.gather_object(value, values)
+        return values or []
 
 
 def _name_as_torchrun_does() -> None:

@@ -1,7 +1,6 @@
 """A cohort and a model -> a run on disk: fit, resume, keep the best weights, predict every stay."""
 
 import inspect
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,42 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
-from drfuse.errors import InputError, MissingInputError
+from drfuse.data.loader import explain_killed_workers
+from drfuse.errors import InputError
 from drfuse.files import atomic_file
-from drfuse.imports import import_class, import_path
+from drfuse.imports import import_path
+from drfuse.inference import load
 from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
 from drfuse.models.execution import compile_encoders, recompute_activations
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, RunFacts, RunFiles
 from drfuse.training.checkpoints import checkpoint_callbacks, is_done, load_best, load_checkpoint
 from drfuse.training.claim import claim
 from drfuse.training.distributed import Ranks, start_ranks
 from drfuse.training.metrics import MacroPrauc
-from drfuse.training.module import FusionTraining, Predicted
+from drfuse.training.module import FusionTraining
 from drfuse.training.options import DEFAULTS, Precision, TrainOptions
 
 logger = logging.getLogger(__name__)
-
-_CANNOT_LOAD = (
-    yaml.YAMLError,
-    ImportError,
-    SyntaxError,  # of a user's own module
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    OSError,
-)
 
 
 @dataclass(frozen=True)
@@ -162,10 +150,12 @@ def train(
         with ranks.abort_peers_on_error():
             result = _save_best(run, fusion, data) if ranks.is_first else None
         result = ranks.share(result)
-        ranks.share_weights(fusion)
-        predictions = _predict(trainer, fusion, data)
+        predictor = load(run.folder).to(trainer.strategy.root_device)
+        rows = np.array_split(data.rows, ranks.size)[ranks.rank]
+        shown = progress and ranks.is_first
+        parts = ranks.gather(predictor.predict(opened, rows, options.num_workers, shown))
         if ranks.is_first:
-            predictions.write(run.predictions)
+            Predictions.concatenate(parts).write(run.predictions)
     return result
 
 
@@ -192,45 +182,6 @@ def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = Non
         options.validated_on,
         options.accumulate,
     )
-
-
-def load_model(run: Path) -> FusionModel:
-    """Return the model of a finished run with its best weights, in evaluation mode.
-
-    Raises:
-        MissingInputError: If `run` is not a finished run.
-        InputError: If its files do not fit each other, or the model's class cannot be imported.
-    """
-    facts = read_facts(run)
-    files = RunFiles(Path(run))
-    try:
-        described = yaml.safe_load(files.config.read_text(encoding="utf-8"))["model"]
-        kind: Any = import_class(described["class_path"], FusionModel)
-        model: FusionModel = kind(facts["n_features"], facts["n_labels"], **described["init_args"])
-        model.load_state_dict(load_file(files.model))
-    except _CANNOT_LOAD as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error
-    return model.eval()
-
-
-def read_facts(run: Path) -> dict[str, Any]:
-    """Return what the weights of a finished run say of themselves: cohort, phenotypes, sizes, best epoch.
-
-    Raises:
-        MissingInputError: If `run` is not a finished run.
-        InputError: If the weights are damaged.
-    """
-    files = RunFiles(Path(run))
-    for path in (files.config, files.model, files.predictions):
-        if not path.is_file():
-            raise MissingInputError(f"{run} has no {path.name}: it is not a finished run of `drfuse train`")
-    try:
-        with safe_open(files.model, "pt") as weights:
-            facts: dict[str, Any] = json.loads(weights.metadata()["drfuse"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{files.model} is damaged: {error}; train the run again") from error
-    return facts
 
 
 def _make(model: Callable[[int, int], FusionModel], n_features: int, n_labels: int) -> FusionModel:
@@ -339,12 +290,12 @@ def _fit(trainer: L.Trainer, task: FusionTraining, data: CohortDataModule, check
 def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:
     """Give a model the weights that its training came to, and save them."""
     if isinstance(fusion.model, FittedModel):
-        with _needing_batches():
-            return _solve(run, fusion.model, data)
+        with explain_killed_workers():
+            return _solve(run, fusion.model, data, fusion.options)
     return _keep_best(run, fusion, data)
 
 
-def _solve(run: RunFiles, network: FittedModel, data: CohortDataModule) -> TrainedRun:
+def _solve(run: RunFiles, network: FittedModel, data: CohortDataModule, options: TrainOptions) -> TrainedRun:
     """Fit a model in one call, and save its weights.
 
     Raises:
@@ -363,7 +314,7 @@ def _solve(run: RunFiles, network: FittedModel, data: CohortDataModule) -> Train
             f"{type(network).__name__} has no validation PRAUC: fewer than two training stays have a "
             "radiograph, or no validation stay that it predicts has a positive; prepare a larger cohort"
         )
-    _save_model(run, network, data, result)
+    _save_model(run, network, data, options, result)
     return result
 
 
@@ -376,30 +327,12 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
         InputError: If a process that makes batches was killed.
     """
     try:
-        with _needing_batches():
+        with explain_killed_workers():
             yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
     if trainer.state.status != TrainerStatus.FINISHED:
         raise KeyboardInterrupt
-
-
-@contextmanager
-def _needing_batches() -> Iterator[None]:
-    """Turn what PyTorch says of a process that makes batches, and was killed, into one sentence.
-
-    Raises:
-        InputError: If one was killed.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # a signal's handler raises it, wherever the training is
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise InputError(
-            "a process that makes batches was killed, perhaps for lack of memory; lower --num-workers (0 "
-            "needs none), and the same command goes on after the last complete epoch"
-        ) from error
 
 
 def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
@@ -409,12 +342,13 @@ def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> 
         InputError: If it was not trained on the cohort with this fingerprint, or a model has no such encoder,
             or one of another shape.
     """
-    if read_facts(run)["cohort"] != cohort:
+    predictor = load(run)
+    if predictor.facts.cohort != cohort:
         raise InputError(
             f"--init-{modality}: {run} was trained on another cohort, perhaps on patients whom this one "
             "tests; train it on this cohort"
         )
-    name, unimodal = type(network).__name__, load_model(run)
+    name, unimodal = type(network).__name__, predictor.model
     encoders = getattr(network.shared_encoders(), modality)
     if len(encoders) != 1:
         raise InputError(
@@ -485,38 +419,31 @@ def _keep_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) ->
     kept = load_best(run)
     fusion.load_state_dict(kept["state_dict"])
     result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
-    _save_model(run, fusion.model, data, result)
+    _save_model(run, fusion.model, data, fusion.options, result)
     return result
 
 
-def _save_model(run: RunFiles, network: FusionModel, data: CohortDataModule, result: TrainedRun) -> None:
-    sizes = list(network.init_args.values())[:2]
-    facts = {
-        "drfuse": __version__,
-        "cohort": data.dataset.cohort.fingerprint,
-        "task": data.dataset.task.name,
-        "phenotypes": data.dataset.task.label_names,
-        "n_features": sizes[0],
-        "n_labels": sizes[1],
-        "best_epoch": result.best_epoch,
-        "val_prauc_macro": result.val_prauc,
-    }
+def _save_model(
+    run: RunFiles, network: FusionModel, data: CohortDataModule, options: TrainOptions, result: TrainedRun
+) -> None:
+    cohort = data.dataset.cohort
+    RunFacts(
+        drfuse=__version__,
+        cohort=cohort.fingerprint,
+        model=describe_model(network),
+        n_features=len(data.dataset.features),
+        task=data.dataset.task.name,
+        label_names=data.dataset.task.label_names,
+        variables=cohort.manifest.variables,
+        normalization=cohort.normalization,
+        window_hours=cohort.manifest.options["window_hours"],
+        image_size=cohort.image_size,
+        crop_size=options.crop_size,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        best_epoch=result.best_epoch,
+        val_prauc_macro=result.val_prauc,
+    ).write(run.facts)
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     with atomic_file(run.model) as beside:
-        save_file(weights, beside, {"drfuse": json.dumps(facts)})  # one entry: the order of several is random
-
-
-def _predict(trainer: L.Trainer, task: FusionTraining, data: CohortDataModule) -> Predictions:
-    """Return the logits, labels and modality weights of every stay that takes part in the task."""
-    rows, of_task = data.rows, data.dataset.task
-    with _interruptible(trainer):
-        batches: list[Predicted] = trainer.predict(task, datamodule=data)  # type: ignore[assignment]
-    weights = [batch.modality_weights for batch in batches if batch.modality_weights is not None]
-    return Predictions(
-        phenotypes=of_task.label_names,
-        stays=data.dataset.cohort.stays.select("subject_id", "stay_id", "split", "has_cxr")[rows],
-        logits=torch.cat([batch.logits for batch in batches]).numpy(),
-        labels=of_task.labels[rows].astype("uint8"),
-        modality_weights=torch.cat(weights).numpy() if weights else None,
-        logits_without_cxr=torch.cat([batch.logits_without_cxr for batch in batches]).numpy(),
-    )
+        save_file(weights, beside)

@@ -3,7 +3,7 @@
 import logging
 import math
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
 from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.training.distributed import Ranks, SplitModel, collect
+from drfuse.training.distributed import Ranks, SplitModel
 from drfuse.training.metrics import MONITORED, MacroPrauc, MeanLosses
 from drfuse.training.optimizers import cosine, make_optimizer
 from drfuse.training.options import TrainOptions
@@ -22,20 +22,6 @@ logger = logging.getLogger(__name__)
 
 _STEPS_UNSEEN = 50
 """Of training, at most, before a loss that is not finite is noticed."""
-
-
-class Predicted(NamedTuple):  # Lightning moves what a tuple holds to the CPU
-    """What is kept of a batch of B stays, in float32.
-
-    Attributes:
-        logits: (B, C).
-        logits_without_cxr: (B, C), with every radiograph taken away.
-        modality_weights: (B, C, 3), if the model has them.
-    """
-
-    logits: Tensor
-    logits_without_cxr: Tensor
-    modality_weights: Tensor | None
 
 
 class FusionTraining(L.LightningModule):
@@ -120,18 +106,6 @@ class FusionTraining(L.LightningModule):
         self.log(MONITORED["monitor"], prauc, prog_bar=True, sync_dist=True)
         self.latest_val_prauc = prauc.item()
         self.val_prauc.reset()
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Predicted:
-        """Return what `predictions.parquet` keeps of a batch."""
-        output = self.model(batch)
-        without, weights = output.logits, output.modality_weights
-        if len(batch.cxr):  # no image is encoded twice, and no stay without one
-            blind = self.model(batch.matched_without_cxr())
-            without = without.index_copy(0, batch.cxr_of, blind.logits)
-        told = [output.logits.float(), without.float(), *([] if weights is None else [weights.float()])]
-        if self._is_part(batch_idx):
-            told = collect(told)
-        return Predicted(told[0], told[1], told[2] if len(told) > 2 else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which cohort the weights come from, and how good they are."""

@@ -25,7 +25,8 @@ from drfuse.errors import InputError, check_choice
 from drfuse.files import write_whole
 from drfuse.imports import import_path
 from drfuse.models import DrFuse
-from drfuse.training.fit import data_module, read_facts
+from drfuse.run import RunFacts
+from drfuse.training.fit import data_module
 from drfuse.training.matrix import SECONDS_TO_WAIT, RunSpec, specify, spread, train_all, train_one
 from drfuse.training.metrics import MONITORED
 from drfuse.training.options import DEFAULTS, TrainOptions, Without, refuse_decided
@@ -344,7 +345,7 @@ def _row(trial: FrozenTrial, run_of: Callable[[Mapping[str, float]], RunSpec]) -
 
 
 def _val_prauc(spec: RunSpec) -> float:
-    return float(read_facts(spec.folder)["val_prauc_macro"])
+    return RunFacts.read(spec.folder).val_prauc_macro
 
 
 def _write(out: Path, trials: pl.DataFrame) -> Tuned:

@@ -38,7 +38,7 @@ def _measure(results: Results) -> Findings:
     specs = [
         spec for cell, spec in results.cells.items() if (cell.system, cell.train_on) == ("drfuse", "matched")
     ]
-    of_seeds = [represent(spec.folder, results.cohort, rows, spec.options.crop_size) for spec in specs]
+    of_seeds = [represent(spec.folder, results.cohort, rows) for spec in specs]
     measured = [_representation_numbers(h, subjects) for h in of_seeds]
     table = Table(
         key="figure3-numbers",

@@ -1,0 +1,177 @@
+"""A trained model with everything it needs to read a cohort."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from safetensors.torch import load_file
+from torch import Tensor
+
+from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset, TaskName
+from drfuse.data.augmentation import CxrTransform
+from drfuse.data.dataset import CxrContent
+from drfuse.data.loader import EvaluationBatches, explain_killed_workers, split_rows
+from drfuse.errors import InputError
+from drfuse.imports import import_class
+from drfuse.models import FusionModel
+from drfuse.run import Predictions, RunFacts, RunFiles
+
+_CANNOT_LOAD = (InputError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError)
+_Returned = TypeVar("_Returned")
+_HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def load(run: Path) -> "Predictor":
+    """Return the model of a finished run with its best weights, ready to predict.
+
+    Raises:
+        MissingInputError: If `run` is not a finished run.
+        InputError: If its files do not fit each other, or the model's class cannot be imported.
+    """
+    facts = RunFacts.read(run)
+    try:
+        kind = import_class(facts.model["class_path"], FusionModel)
+        model: FusionModel = kind(facts.n_features, len(facts.label_names), **facts.model["init_args"])
+        model.load_state_dict(load_file(RunFiles(Path(run)).model))
+    except _CANNOT_LOAD as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error
+    return Predictor(model.eval(), facts)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model, and how it reads variables and radiographs.
+
+    Attributes:
+        model: The model, in evaluation mode, on `device`.
+        facts: What its run says of it.
+        device: Where it predicts.
+    """
+
+    model: FusionModel
+    facts: RunFacts
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - it cannot change
+
+    def to(self, device: torch.device) -> Self:
+        """Return the predictor on another device; the model moves there, and is laid out as in training."""
+        self.model.to(device)
+        if self.facts.precision in _HALF:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return replace(self, device=device)
+
+    def predict(
+        self,
+        cohort: Cohort,
+        rows: NDArray[np.int64] | None = None,
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> Predictions:
+        """Return the logits, with and without the radiograph, and the modality weights of N stays.
+
+        A stay without a radiograph has the same logits twice. On a CPU the stays of a run's own cohort get,
+        to the bit, what its `predictions.parquet` holds.
+
+        Args:
+            cohort: The cohort, which may be another than that of the training.
+            rows: Rows of the cohort (N,); by default those of all stays whose labels are known.
+            num_workers: Processes that make batches; 0 makes them in this one.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            InputError: If the cohort has other variables, hours, images or labels than the model reads and
+                predicts.
+        """
+        dataset = self._dataset(cohort)
+        rows = dataset.task.rows() if rows is None else rows
+        batches = split_rows(rows, self.facts.batch_size)
+        parts = self._each(dataset, batches, self._predict_batch, num_workers, progress)
+        stay_id, logits, without, weights = (torch.cat(of).numpy() for of in zip(*parts, strict=True))
+        at = np.searchsorted(cohort.stays["stay_id"].to_numpy(), stay_id)
+        return Predictions(
+            phenotypes=self.facts.label_names,
+            stays=cohort.stays.select("subject_id", "stay_id", "split", "has_cxr")[at],
+            logits=logits,
+            labels=dataset.task.labels[at].astype("uint8"),
+            modality_weights=weights if weights.shape[1] else None,
+            logits_without_cxr=without,
+        )
+
+    def represent(self, cohort: Cohort, batches: Sequence[Sequence[int]]) -> dict[str, NDArray[np.float32]]:
+        """Return the model's representations of the stays of some batches of rows, in order.
+
+        Each is (N, D) of N stays, or (M, D) of the M radiographs among them.
+
+        Raises:
+            InputError: If the cohort does not fit the model.
+        """
+        parts = self._each(self._dataset(cohort), batches, lambda batch: self.model(batch).representations)
+        return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
+
+    def _predict_batch(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return ids (B,), logits (B, C) with and without radiographs, and weights (B, C, 3) or (B, 0)."""
+        output = self.model(batch)
+        without, weights = output.logits, output.modality_weights
+        if len(batch.cxr_of):  # no image is encoded twice, and no stay without one
+            blind = self.model(batch.matched_without_cxr())
+            without = without.index_copy(0, batch.cxr_of, blind.logits)
+        told = (output.logits, without, output.logits[:, :0] if weights is None else weights)
+        return (batch.stay_id.cpu(), *(tensor.float().cpu() for tensor in told))
+
+    def _each(
+        self,
+        dataset: StayDataset,
+        batches: Sequence[Sequence[int]],
+        function: Callable[[Batch], _Returned],
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> list[_Returned]:
+        """Return what a function of the model returns of each batch, computed as in training."""
+        half = _HALF.get(self.facts.precision)
+        if half == torch.float16 and self.device.type == "cpu":  # which trains in it nowhere
+            half = None
+        read = EvaluationBatches(
+            dataset, CxrTransform(self.facts.crop_size), batches, num_workers, self.device
+        )
+        shown = track(read, "predicting", len(batches), disable=not progress, transient=True)
+        with (
+            explain_killed_workers(),
+            torch.inference_mode(),
+            torch.autocast(self.device.type, half, enabled=half is not None),
+        ):
+            return [function(batch) for batch in shown]
+
+    def _dataset(self, cohort: Cohort) -> StayDataset:
+        """Return the stays of a cohort, read as in training.
+
+        Raises:
+            InputError: If the cohort does not fit the model.
+        """
+        facts, manifest = self.facts, cohort.manifest
+        expected: dict[str, tuple[Any, Any, str]] = {
+            "variables": (manifest.variables, facts.variables, "the same preset and version of drfuse"),
+            "hours": (manifest.options["window_hours"], facts.window_hours, "--window-hours"),
+        }
+        cxr: CxrContent = "pixels" if "cxr" in self.model.reads else "nothing"
+        if cxr == "pixels" and len(cohort.cxr):
+            expected["image size"] = (cohort.image_size, facts.image_size, "--image-size")
+        for what, (found, needed, option) in expected.items():
+            if found != needed:
+                shown = "" if what == "variables" else f" ({found}, and not {needed})"
+                raise InputError(
+                    f"{cohort.folder} has other {what}{shown} than the cohort that the model was trained on; "
+                    f"prepare it with {option}"
+                )
+        features = EhrFeatures(facts.variables, facts.normalization)
+        dataset = StayDataset(cohort, cast(TaskName, facts.task), cxr, features)
+        if dataset.task.label_names != facts.label_names:
+            raise InputError(
+                f"{cohort.folder} has other labels than the model predicts; prepare it with the same "
+                "--phenotypes"
+            )
+        return dataset
