@@ -32,6 +32,7 @@ from benchmarks.results import Report, Table, Target
 from drfuse.cohort import prepare
 from drfuse.data import Batch, CohortDataModule
 from drfuse.data.augmentation import CxrTransform
+from drfuse.inference.predictor import predict_batch
 from drfuse.models import DrFuse
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.models.sizes import BackboneSpec
@@ -509,7 +510,7 @@ def _prediction(
 
         def predict(task: FusionTraining = task, precision: Precision = precision) -> None:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, precision == "bf16-mixed"):
-                task.predict_step(batch, 0)
+                predict_batch(task.model, batch)
 
         seconds = in_turns({"": predict}, repeats)[""]
         times = sum(encoded) / (n_images * len(backbones) * (repeats + 1))

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 
 from benchmarks.training import table
 from drfuse.evaluation import SeededPrauc, compare, seeded_prauc
+from drfuse.inference import load
 from drfuse.models import CxrResNet, DrFuse
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import Precision, load_model, train
+from drfuse.training import Precision, train
 
 
 def tricks(
@@ -106,7 +107,7 @@ def _pretrain(cohort: Path, folder: Path, arguments: Mapping[str, Any], options:
     taken = {name: arguments[name] for name in ("dim", "cxr_backbone") if name in arguments}
     model = partial(CxrResNet, **taken)
     run = train(cohort, folder / "cxr", model, "matched", matched_cxr_dropout=0.0, **options).folder
-    encoder = cast(CxrResNet, load_model(run)).encoder
+    encoder = cast(CxrResNet, load(run).model).encoder
     cast(PreTrainedModel, encoder.backbone).save_pretrained(folder / "backbone")
     return folder / "backbone"
 

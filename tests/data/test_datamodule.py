@@ -41,7 +41,6 @@ class Recorder(L.LightningModule):
         self.weight = nn.Parameter(torch.zeros(()))
         self.trained: list[tuple[int, Batch]] = []
         self.validated: list[Batch] = []
-        self.predicted: list[Batch] = []
 
     def training_step(self, batch: Batch) -> Tensor:
         self.trained.append((self.current_epoch, batch))
@@ -49,9 +48,6 @@ class Recorder(L.LightningModule):
 
     def validation_step(self, batch: Batch) -> None:
         self.validated.append(batch)
-
-    def predict_step(self, batch: Batch) -> None:
-        self.predicted.append(batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -141,7 +137,8 @@ def test_training_and_validation_read_their_own_split(
 
 @pytest.mark.parametrize("batch_size", [1, 5, 12, 100])
 def test_prediction_reads_every_stay_in_order(cohort: Cohort, batch_size: int) -> None:
-    batches = list(CohortDataModule(cohort, batch_size=batch_size, crop_size=8).predict_dataloader())
+    module = CohortDataModule(cohort, batch_size=batch_size, crop_size=8)
+    batches = list(module.batches(module.rows))
     assert stay_ids(batches) == [1000 + 10 * row for row in range(12)]
     assert {len(batch) for batch in batches[:-1]} <= {batch_size}
     assert len(batches[-1]) <= batch_size
@@ -165,7 +162,7 @@ def test_no_batch_holds_a_stay_that_does_not_take_part(tmp_path: Path, task: Any
         "validation": [row for row in rows if 6 <= row < 9],
         "all": list(rows),
     }
-    loaders = (module.train_dataloader(), module.val_dataloader(), module.predict_dataloader())
+    loaders = (module.train_dataloader(), module.val_dataloader(), module.batches(module.rows))
     for some, loader in zip(expected.values(), loaders, strict=True):
         batches = list(loader)
         assert sorted(stay_ids(batches)) == [1000 + 10 * row for row in some]
@@ -497,14 +494,14 @@ def test_parts_lose_the_share_of_the_whole_batch(n_ranks: int) -> None:
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3, 4])
-def test_processes_predict_every_stay_once_in_order(larger: Cohort, n_ranks: int) -> None:
+def test_processes_validate_every_stay_once_in_order(larger: Cohort, n_ranks: int) -> None:
     parts = [
         CohortDataModule(larger, batch_size=7, crop_size=12, rank=rank, n_ranks=n_ranks)
         for rank in range(n_ranks)
     ]
-    loaders = [[batch.stay_id.tolist() for batch in part.predict_dataloader()] for part in parts]
+    loaders = [[batch.stay_id.tolist() for batch in part.val_dataloader()] for part in parts]
     told: list[int] = []
     for number, of_ranks in enumerate(zip(*loaders, strict=True)):
         whole = of_ranks[:1] if parts[0].is_whole(number) else of_ranks
         told += [stay for part in whole for stay in part]
-    assert told == larger.stays["stay_id"].to_list()
+    assert told == larger.stays["stay_id"].to_numpy()[larger.rows("validation")].tolist()

@@ -1,13 +1,11 @@
 """DrFuse's representations: as the model has them, and numbers of arrays whose answer is known."""
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset
@@ -15,6 +13,7 @@ from drfuse.errors import InputError
 from drfuse.models import DrFuse, FusionModel, LateFusion
 from drfuse.reproduce import representations
 from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent
+from drfuse.run import RunFacts, RunFiles
 from drfuse.training import describe_model
 from tests.builders import PHENOTYPES, TINY_BACKBONE, write_cohort
 
@@ -27,14 +26,28 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return Cohort.open(write_cohort(tmp_path_factory.mktemp("represented") / "cohort"))
 
 
-def write_run(folder: Path, model: FusionModel) -> Path:
-    """Write as much of a finished run as it takes to load its model."""
-    folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": describe_model(model)}))
-    n_features, n_labels, *_ = model.init_args.values()
-    facts = {"drfuse": json.dumps({"n_features": n_features, "n_labels": n_labels})}
-    save_file(model.state_dict(), folder / "model.safetensors", facts)
-    (folder / "predictions.parquet").touch()
+def write_run(folder: Path, model: FusionModel, cohort: Cohort, crop_size: int = 8) -> Path:
+    """Write as much of a run as it takes to predict."""
+    folder.mkdir(exist_ok=True)
+    n_features, *_ = model.init_args.values()
+    RunFacts(
+        drfuse="",
+        cohort="",
+        model=describe_model(model),
+        n_features=n_features,
+        task="phenotyping",
+        label_names=PHENOTYPES,
+        variables=cohort.manifest.variables,
+        normalization=cohort.normalization,
+        window_hours=cohort.manifest.options["window_hours"],
+        image_size=cohort.image_size,
+        crop_size=crop_size,
+        batch_size=16,
+        precision="32-true",
+        best_epoch=0,
+        val_prauc_macro=0.0,
+    ).write(RunFiles(folder).facts)
+    save_file(model.state_dict(), folder / "model.safetensors")
     return folder
 
 
@@ -61,7 +74,7 @@ def test_representations_are_the_model_s_own(
 
     get = StayDataset.__getitem__
     monkeypatch.setattr(StayDataset, "__getitem__", counted)
-    found = represent(write_run(tmp_path / "run", model), cohort, ROWS, crop_size=8)
+    found = represent(write_run(tmp_path / "run", model, cohort), cohort, ROWS)
     assert sum(asked) == len(ROWS)
     assert max(asked) <= at_a_time
     assert set(found) == {*FIGURE3, "shared"}
@@ -75,16 +88,19 @@ def test_representations_are_the_model_s_own(
 
 
 def test_the_crop_is_the_run_s(cohort: Cohort, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", make(DrFuse, cohort))
-    small, large = (represent(run, cohort, ROWS, crop_size) for crop_size in (8, 12))
+    model = make(DrFuse, cohort)
+    small, large = (
+        represent(write_run(tmp_path / "run", model, cohort, crop_size), cohort, ROWS)
+        for crop_size in (8, 12)
+    )
     assert np.array_equal(small["ehr_distinct"], large["ehr_distinct"])
     assert not np.allclose(small["cxr_distinct"], large["cxr_distinct"])
 
 
 def test_other_models_are_refused(cohort: Cohort, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", make(LateFusion, cohort))
+    run = write_run(tmp_path / "run", make(LateFusion, cohort), cohort)
     with pytest.raises(InputError, match="has no representation cxr_distinct; expected a run of DrFuse"):
-        represent(run, cohort, ROWS, crop_size=8)
+        represent(run, cohort, ROWS)
 
 
 # --- divergences and cosines --------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, Task, TaskName
 from drfuse.errors import BusyError, InputError, MissingInputError
 from drfuse.files import beside
+from drfuse.inference import Predictor, load
 from drfuse.models import (
     DAFT,
     CxrResNet,
@@ -43,8 +44,8 @@ from drfuse.models import (
     check_contract,
 )
 from drfuse.models.cxr_encoders import CxrEncoder
-from drfuse.run import Predictions, RunFiles
-from drfuse.training import FusionTraining, Schedule, TrainedRun, load_model, read_facts, train
+from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.training import FusionTraining, Schedule, TrainedRun, train
 from drfuse.training.claim import claim
 from drfuse.training.optimizers import cosine
 from tests.builders import TINY_BACKBONE
@@ -90,7 +91,7 @@ def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
 def test_a_loaded_model_predicts_what_the_run_predicted(finished: TrainedRun, small_cohort: Path) -> None:
     cohort = Cohort.open(small_cohort)
     data = CohortDataModule(cohort, crop_size=32)
-    model = load_model(finished.folder)
+    model = load(finished.folder).model
     assert not model.training
     with torch.no_grad():
         output = model(data.on_after_batch_transfer(data.dataset[list(range(len(cohort)))], 0))
@@ -98,17 +99,23 @@ def test_a_loaded_model_predicts_what_the_run_predicted(finished: TrainedRun, sm
 
 
 def test_what_is_no_finished_run_has_no_model(finished: TrainedRun, tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"has no config\.yaml: it is not a finished run"):
-        load_model(tmp_path)
+    with pytest.raises(MissingInputError, match=r"has no model\.safetensors: it is not a finished run"):
+        load(tmp_path)
     copied = shutil.copytree(finished.folder, tmp_path / "run")
     (copied / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
-        load_model(copied)
+    with pytest.raises(InputError, match=r"the model of .*run cannot be loaded: .*; train it again"):
+        load(copied)
     shutil.copy(finished.folder / "model.safetensors", copied)
-    config = (copied / "config.yaml").read_text()
-    (copied / "config.yaml").write_text(config.replace("drfuse.models.drfuse.DrFuse", "elsewhere.Model"))
+    facts = (copied / "config.json").read_text()
+    (copied / "config.json").write_text(facts.replace("drfuse.models.drfuse.DrFuse", "elsewhere.Model"))
     with pytest.raises(InputError, match="elsewhere"):
-        load_model(copied)
+        load(copied)
+    (copied / "config.json").write_text(facts[:100])
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        load(copied)
+    (copied / "config.json").unlink()
+    with pytest.raises(MissingInputError, match="an earlier version of drfuse trained it; train it again"):
+        load(copied)
 
 
 def test_the_configuration_names_every_option_defaults_included(
@@ -453,7 +460,7 @@ def test_a_model_that_breaks_the_contract_is_told_in_what(
 
 
 def test_training_trains_and_validation_evaluates(fit: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: dict[str, set[bool]] = {"training_step": set(), "validation_step": set(), "predict_step": set()}
+    modes: dict[str, set[bool]] = {"training_step": set(), "validation_step": set()}
     for name, seen in modes.items():
         original = getattr(FusionTraining, name)
 
@@ -469,7 +476,7 @@ def test_training_trains_and_validation_evaluates(fit: Trainer, monkeypatch: pyt
 
         monkeypatch.setattr(FusionTraining, name, step)
     fit(epochs=2)
-    assert modes == {"training_step": {True}, "validation_step": {False}, "predict_step": {False}}
+    assert modes == {"training_step": {True}, "validation_step": {False}}
 
 
 class Frozen(FirstHour):
@@ -504,12 +511,18 @@ def test_a_cohort_without_radiographs_trains(tmp_path: Path) -> None:
     assert np.isfinite(logits_of(result)).all()
 
 
-@pytest.mark.parametrize("step", ["training_step", "predict_step"])
-def test_an_interruption_is_one(fit: Trainer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(FusionTraining, "training_step"), (Predictor, "predict")],
+    ids=["training", "predicting"],
+)
+def test_an_interruption_is_one(
+    fit: Trainer, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FusionTraining, step, interrupt)
+    monkeypatch.setattr(owner, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit(epochs=1)
 
@@ -661,7 +674,7 @@ def test_what_is_said_without_radiographs_is_kept(finished: TrainedRun, small_co
     data = CohortDataModule(cohort, crop_size=32)
     batch = data.as_evaluated(data.dataset[list(range(len(cohort)))])
     with torch.no_grad():
-        expected = load_model(finished.folder)(batch.keep_cxr(torch.tensor([], dtype=torch.int64))).logits
+        expected = load(finished.folder).model(batch.keep_cxr(torch.tensor([], dtype=torch.int64))).logits
     np.testing.assert_allclose(without, expected.numpy(), rtol=1e-4, atol=1e-5)
     assert (without[cohort.has_cxr] != predictions.logits[cohort.has_cxr]).any(axis=1).all()
 
@@ -688,9 +701,9 @@ def test_a_task_predicts_the_stays_that_take_part(
     assert predictions.logits.shape == (len(stay_ids), n_labels)
     np.testing.assert_array_equal(predictions.labels, of_cohort.labels[of_cohort.eligible])
     assert predictions.phenotypes == of_cohort.label_names
-    assert read_facts(result.folder)["task"] == task
+    assert RunFacts.read(result.folder).task == task
     assert yaml.safe_load((result.folder / "config.yaml").read_text())["task"] == task
-    assert load_model(result.folder).head.out_features == n_labels  # type: ignore[union-attr]
+    assert load(result.folder).model.head.out_features == n_labels  # type: ignore[union-attr]
 
 
 def test_an_interrupted_run_of_another_task_is_refused(fit: Trainer) -> None:
@@ -714,7 +727,7 @@ def unimodal(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def encoder_of(run: Path, name: str) -> dict[str, torch.Tensor]:
-    return dict(getattr(load_model(run), name).named_parameters())
+    return dict(getattr(load(run).model, name).named_parameters())
 
 
 def test_encoders_start_from_those_of_unimodal_runs(
@@ -924,7 +937,7 @@ def test_frozen_backbones_read_each_radiograph_once(
     n_images = len(Cohort.open(small_cohort).cxr)
     assert sum(images) == 2 * n_images + 2  # two backbones; one image each when the contract is checked
     torch.manual_seed(0)
-    fresh, trained = TINY(59, 25).state_dict(), load_model(result.folder)
+    fresh, trained = TINY(59, 25).state_dict(), load(result.folder).model
     moved = {name for name in fresh if not trained.state_dict()[name].equal(fresh[name])}
     assert moved >= {"cxr_shared_encoder.project.weight", "ehr_encoder.project.weight"}
     assert not [name for name in moved if ".backbone." in name]
@@ -939,7 +952,7 @@ def test_a_resumed_run_freezes_the_backbones_of_its_checkpoint(
 ) -> None:
     cut(fit, 1, monkeypatch, model=MEDFUSE, freeze_cxr=True, epochs=2, init_cxr=unimodal["cxr"])
     result = fit(model=MEDFUSE, freeze_cxr=True, epochs=2)  # the checkpoint has what came of init_cxr
-    trained = load_model(result.folder)
+    trained = load(result.folder).model
     data = CohortDataModule(Cohort.open(small_cohort), crop_size=32)
     with torch.no_grad():  # from the pixels
         logits = trained(data.on_after_batch_transfer(data.dataset[list(range(80))], 0)).logits
@@ -987,7 +1000,7 @@ def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: P
     result = fit(model=LINEAR[kind], epochs=7)
     assert (result.best_epoch, result.epochs) == (0, 1)
     cohort, saved = Cohort.open(small_cohort), Predictions.read(RunFiles(result.folder).predictions)
-    model, data = load_model(result.folder), CohortDataModule(cohort, crop_size=32)
+    model, data = load(result.folder).model, CohortDataModule(cohort, crop_size=32)
     batch = data.as_evaluated(data.dataset[list(range(len(cohort)))])
     with torch.no_grad():
         seen = model(batch).logits
@@ -1001,7 +1014,7 @@ def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: P
     occurs = labels.any(axis=0)
     expected = average_precision_score(labels[:, occurs], saved.logits[rows][:, occurs], average="macro")
     assert result.val_prauc == pytest.approx(expected)
-    assert read_facts(result.folder)["val_prauc_macro"] == pytest.approx(expected)
+    assert RunFacts.read(result.folder).val_prauc_macro == pytest.approx(expected)
 
 
 def test_options_of_gradient_steps_change_nothing_about_a_fitted_model(fit: Trainer, tmp_path: Path) -> None:

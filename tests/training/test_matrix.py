@@ -20,8 +20,9 @@ from filelock import FileLock
 from drfuse.data import Cohort
 from drfuse.errors import InputError, MissingInputError
 from drfuse.files import beside, is_locked
+from drfuse.inference import load
 from drfuse.run import Predictions
-from drfuse.training import FusionTraining, TrainOptions, load_model, train
+from drfuse.training import FusionTraining, TrainOptions, train
 from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one
 from tests.builders import TINY_BACKBONE, write_cohort
 from tests.training.own_model import FirstHour
@@ -372,7 +373,7 @@ def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path)
         (failed,) = train_all([too_large, *specs], ray=True)
         assert failed.startswith("too large: crop_size is 512")
         with pytest.raises(MissingInputError, match="it is not a finished run"):  # as it was raised there
-            list(spread(load_model, [tmp_path], workers=1, ray=True))
+            list(spread(load, [tmp_path], workers=1, ray=True))
     finally:
         ray.shutdown()
     here = specify(cohort, tmp_path / "here", "tiny", TINY, **QUICK, seed=0)

@@ -5,11 +5,10 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from drfuse.data import Batch
-from drfuse.models import EhrTransformer, FusionModel, FusionOutput
+from drfuse.models import EhrTransformer
 from drfuse.training import FusionTraining, TrainOptions
 from drfuse.training.metrics import MacroPrauc, MeanLosses
-from tests.builders import N_FEATURES, N_LABELS, make_batch, take_stays, tiny_drfuse
+from tests.builders import N_FEATURES, N_LABELS
 
 
 def test_macro_prauc_leaves_out_phenotypes_without_a_positive() -> None:
@@ -64,43 +63,6 @@ def test_mean_losses_weigh_each_batch_by_its_stays() -> None:
     losses.update({"other": torch.tensor(5.0)}, 2)
     losses.update({"total": torch.tensor(1.0), "other": torch.tensor(2.0)}, 4)  # in another order, and more
     assert {name: mean.item() for name, mean in losses.compute().items()} == {"other": 3.0, "total": 1.0}
-
-
-def calls_of(model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Return a list that notes the stays and radiographs of each batch that the model reads."""
-    seen: list[tuple[int, int]] = []
-    forward = type(model).forward
-
-    def noting(model: FusionModel, batch: Batch) -> FusionOutput:
-        seen.append((len(batch), len(batch.cxr)))
-        return forward(model, batch)
-
-    monkeypatch.setattr(type(model), "forward", noting)
-    return seen
-
-
-def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, batch = tiny_drfuse().eval(), make_batch(cxr_of=(1, 3))
-    with torch.no_grad():
-        expected = model(batch).logits
-        alone = model(take_stays(batch, [1, 3]).keep_cxr(torch.tensor([], dtype=torch.int64))).logits
-        seen = calls_of(model, monkeypatch)
-        predicted = FusionTraining(model, TrainOptions()).predict_step(batch, 0)
-    assert seen == [(4, 2), (2, 0)]
-    torch.testing.assert_close(predicted.logits, expected)
-    torch.testing.assert_close(
-        predicted.logits_without_cxr, torch.stack([expected[0], alone[0], expected[2], alone[1]])
-    )
-
-
-def test_without_radiographs_nothing_is_predicted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = EhrTransformer(N_FEATURES, N_LABELS, dim=8, heads=2, feedforward=16).eval()
-    seen = calls_of(model, monkeypatch)
-    predicted = FusionTraining(model, TrainOptions()).predict_step(make_batch(cxr_of=()), 0)
-    assert seen == [(4, 0)]
-    assert torch.equal(predicted.logits, predicted.logits_without_cxr)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])

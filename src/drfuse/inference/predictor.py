@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from drfuse.imports import import_class
 from drfuse.models import FusionModel
 from drfuse.run import Predictions, RunFacts, RunFiles
 
-_CANNOT_LOAD = (InputError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError)
+_CANNOT_LOAD = (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 _Returned = TypeVar("_Returned")
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -90,7 +92,7 @@ class Predictor:
         dataset = self._dataset(cohort)
         rows = dataset.task.rows() if rows is None else rows
         batches = split_rows(rows, self.facts.batch_size)
-        parts = self._each(dataset, batches, self._predict_batch, num_workers, progress)
+        parts = self._each(dataset, batches, partial(predict_batch, self.model), num_workers, progress)
         stay_id, logits, without, weights = (torch.cat(of).numpy() for of in zip(*parts, strict=True))
         at = np.searchsorted(cohort.stays["stay_id"].to_numpy(), stay_id)
         return Predictions(
@@ -112,16 +114,6 @@ class Predictor:
         """
         parts = self._each(self._dataset(cohort), batches, lambda batch: self.model(batch).representations)
         return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
-
-    def _predict_batch(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return ids (B,), logits (B, C) with and without radiographs, and weights (B, C, 3) or (B, 0)."""
-        output = self.model(batch)
-        without, weights = output.logits, output.modality_weights
-        if len(batch.cxr_of):  # no image is encoded twice, and no stay without one
-            blind = self.model(batch.matched_without_cxr())
-            without = without.index_copy(0, batch.cxr_of, blind.logits)
-        told = (output.logits, without, output.logits[:, :0] if weights is None else weights)
-        return (batch.stay_id.cpu(), *(tensor.float().cpu() for tensor in told))
 
     def _each(
         self,
@@ -175,3 +167,18 @@ class Predictor:
                 "--phenotypes"
             )
         return dataset
+
+
+def predict_batch(model: FusionModel, batch: Batch) -> tuple[Tensor, ...]:
+    """Return what is kept of B stays, on the CPU, in float32.
+
+    These are ids (B,), logits (B, C), logits with every radiograph taken away (B, C), and modality weights
+    (B, C, 3), or (B, 0) where the model has none.
+    """
+    output = model(batch)
+    without, weights = output.logits, output.modality_weights
+    if len(batch.cxr_of):  # no image is encoded twice, and no stay without one
+        blind = model(batch.matched_without_cxr())
+        without = without.index_copy(0, batch.cxr_of, blind.logits)
+    told = (output.logits, without, output.logits[:, :0] if weights is None else weights)
+    return (batch.stay_id.cpu(), *(tensor.float().cpu() for tensor in told))
