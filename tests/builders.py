@@ -147,3 +147,8 @@ def write_cohort(
         files={path.name: sha256(path) for path in sorted(folder.iterdir())},
     ).write(folder)
     return folder
+
+
+def left_in(folder: Path) -> set[str]:
+    """Return the names of what lies in a folder, but for locks, which stay."""
+    return {path.name for path in folder.iterdir() if path.suffix != ".lock"}

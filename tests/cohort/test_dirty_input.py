@@ -13,6 +13,7 @@ from filelock import FileLock
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.errors import InputError
+from tests.builders import left_in
 from tests.mimic import write_hospital
 
 
@@ -50,7 +51,7 @@ def test_damaged_bytes_within_a_gzip_file_are_found(hospital: Path, table: str) 
     path.write_bytes(packed)
     with pytest.raises(InputError, match=rf"{path.name} is damaged .*fetch it again"):
         make(hospital)
-    assert sorted(child.name for child in hospital.iterdir()) == ["mimic-cxr", "mimic-iv"]
+    assert left_in(hospital) == {"mimic-cxr", "mimic-iv"}
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
@@ -233,7 +234,7 @@ def test_what_a_killed_command_left_is_cleared_away(hospital: Path) -> None:
     (beside / "ehr.npy").write_bytes(b"half")
     (hospital / ".cohort.lock").touch()
     make(hospital)
-    assert sorted(path.name for path in hospital.iterdir()) == ["cohort", "mimic-cxr", "mimic-iv"]
+    assert left_in(hospital) == {"cohort", "mimic-cxr", "mimic-iv"}
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", "a?b", "a[1]", "ä", "~x", "back\\slash"])
@@ -273,7 +274,7 @@ def test_what_a_replaced_cohort_left_is_no_obstacle(hospital: Path) -> None:
     (hospital / ".cohort.replaced").mkdir()
     (hospital / ".cohort.replaced" / "cxr.npy").write_bytes(b"old")
     make(hospital, overwrite=True)
-    assert sorted(path.name for path in hospital.iterdir()) == ["cohort", "mimic-cxr", "mimic-iv"]
+    assert left_in(hospital) == {"cohort", "mimic-cxr", "mimic-iv"}
 
 
 def test_a_cohort_set_aside_by_a_killed_command_comes_back_when_the_next_one_fails(hospital: Path) -> None:

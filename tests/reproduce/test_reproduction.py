@@ -4,6 +4,7 @@ import functools
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,9 +20,9 @@ from drfuse.errors import InputError
 from drfuse.evaluation import groups_of
 from drfuse.report import Row
 from drfuse.reproduce import Reproduced, reproduce
-from drfuse.run import Predictions
-from drfuse.training import matrix, read_facts, train
-from tests.builders import TINY_BACKBONE, write_cohort
+from drfuse.run import Predictions, RunFacts
+from drfuse.training import TrainOptions, matrix, train
+from tests.builders import TINY_BACKBONE, left_in, write_cohort
 
 SMALL = Path(__file__).parents[2] / "benchmarks" / "small.yaml"
 TINY: dict[str, Any] = {
@@ -68,8 +69,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     asked: list[dict[str, Any]] = []
 
     @functools.wraps(train)
-    def refused(cohort: Path, out: Path, model: object, **options: Any) -> NoReturn:
-        asked.append(options | {"name": out.name})
+    def refused(cohort: Path, out: Path, model: object, options: TrainOptions, **_: object) -> NoReturn:
+        asked.append(options.written() | {"name": out.name})
         raise InputError("not now")
 
     monkeypatch.setattr(matrix, "train", refused)
@@ -139,10 +140,10 @@ def test_the_runs_are_listed(everything: Reproduced) -> None:
     expected |= {(name, "matched") for name in VARIANTS}
     assert set(runs.select("system", "train_on").iter_rows()) == expected
     assert runs.height == 25
-    folders = {path.name for path in (everything.folder / "runs").iterdir()}
+    folders = left_in(everything.folder / "runs")
     assert folders == set(runs["folder"])
     for row in runs.iter_rows(named=True):
-        facts = read_facts(everything.folder / "runs" / row["folder"])
+        facts = asdict(RunFacts.read(everything.folder / "runs" / row["folder"]))
         assert (row["seed"], row["best_epoch"]) == (0, facts["best_epoch"])
         assert row["val_prauc_macro"] == facts["val_prauc_macro"]
 
@@ -241,7 +242,7 @@ def test_a_users_own_system_of_another_task_in_groups(small_cohort: Path, tmp_pa
     assert found.tables[0].title.startswith("my own in groups")
     assert Row("model_args: scale", ["0.5"]) in found.tables[1].rows
     assert found.tables[2].rows == [Row("my own", ["FirstHour", "", "0.0001", "0"])]
-    assert [path.name.rsplit("-", 1)[0] for path in (out / "runs").iterdir()] == ["firsthour-full-3"]
+    assert [name.rsplit("-", 1)[0] for name in left_in(out / "runs")] == ["firsthour-full-3"]
     cohort = Cohort.open(small_cohort)
     task = Task.of(cohort, "los")
     assert 0 < task.eligible.sum() < len(cohort)
@@ -283,7 +284,7 @@ def test_options_reach_every_training(
         ({"seeds": []}, "expected at least one seed"),
         ({"n_resamples": 0}, "n_resamples of at least 1"),
         ({"crop_size": 64}, "crop_size is 64, but the cohort's radiographs have 48 pixels"),
-        ({"batch_size": 0}, "batch_size of at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"models": []}, "--models is empty"),
@@ -305,7 +306,7 @@ def test_wrong_options_stop_before_anything_is_trained_or_written(
 
 
 def test_options_that_training_refuses_write_nothing(small_cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected epochs and patience"):
+    with pytest.raises(InputError, match="epochs is 0; expected at least 1"):
         reproduce("figure3", small_cohort, tmp_path / "out", **TINY | {"epochs": 0})
     assert not (tmp_path / "out").exists()
 
@@ -341,7 +342,8 @@ def test_the_small_options_are_understood_by_the_command(
     with pytest.raises(SystemExit):
         main(["reproduce", "all", "cohort", "--out", "out", "--config", str(SMALL)])
     options = yaml.safe_load(SMALL.read_text(encoding="utf-8"))
-    assert {name: asked[name] for name in options} == options
+    flat = asked["options"].written() | asked
+    assert {name: flat[name] for name in options} == options
     assert (asked["what"], asked["cohort"], asked["models"]) == ("all", Path("cohort"), None)
 
 

@@ -14,6 +14,7 @@ from drfuse.cohort import prepare
 from drfuse.cohort.images import decode
 from drfuse.errors import InputError
 from drfuse.simulate import Simulation, Truth, build, simulate
+from tests.builders import left_in
 from tests.mimic import image_path
 from tests.simulate.samples import Simulated, study_times
 
@@ -277,7 +278,7 @@ def test_one_stay_is_a_hospital(tmp_path: Path) -> None:
 def test_an_option_out_of_range_is_named(tmp_path: Path, option: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"^{option} is "):
         simulate(tmp_path / "hospital", **{"stays": 5, option: value})
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == set()
 
 
 def test_an_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_an_existing_folder_is_refused_and_untouched(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"exists.*--overwrite"):
         simulate(folder, stays=4, image_size=32, seed=1)
     assert sums(folder) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["hospital"]
+    assert left_in(tmp_path) == {"hospital"}
 
 
 def test_a_simulated_hospital_can_be_replaced(tmp_path: Path) -> None:
@@ -323,7 +324,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(build, part, failing_the_second_time(getattr(build, part)))
     with pytest.raises(OSError, match="no space left"):
         simulate(tmp_path / "hospital", stays=45, cxr_rate=0.5, image_size=32)
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == set()
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -334,4 +335,4 @@ def test_a_failure_leaves_the_old_hospital_in_place(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="no space left"):
         simulate(tmp_path / "hospital", stays=45, image_size=32, overwrite=True)
     assert sums(tmp_path / "hospital") == before
-    assert [path.name for path in tmp_path.iterdir()] == ["hospital"]
+    assert left_in(tmp_path) == {"hospital"}

@@ -24,6 +24,7 @@ from drfuse.cohort.stays import describe_stays, select_stays
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset
 from drfuse.errors import InputError, MissingInputError
+from tests.builders import left_in
 from tests.cohort.sources.engines import (
     PASSWORD,
     PASSWORD_IN_URL,
@@ -288,7 +289,7 @@ def test_what_a_database_refuses_is_said_in_its_words(server: Server, frames: Fr
         "the database cannot answer: permission denied for table chartevents; check its tables and your "
         "rights there"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == set()
 
 
 def test_a_cohort_of_a_database_is_never_taken_for_that_of_another(
