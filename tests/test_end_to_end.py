@@ -34,6 +34,7 @@ def check_run(out: Path, n_stays: int) -> None:
     }
     assert {path.name for path in (out / "run").iterdir()} == {
         "config.yaml",
+        "config.json",
         "model.safetensors",
         "predictions.parquet",
         "metrics.json",

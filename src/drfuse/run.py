@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from drfuse.errors import InputError, MissingInputError
 from drfuse.files import atomic_file, write_whole
@@ -133,7 +134,7 @@ class RunFacts:
 
         Raises:
             MissingInputError: If `run` is not a finished run, or an earlier version trained it.
-            InputError: If they are damaged.
+            InputError: If they, or the weights, are damaged.
         """
         from drfuse.cohort import Variable
 
@@ -146,6 +147,11 @@ class RunFacts:
             raise MissingInputError(
                 f"{run} has no {files.facts.name}: an earlier version of drfuse trained it; train it again"
             )
+        try:
+            with safe_open(files.model, "numpy"):  # reads how long it should be
+                pass
+        except SafetensorError as error:
+            raise InputError(f"{files.model} is damaged: {error}; train the run again") from error
         try:
             fields = json.loads(files.facts.read_text(encoding="utf-8"))
             fields["variables"] = [Variable(**variable) for variable in fields["variables"]]

@@ -16,7 +16,8 @@ from drfuse.errors import InputError
 from drfuse.models import FusionOutput
 from drfuse.models.batch_norm import SyncedBatchNorm2d
 from drfuse.training import train
-from drfuse.training.distributed import Ranks, SplitModel, collect
+from drfuse.training.distributed import Ranks
+from drfuse.training.split_model import SplitModel, collect
 from tests.builders import make_batch, take_stays, tiny_drfuse
 from tests.training.own_model import FirstHour
 

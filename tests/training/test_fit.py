@@ -1,6 +1,5 @@
 """From a cohort to a run on disk."""
 
-import json
 import os
 import shutil
 import signal
@@ -18,7 +17,6 @@ import yaml
 from filelock import FileLock
 from lightning import Callback, LightningModule
 from lightning import Trainer as Lightning
-from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 from torch.utils.data import get_worker_info
@@ -81,7 +79,14 @@ def finished(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
 
 def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"config.yaml", "model.safetensors", "predictions.parquet", "checkpoints", "logs"}
+    assert names == {
+        "config.yaml",
+        "config.json",
+        "model.safetensors",
+        "predictions.parquet",
+        "checkpoints",
+        "logs",
+    }
     assert (finished.folder / "checkpoints" / "last.ckpt").is_file()
     assert (finished.folder / "logs" / "version_0" / "metrics.csv").is_file()
     logs = [path.name for path in (finished.folder / "logs").iterdir()]
@@ -103,7 +108,7 @@ def test_what_is_no_finished_run_has_no_model(finished: TrainedRun, tmp_path: Pa
         load(tmp_path)
     copied = shutil.copytree(finished.folder, tmp_path / "run")
     (copied / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"the model of .*run cannot be loaded: .*; train it again"):
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged: .*; train the run again"):
         load(copied)
     shutil.copy(finished.folder / "model.safetensors", copied)
     facts = (copied / "config.json").read_text()
@@ -130,13 +135,13 @@ def test_the_configuration_names_every_option_defaults_included(
     assert (options["lr"], options["patience"], options["seed"]) == (3e-3, 10, 0)
 
 
-def test_the_weights_name_their_cohort_and_sizes(finished: TrainedRun, small_cohort: Path) -> None:
-    cohort = Cohort.open(small_cohort)
-    with safe_open(finished.folder / "model.safetensors", "pt") as file:
-        metadata = json.loads(file.metadata()["drfuse"])
-    assert metadata["cohort"] == cohort.fingerprint
-    assert metadata["phenotypes"] == cohort.phenotypes
-    assert (metadata["n_features"], metadata["n_labels"]) == (59, 25)
+def test_a_run_says_what_its_weights_need_to_predict(finished: TrainedRun, small_cohort: Path) -> None:
+    cohort, facts = Cohort.open(small_cohort), RunFacts.read(finished.folder)
+    assert facts.cohort == cohort.fingerprint
+    assert (facts.label_names, facts.n_features) == (cohort.phenotypes, 59)
+    assert (facts.variables, facts.normalization) == (cohort.manifest.variables, cohort.normalization)
+    assert (facts.window_hours, facts.image_size, facts.crop_size) == (48, cohort.image_size, 32)
+    assert facts.model == yaml.safe_load((finished.folder / "config.yaml").read_text())["model"]
 
 
 def test_predictions_have_a_row_a_stay_of_every_split(finished: TrainedRun, small_cohort: Path) -> None:
@@ -756,7 +761,7 @@ def test_what_cannot_start_from_a_run_says_why(
         ("run is not a run of a unimodal model", {"model": MEDFUSE, "init_ehr": finished.folder}),
         (r"\(CxrResNet\) is not built like the ehr enc", {"model": MEDFUSE, "init_ehr": unimodal["cxr"]}),
         ("not built like", {"model": partial(MEDFUSE, dim=4), "init_cxr": unimodal["cxr"]}),
-        (r"has no config\.yaml", {"model": MEDFUSE, "init_cxr": tmp_path}),
+        (r"has no model\.safetensors", {"model": MEDFUSE, "init_cxr": tmp_path}),
     ]
     for complaint, options in wrong:
         with pytest.raises(InputError, match=complaint) as error:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from drfuse.imports import import_class
 from drfuse.models import FusionModel
 from drfuse.run import Predictions, RunFacts, RunFiles
 
-_CANNOT_LOAD = (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError)
+_CANNOT_LOAD = (KeyError, TypeError, ValueError, RuntimeError, OSError)
 _Returned = TypeVar("_Returned")
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -149,7 +148,8 @@ class Predictor:
             "variables": (manifest.variables, facts.variables, "the same preset and version of drfuse"),
             "hours": (manifest.options["window_hours"], facts.window_hours, "--window-hours"),
         }
-        cxr: CxrContent = "pixels" if "cxr" in self.model.reads else "nothing"
+        is_frozen = any(encoder.kept is not None for encoder in self.model.shared_encoders().cxr)
+        cxr: CxrContent = "nothing" if "cxr" not in self.model.reads else "rows" if is_frozen else "pixels"
         if cxr == "pixels" and len(cohort.cxr):
             expected["image size"] = (cohort.image_size, facts.image_size, "--image-size")
         for what, (found, needed, option) in expected.items():

@@ -4,8 +4,9 @@
 best.
 """
 
-from drfuse.training.fit import TrainedRun, data_module, describe_model, train
+from drfuse.training.fit import TrainedRun, data_module, train
 from drfuse.training.module import FusionTraining
+from drfuse.training.network import describe_model
 from drfuse.training.options import Precision, Schedule, TrainOptions
 
 __all__ = [

@@ -1,14 +1,7 @@
-"""Several processes train one run: each has a part of every batch, and all act on the whole of it.
-
-Every process runs the model on its part, collects what the model said of the other parts, and computes the
-loss of the whole batch. So every loss is exact, whatever it averages over. On the way back each part gets the
-sum of the gradients that all processes have for it, and DDP takes the mean over the processes: what is left
-is the gradient of the one loss.
-"""
+"""The processes that train one run together: where each stands, and how they are started and end."""
 
 import atexit
 import logging
-import math
 import multiprocessing
 import os
 import pickle
@@ -18,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import wait as wait_for_process
 from typing import Any, Self, TypeVar, cast
@@ -31,16 +24,9 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from torch import Tensor, nn
-from torch.autograd import Function
-from torch.nn import functional as F
 
-from drfuse.data.batch import Batch
 from drfuse.errors import InputError
 from drfuse.logs import log_to
-from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.models.batch_norm import SyncedBatchNorm2d
-from drfuse.models.cxr_encoders import CxrEncoder, CxrStages
 
 _TIMEOUT = timedelta(hours=1)  # the first process may check or read a large cohort while the others wait
 _SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0
@@ -177,147 +163,6 @@ def _name_as_torchrun_does() -> None:
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size // nodes),
     }
-
-
-class SplitModel:
-    """A model that several processes run, each on its part of a batch.
-
-    Its radiographs' encoders get a BatchNorm over all parts. A BatchNorm elsewhere, in a model of one's own,
-    keeps to its own part.
-
-    Args:
-        model: The model, changed in place; the names in its state stay.
-    """
-
-    def __init__(self, model: FusionModel) -> None:
-        self.model = model
-        encoders = [one for one in model.modules() if isinstance(one, CxrEncoder | CxrStages)]
-        for parent in [module for encoder in encoders for module in encoder.modules()]:
-            for name, child in parent.named_children():
-                if type(child) is nn.BatchNorm2d:
-                    setattr(parent, name, SyncedBatchNorm2d.of(child))
-        self.encoders = [encoder for encoder in encoders if isinstance(encoder, CxrEncoder)]
-        self.norms = [one for one in model.modules() if isinstance(one, SyncedBatchNorm2d)]
-
-    def __call__(self, batch: Batch, is_part: bool) -> tuple[FusionOutput, Batch]:
-        """Return what the model says of the whole batch, and the whole batch.
-
-        Args:
-            batch: This process's part, or the whole batch in every process.
-            is_part: Which of the two.
-        """
-        for norm in self.norms:
-            norm.synced = is_part
-        any_cxr = is_part and _sum(len(batch.cxr)) > 0
-        for encoder in self.encoders:
-            encoder.runs_on_none = any_cxr
-        output = self.model(batch)
-        return (collect_output(output), collect_batch(batch)) if is_part else (output, batch)
-
-
-def _sum(number: int) -> int:
-    total = torch.tensor(number)
-    dist.all_reduce(total)
-    return int(total)
-
-
-def collect_output(output: FusionOutput) -> FusionOutput:
-    """Return what a model says of the parts of all processes, one after the other; gradients flow back."""
-    optional = [] if output.modality_weights is None else [output.modality_weights]
-    names = list(output.representations)
-    logits, *others = collect(
-        [output.logits, *optional, *(output.representations[name] for name in names)],
-        differentiable=torch.is_grad_enabled(),
-    )
-    return FusionOutput(logits, others.pop(0) if optional else None, dict(zip(names, others, strict=True)))
-
-
-def collect_batch(batch: Batch) -> Batch:
-    """Return the parts of a batch of all processes, one after the other."""
-    first_row = _before(len(batch))
-    numbered = replace(batch, cxr_of=batch.cxr_of + first_row)
-    names = [field.name for field in fields(Batch)]
-    return Batch(**dict(zip(names, collect([getattr(numbered, name) for name in names]), strict=True)))
-
-
-def _before(length: int) -> int:
-    """Return the sum of a length over the processes before this one."""
-    lengths = _exchange([length])[:, 0]
-    return int(lengths[: dist.get_rank()].sum())
-
-
-def _exchange(numbers: Sequence[int]) -> Tensor:
-    """Return numbers (K,), as many in every process, of all processes (R, K)."""
-    parts = [torch.empty(len(numbers), dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, torch.tensor(numbers, dtype=torch.int64))
-    return torch.stack(parts)
-
-
-def collect(tensors: Sequence[Tensor], differentiable: bool = False) -> list[Tensor]:
-    """Return each tensor of all processes, concatenated along the first axis.
-
-    Lengths may differ. Where other axes do, the shorter parts are padded with zeros.
-
-    Args:
-        tensors: As many in every process, of the same types and numbers of axes.
-        differentiable: Whether gradients flow back to the processes that the parts came from. They do in
-            every process, even in one whose own tensors need none.
-    """
-    sizes = _exchange([size for tensor in tensors for size in tensor.shape])  # (R, axes of all tensors)
-    shapes = torch.split(sizes, [tensor.ndim for tensor in tensors], dim=1)  # of each tensor (R, its axes)
-    trailing = [shape[:, 1:].amax(0).tolist() for shape in shapes]
-    padded = [_pad(tensor, longest) for tensor, longest in zip(tensors, trailing, strict=True)]
-    lengths = torch.stack(
-        [shape[:, 0] * math.prod(longest) for shape, longest in zip(shapes, trailing, strict=True)]
-    )
-    if differentiable:  # in one type
-        flat = torch.cat([tensor.flatten() for tensor in padded])
-        whole: Tensor = _Collect.apply(flat, torch.zeros((), requires_grad=True), lengths.sum(0).tolist())  # type: ignore[no-untyped-call]
-    else:  # in bytes
-        flat = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in padded])
-        lengths = lengths * torch.tensor([[tensor.element_size()] for tensor in padded])
-        whole = _all_gather(flat, lengths.sum(0).tolist())
-    parts = torch.split(whole, lengths.T.flatten().tolist())  # of the first process, then of the second, ...
-    return [
-        torch.cat(
-            [
-                (part.to(like.dtype) if differentiable else part.clone().view(like.dtype)).view(-1, *longest)
-                for part in parts[number :: len(tensors)]
-            ]
-        )
-        for number, (like, longest) in enumerate(zip(padded, trailing, strict=True))
-    ]
-
-
-def _pad(tensor: Tensor, trailing: Sequence[int]) -> Tensor:
-    """Return a tensor whose axes after the first one are as long as asked for, filled up with zeros."""
-    lacking = [(0, longest - size) for size, longest in zip(tensor.shape[1:], trailing, strict=True)]
-    return F.pad(tensor, [n for pair in reversed(lacking) for n in pair]) if any(sum(lacking, ())) else tensor
-
-
-def _all_gather(flat: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return the vectors of all processes, of the given lengths, one after the other."""
-    parts = [flat.new_empty(max(lengths)) for _ in lengths]
-    dist.all_gather(parts, F.pad(flat, (0, max(lengths) - len(flat))))
-    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-
-
-class _Collect(Function):
-    """The vectors of all processes; each gets back the sum of what all make of its own one."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, anchor: Tensor, lengths: Sequence[int]) -> Tensor:  # noqa: ARG004
-        """Return them; `anchor` makes the way back the same in all processes."""
-        start = sum(lengths[: dist.get_rank()])
-        ctx.own = slice(start, start + len(flat))
-        return _all_gather(flat, lengths)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Return the gradient of this process's vector."""
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        return total[ctx.own], None, None
 
 
 def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], size: int) -> _Result:

@@ -1,10 +1,9 @@
 """A cohort and a model -> a run on disk: fit, resume, keep the best weights, predict every stay."""
 
-import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,25 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerStatus
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
 from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
 from drfuse.files import atomic_file
-from drfuse.imports import import_path
-from drfuse.inference import load
+from drfuse.inference import Predictor
 from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
-from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.run import Predictions, RunFacts, RunFiles
 from drfuse.training.checkpoints import checkpoint_callbacks, is_done, load_best, load_checkpoint
 from drfuse.training.claim import claim
 from drfuse.training.distributed import Ranks, start_ranks
 from drfuse.training.metrics import MacroPrauc
 from drfuse.training.module import FusionTraining
-from drfuse.training.options import DEFAULTS, Precision, TrainOptions
+from drfuse.training.network import arrange, describe_model, freeze_cxr, make_network, start_from
+from drfuse.training.options import DEFAULTS, TrainOptions
+from drfuse.training.trainer import check_alone, check_kernels, interruptible, make_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -110,18 +107,18 @@ def train(
             "prepare a larger cohort, or one with another --seed or --split-file"
         )
     L.seed_everything(options.seed, workers=True, verbose=False)
-    network = _make(model, len(data.dataset.features), len(label_names))
-    _read_what_is_needed(network, data)
+    network = make_network(model, len(data.dataset.features), len(label_names))
+    data.read_only(network.reads)
     check_contract(network, data.example(), len(label_names))
     for modality, unimodal in (("ehr", options.init_ehr), ("cxr", options.init_cxr)):
         if unimodal is not None:
-            _start_from(network, modality, unimodal, opened.fingerprint)
-    _check_alone(ranks, compile=options.compile, freeze_cxr=options.freeze_cxr)
-    _arrange(network, options)
+            start_from(network, modality, unimodal, opened.fingerprint)
+    check_alone(ranks, compile=options.compile, freeze_cxr=options.freeze_cxr)
+    arrange(network, options)
     fusion = FusionTraining(network, options, opened.fingerprint, ranks)
 
     run = RunFiles(Path(out).resolve())
-    trainer = _trainer(
+    trainer = make_trainer(
         ranks,
         options.accelerator,
         options.precision,
@@ -132,7 +129,7 @@ def train(
         enable_progress_bar=progress,
     )
     if not options.compile:
-        _check_kernels(network, data, trainer)
+        check_kernels(network, data, trainer)
     config = {"cohort": str(opened.folder), "model": describe_model(network), **options.written()}
     if ranks.is_alone:  # whatever torchrun or srun was asked for
         config |= {"devices": None, "nodes": None}
@@ -144,13 +141,14 @@ def train(
             done = checkpoint is not None and is_done(checkpoint, options.epochs, options.patience)
         resumes, done = ranks.share((checkpoint is not None, done))
         if options.freeze_cxr:
-            _freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
+            freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
         if not done and not isinstance(network, FittedModel):
             _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
         with ranks.abort_peers_on_error():
             result = _save_best(run, fusion, data) if ranks.is_first else None
         result = ranks.share(result)
-        predictor = load(run.folder).to(trainer.strategy.root_device)
+        network.load_state_dict(load_file(run.model))  # which all processes see
+        predictor = Predictor(network.eval(), RunFacts.read(run.folder)).to(trainer.strategy.root_device)
         rows = np.array_split(data.rows, ranks.size)[ranks.rank]
         shown = progress and ranks.is_first
         parts = ranks.gather(predictor.predict(opened, rows, options.num_workers, shown))
@@ -184,106 +182,9 @@ def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = Non
     )
 
 
-def _make(model: Callable[[int, int], FusionModel], n_features: int, n_labels: int) -> FusionModel:
-    """Return a new model.
-
-    Raises:
-        InputError: If its weights do not fit in memory.
-    """
-    try:
-        return model(n_features, n_labels)
-    except RuntimeError as error:  # PyTorch has no class of its own for it on a CPU
-        if not any(problem in str(error) for problem in ("allocate memory", "size calculation overflowed")):
-            raise
-        raise InputError(
-            "the weights of this model do not fit in memory; choose smaller sizes in its options"
-        ) from error
-
-
-def describe_model(network: FusionModel) -> dict[str, Any]:
-    """Return a model's class path and the arguments after the two sizes, defaults included."""
-    sizes = list(inspect.signature(type(network)).parameters)[:2]
-    arguments = {name: _plain(value) for name, value in network.init_args.items() if name not in sizes}
-    return {"class_path": import_path(type(network)), "init_args": arguments}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as YAML holds it: tuples are lists, paths are text."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _read_what_is_needed(network: FusionModel, data: CohortDataModule) -> None:
-    """Leave out of the batches what a model does not read."""
-    data.read_only(network.reads)
-
-
-def _trainer(ranks: Ranks, accelerator: str, precision: Precision, **options: Any) -> L.Trainer:
-    """Return a trainer.
-
-    Raises:
-        InputError: If the accelerator is not there, or does not compute in the precision.
-    """
-    try:
-        trainer = L.Trainer(
-            accelerator=accelerator,
-            precision=precision,
-            **ranks.placement(),
-            **options,
-            deterministic="warn",
-            log_every_n_steps=1,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-        )
-    except (ValueError, MisconfigurationException) as error:
-        devices_too = "" if ranks.is_alone else f" on {ranks.devices} devices"
-        raise InputError(
-            f"accelerator {accelerator!r} with precision {precision!r}{devices_too}: {error}"
-        ) from error
-    if trainer.precision != precision:  # Lightning warns, and takes another
-        raise InputError(f"--precision {precision} needs a GPU; choose bf16-mixed or 32-true on a CPU")
-    return trainer
-
-
-def _check_kernels(network: FusionModel, data: CohortDataModule, trainer: L.Trainer) -> None:
-    """Run a model once in half precision: not every processor has every layer in it.
-
-    Raises:
-        InputError: If one is missing.
-    """
-    if trainer.precision == "32-true" or trainer.strategy.root_device.type != "cpu":
-        return
-    has_kernels = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    if has_kernels is not None and not has_kernels():
-        logger.warning("this processor emulates bfloat16, several times slower than --precision 32-true")
-    try:
-        with trainer.precision_plugin.forward_context():
-            check_contract(network, data.example(), len(data.dataset.task.label_names))
-    except RuntimeError as error:
-        reason = str(error).split(". ", 1)[0]
-        raise InputError(
-            f"{type(network).__name__} does not run with --precision {trainer.precision} on this processor "
-            f"({reason}); choose 32-true, or make its LSTMs with drfuse.models.precision.Lstm"
-        ) from error
-
-
-def _check_alone(ranks: Ranks, **options: bool) -> None:
-    """Refuse options that work on one device.
-
-    Raises:
-        InputError: If there are several, and one of these options is on.
-    """
-    on = [name.replace("_", "-") for name, is_on in options.items() if is_on]
-    if on and not ranks.is_alone:
-        raise InputError(f"--{on[0]} works on one device; leave it or --devices out")
-
-
 def _fit(trainer: L.Trainer, task: FusionTraining, data: CohortDataModule, checkpoint: Path | None) -> None:
     """Train to the end, or raise."""
-    with _interruptible(trainer):
+    with interruptible(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
@@ -316,97 +217,6 @@ def _solve(run: RunFiles, network: FittedModel, data: CohortDataModule, options:
         )
     _save_model(run, network, data, options, result)
     return result
-
-
-@contextmanager
-def _interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """Let a signal end what the trainer does as it ends everything else.
-
-    Raises:
-        KeyboardInterrupt: If a signal ended it; Lightning makes an exit, or nothing at all, of that.
-        InputError: If a process that makes batches was killed.
-    """
-    try:
-        with explain_killed_workers():
-            yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    if trainer.state.status != TrainerStatus.FINISHED:
-        raise KeyboardInterrupt
-
-
-def _start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
-    """Load the encoder of a trained unimodal model into that of a new one.
-
-    Raises:
-        InputError: If it was not trained on the cohort with this fingerprint, or a model has no such encoder,
-            or one of another shape.
-    """
-    predictor = load(run)
-    if predictor.facts.cohort != cohort:
-        raise InputError(
-            f"--init-{modality}: {run} was trained on another cohort, perhaps on patients whom this one "
-            "tests; train it on this cohort"
-        )
-    name, unimodal = type(network).__name__, predictor.model
-    encoders = getattr(network.shared_encoders(), modality)
-    if len(encoders) != 1:
-        raise InputError(
-            f"--init-{modality}: {name} has {len(encoders)} {modality} encoders that it shares with other "
-            "models; choose a model with one, such as MedFuse"
-        )
-    of_run = unimodal.shared_encoders()
-    trained = [*of_run.ehr, *of_run.cxr]
-    if len(unimodal.reads) != 1 or len(trained) != 1:
-        raise InputError(
-            f"--init-{modality}: {run} is not a run of a unimodal model; choose one of EhrLstm, "
-            "EhrTransformer or CxrResNet"
-        )
-    try:
-        encoders[0].load_state_dict(trained[0].state_dict())
-    except RuntimeError as error:
-        raise InputError(
-            f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
-            f"{modality} encoder of {name}; train it with the same options"
-        ) from error
-
-
-def _arrange(network: FusionModel, options: TrainOptions) -> None:
-    """Choose how a model is laid out in memory and run."""
-    if options.precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if options.checkpoint_activations:
-        recompute_activations(network)
-    if options.compile:
-        compile_encoders(network)
-
-
-def _freeze_cxr(
-    fusion: FusionTraining, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
-) -> None:
-    """Freeze the radiographs' backbones, and keep what they return for every radiograph of the cohort.
-
-    Batches then hold no pixels. An interrupted run goes on with the backbones of its checkpoint, whatever
-    the options say now.
-
-    Raises:
-        InputError: If the model does not share encoders of radiographs, or the cohort has no radiograph.
-    """
-    network = fusion.model
-    encoders = network.shared_encoders().cxr
-    if not encoders:
-        raise InputError(
-            f"--freeze-cxr: {type(network).__name__} does not read radiographs by encoders that can be "
-            "frozen; choose a model whose radiographs pass a CxrEncoder alone"
-        )
-    if not len(data.dataset.cohort.cxr):
-        raise InputError("--freeze-cxr: the cohort has no radiograph; leave the option out")
-    if interrupted is not None:
-        fusion.load_state_dict(load_checkpoint(interrupted, interrupted.last_checkpoint.name)["state_dict"])
-    network.to(device)
-    for encoder in encoders:
-        encoder.freeze(data.every_cxr())
-    data.read_only(network.reads, cxr_pixels=False)
 
 
 def _keep_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:

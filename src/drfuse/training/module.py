@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
 from drfuse.models.base import FusionModel, FusionOutput
-from drfuse.training.distributed import Ranks, SplitModel
+from drfuse.training.distributed import Ranks
 from drfuse.training.metrics import MONITORED, MacroPrauc, MeanLosses
 from drfuse.training.optimizers import cosine, make_optimizer
 from drfuse.training.options import TrainOptions
+from drfuse.training.split_model import SplitModel
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,125 @@
+"""A new model, made ready for a training: its sizes, first weights, layout in memory and frozen parts."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drfuse.data import CohortDataModule
+from drfuse.errors import InputError
+from drfuse.imports import import_path
+from drfuse.inference import load
+from drfuse.models import FusionModel
+from drfuse.models.execution import compile_encoders, recompute_activations
+from drfuse.run import RunFiles
+from drfuse.training.checkpoints import load_checkpoint
+from drfuse.training.module import FusionTraining
+from drfuse.training.options import TrainOptions
+
+
+def make_network(model: Callable[[int, int], FusionModel], n_features: int, n_labels: int) -> FusionModel:
+    """Return a new model.
+
+    Raises:
+        InputError: If its weights do not fit in memory.
+    """
+    try:
+        return model(n_features, n_labels)
+    except RuntimeError as error:  # PyTorch has no class of its own for it on a CPU
+        if not any(problem in str(error) for problem in ("allocate memory", "size calculation overflowed")):
+            raise
+        raise InputError(
+            "the weights of this model do not fit in memory; choose smaller sizes in its options"
+        ) from error
+
+
+def describe_model(network: FusionModel) -> dict[str, Any]:
+    """Return a model's class path and the arguments after the two sizes, defaults included."""
+    sizes = list(inspect.signature(type(network)).parameters)[:2]
+    arguments = {name: _plain(value) for name, value in network.init_args.items() if name not in sizes}
+    return {"class_path": import_path(type(network)), "init_args": arguments}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML holds it: tuples are lists, paths are text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
+    """Load the encoder of a trained unimodal model into that of a new one.
+
+    Raises:
+        InputError: If it was not trained on the cohort with this fingerprint, or a model has no such encoder,
+            or one of another shape.
+    """
+    predictor = load(run)
+    if predictor.facts.cohort != cohort:
+        raise InputError(
+            f"--init-{modality}: {run} was trained on another cohort, perhaps on patients whom this one "
+            "tests; train it on this cohort"
+        )
+    name, unimodal = type(network).__name__, predictor.model
+    encoders = getattr(network.shared_encoders(), modality)
+    if len(encoders) != 1:
+        raise InputError(
+            f"--init-{modality}: {name} has {len(encoders)} {modality} encoders that it shares with other "
+            "models; choose a model with one, such as MedFuse"
+        )
+    of_run = unimodal.shared_encoders()
+    trained = [*of_run.ehr, *of_run.cxr]
+    if len(unimodal.reads) != 1 or len(trained) != 1:
+        raise InputError(
+            f"--init-{modality}: {run} is not a run of a unimodal model; choose one of EhrLstm, "
+            "EhrTransformer or CxrResNet"
+        )
+    try:
+        encoders[0].load_state_dict(trained[0].state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
+            f"{modality} encoder of {name}; train it with the same options"
+        ) from error
+
+
+def arrange(network: FusionModel, options: TrainOptions) -> None:
+    """Choose how a model is laid out in memory and run."""
+    if options.precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.checkpoint_activations:
+        recompute_activations(network)
+    if options.compile:
+        compile_encoders(network)
+
+
+def freeze_cxr(
+    fusion: FusionTraining, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
+) -> None:
+    """Freeze the radiographs' backbones, and keep what they return for every radiograph of the cohort.
+
+    Batches then hold no pixels. An interrupted run goes on with the backbones of its checkpoint, whatever
+    the options say now.
+
+    Raises:
+        InputError: If the model does not share encoders of radiographs, or the cohort has no radiograph.
+    """
+    network = fusion.model
+    encoders = network.shared_encoders().cxr
+    if not encoders:
+        raise InputError(
+            f"--freeze-cxr: {type(network).__name__} does not read radiographs by encoders that can be "
+            "frozen; choose a model whose radiographs pass a CxrEncoder alone"
+        )
+    if not len(data.dataset.cohort.cxr):
+        raise InputError("--freeze-cxr: the cohort has no radiograph; leave the option out")
+    if interrupted is not None:
+        fusion.load_state_dict(load_checkpoint(interrupted, interrupted.last_checkpoint.name)["state_dict"])
+    network.to(device)
+    for encoder in encoders:
+        encoder.freeze(data.every_cxr())
+    data.read_only(network.reads, cxr_pixels=False)
