@@ -842,7 +842,7 @@ def test_emulated_bfloat16_is_told(
     has_kernels: bool,
 ) -> None:
     kernels = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: has_kernels)
-    monkeypatch.setattr("drfuse.training.fit.torch.ops.mkldnn", kernels)
+    monkeypatch.setattr("drfuse.training.trainer.torch.ops.mkldnn", kernels)
     fit(model=FirstHour, epochs=1, precision=precision)
     assert ("emulates bfloat16" in caplog.text) == (precision == "bf16-mixed" and not has_kernels)
 
