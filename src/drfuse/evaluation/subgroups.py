@@ -199,12 +199,7 @@ def _caught(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the positives above the threshold, and all of them, by group, resample and label (G, R, C).
 
-    Args:
-        labels: (n, C).
-        scores: (n, C).
-        within: Whether a group holds each row (G, n).
-        blocks: How often each row counts, in blocks (r, n).
-        specificity: The share of the negatives of all rows that lies at or below the threshold.
+    `within` is 1 where a group holds a row (G, n); `blocks` say how often each row counts, (r, n) each.
     """
     n_drawn, n_labels = sum(map(len, blocks)), labels.shape[1]
     caught, positives = np.empty((2, len(within), n_drawn, n_labels))
