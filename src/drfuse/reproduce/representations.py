@@ -38,13 +38,13 @@ Representation = NDArray[np.float32]
 def represent(
     run: Path, cohort: Cohort, rows: NDArray[np.int64], crop_size: int
 ) -> dict[str, Representation]:
-    """Return the representations of n stays with a radiograph that a run's model has, each (n, D).
+    """Return a DrFuse model's representations of n stays with a radiograph, each (n, D).
 
     Args:
         run: A finished run of DrFuse.
         cohort: The cohort.
         rows: The stays (n,).
-        crop_size: Side of the centre crop of the radiographs that it was trained with, in pixels.
+        crop_size: Side in pixels of the centre crop that the run was trained with.
 
     Raises:
         InputError: If the run's model is not a DrFuse.
