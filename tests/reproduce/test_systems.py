@@ -229,7 +229,7 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
         ),
         (
             "{title: x, model: {class_path: drfuse.models.logit_pool}}",
-            "drfuse.models.logit_pool is not a Fusion",
+            "drfuse.models.logit_pool is not a subclass of Fusion",
         ),
         ("{title: x, model: {class_path: drfuse.models.MMTM, init_args: [8]}}", "init_args is not a mapping"),
         ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title, paper and ablation are text"),
