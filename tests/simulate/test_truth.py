@@ -153,7 +153,7 @@ def test_the_order_of_the_file_does_not_matter(truth: Truth, table: pl.DataFrame
 @pytest.mark.parametrize("stranger", [1, 2**62, -5])
 def test_a_stay_of_another_hospital_is_refused(truth: Truth, stranger: int) -> None:
     known = truth.stays["stay_id"].to_list()[:2]
-    with pytest.raises(InputError, match="1 of 3 stays are none of this simulated hospital"):
+    with pytest.raises(InputError, match="1 of 3 stays are not in this simulated hospital"):
         truth.of([known[0], stranger, known[1]])
 
 

@@ -1,4 +1,4 @@
-"""NumPy files that are written and read from their beginning to their end, without holding them in memory."""
+"""NumPy files that are written and read from start to end, without holding them in memory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 def items_a_block(shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    """Return how many items of a shape and type make a block that is small beside any memory.
+    """Return how many items of a shape and type make a block of 64 MiB.
 
     >>> items_a_block((48, 17), np.float32)
     20560
@@ -27,9 +27,9 @@ def items_a_block(shape: tuple[int, ...], dtype: DTypeLike) -> int:
 def array_in_order(
     path: Path, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Iterator[Callable[[NDArray[Any]], object]]:
-    """Yield a function that appends items (n, `shape`) to the array at `path`, complete when this ends.
+    """Yield a function that appends items (n, `shape`) to a new array at `path`, of any length.
 
-    Its length need not be known before.
+    The file is complete when the context ends.
     """
     with path.open("wb") as file:
         _write_header(file, (0, *shape), dtype)
@@ -37,7 +37,7 @@ def array_in_order(
         yield lambda items: file.write(np.ascontiguousarray(items, dtype).data)
         length = (file.tell() - start) // (prod(shape) * np.dtype(dtype).itemsize)
         file.seek(0)
-        _write_header(file, (length, *shape), dtype)  # NumPy pads headers, so that they can grow in place
+        _write_header(file, (length, *shape), dtype)  # NumPy pads headers so that the length has room
 
 
 def item_of(path: Path, row: int) -> NDArray[Any]:
@@ -49,7 +49,7 @@ def item_of(path: Path, row: int) -> NDArray[Any]:
 
 
 def blocks_of(path: Path) -> Iterator[NDArray[Any]]:
-    """Yield the array at `path` a block of items at a time; unlike mapped pages, read ones are given back."""
+    """Yield the array at `path` a block at a time; unlike mapped pages, blocks leave memory after use."""
     with path.open("rb") as file:
         (length, *item), dtype = _read_header(file)
         at_a_time = items_a_block(tuple(item), dtype)
@@ -65,5 +65,5 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    described = npy.dtype_to_descr(np.dtype(dtype))
-    npy.write_array_header_1_0(file, {"descr": described, "fortran_order": False, "shape": shape})
+    descr = npy.dtype_to_descr(np.dtype(dtype))
+    npy.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})

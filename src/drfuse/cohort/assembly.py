@@ -1,4 +1,4 @@
-"""The answers of the queries -> the files of a cohort, a block of stays at a time."""
+"""The answers to the queries -> the files of a cohort, a block of stays at a time."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -56,12 +56,8 @@ def number_stays(
 ) -> ir.Table:
     """Return the included stays, numbered by `row` in the order of `stay_id`, with their split and labels.
 
-    Args:
-        stays: The stays (see `describe_stays`).
-        labels: The labels of each admission (see `label_admissions`); a stay without a row gets nulls.
-        split: The split of each subject; None splits by a hash.
-        seed: Key of that hash.
-        store: The store.
+    A stay whose admission has no row in `labels` (see `label_admissions`) gets nulls. Without a split of each
+    subject, a hash with the key `seed` splits.
 
     Raises:
         InputError: If the split file leaves out a stay.
@@ -83,33 +79,17 @@ def number_stays(
 def write_stays(
     path: Path, stays: ir.Table, images: pl.DataFrame, labels: Sequence[str], store: Backend
 ) -> None:
-    """Write `stays.parquet`.
-
-    Args:
-        path: The file.
-        stays: The stays (see `number_stays`).
-        images: The images that were tried (see `store_images`).
-        labels: The names of the labels, in order.
-        store: The store.
-    """
+    """Write `stays.parquet` from the stays of `number_stays` and the images of `store_radiographs`."""
     stored = images.filter(pl.col("cxr_row").is_not_null()).select("stay_id", "dicom_id", "cxr_row")
     stays = stays.left_join(ibis.memtable(stored), "stay_id").drop("stay_id_right")
     stays = stays.mutate(has_cxr=stays.cxr_row.notnull())
-    places = [name for name in stays.columns if name.startswith("label_")]
-    write_rows(
-        path, stays.select("row", *_STAY, *_RADIOGRAPH, *places), [*_STAY, *_RADIOGRAPH, *labels], store
-    )
+    numbered = [name for name in stays.columns if name.startswith("label_")]
+    rows = stays.select("row", *_STAY, *_RADIOGRAPH, *numbered)
+    write_rows(path, rows, [*_STAY, *_RADIOGRAPH, *labels], store)
 
 
 def write_rows(path: Path, stays: ir.Table, names: Sequence[str], store: Backend) -> None:
-    """Write a Parquet file of a table, a block of rows at a time.
-
-    Args:
-        path: The file.
-        stays: Its rows, numbered by `row`, and its columns in order after that one.
-        names: What the columns are called.
-        store: The store.
-    """
+    """Write rows that are numbered by `row` as a Parquet file, a block at a time; `names` are its columns."""
     schema = stays.drop("row").schema().to_pyarrow()
     schema = pa.schema([field.with_name(name) for name, field in zip(names, schema, strict=True)])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -128,10 +108,10 @@ def write_ehr(
         stays: A table with `stay_id` and its `row`; both ascend.
         hourly: A table of `stay_id`, `variable`, `hour` and `value`, ordered by `stay_id`.
         shape: Hours and variables.
-        store: The store.
+        store: The store, which holds both tables.
 
     Yields:
-        How many stays were written since the last time.
+        The number of stays in each block that was written.
     """
     at_a_time = items_a_block(shape, np.float32)
     with array_in_order(path, shape, np.float32) as append:
@@ -144,9 +124,9 @@ def write_ehr(
                 stay, hour, variable, value = map(np.from_dlpack, cells.columns)
                 with np.errstate(over="ignore"):
                     value = value.astype(np.float32)
-                value[~np.isfinite(value)] = np.nan  # a slip of the pen that float32 cannot hold
+                value[~np.isfinite(value)] = np.nan  # a typing error too large for float32
                 row = np.searchsorted(ids, stay)
-                known = ids[row] == stay  # a database may have got new stays between two queries
+                known = ids[row] == stay  # a database may have gained stays between two queries
                 values[row[known], hour[known], variable[known]] = value[known]
             append(values)
             yield len(ids)
@@ -155,13 +135,8 @@ def write_ehr(
 def write_normalization(path: Path, ehr: Path, stays: Path, variables: Sequence[Variable]) -> None:
     """Write mean and standard deviation of each continuous variable over the training split's observations.
 
-    One never observed there has its normal value as mean; one that never varied, a deviation of 1.
-
-    Args:
-        path: The file.
-        ehr: The `ehr.npy`.
-        stays: The `stays.parquet`.
-        variables: What is on the last axis of `ehr.npy`.
+    `ehr` is the `ehr.npy`, `stays` the `stays.parquet`. A variable that was never observed gets its normal
+    value as mean; one that never varied, a deviation of 1.
     """
     training = pl.read_parquet(stays, columns=["split"], glob=False)["split"].to_numpy() == "train"
     n, total, squares = (np.zeros(len(variables)) for _ in range(3))

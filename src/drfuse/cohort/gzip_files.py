@@ -20,7 +20,7 @@ _DAMAGE = (gzip.BadGzipFile, isal_zlib.error, EOFError)
 def checking_gzip(files: Sequence[Path]) -> Iterator[None]:
     """Check the checksums of gzip files in a thread beside the queries within.
 
-    DuckDB reads on over damaged bytes.
+    DuckDB itself reads over damaged bytes without an error.
 
     Raises:
         InputError: If a file is damaged.

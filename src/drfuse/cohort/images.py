@@ -21,9 +21,9 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     """Return a grey image (`size`, `size`): resized so that the short side fits, then centre-cropped.
 
     A grey image of more than 8 bits, or of floats, is scaled by its own range, as MIMIC-CXR-JPG was made from
-    DICOM: the minimum becomes 0, the maximum 255, what is between is cut down. MIMIC-CXR-JPG then equalised
-    the histogram, which is not done here. Of colours and grey with alpha Pillow reads the upper 8 of 16 bits,
-    in which 12-bit data are black: these are refused.
+    DICOM: the minimum becomes 0, the maximum 255, and what is between is rounded down. MIMIC-CXR-JPG then
+    equalised the histogram, which is not done here. Of colours, and of grey with alpha, Pillow reads only the
+    upper 8 of 16 bits, which makes 12-bit data black: such images are refused.
 
     Raises:
         OSError: If there is no such file, or it is not a readable image.
@@ -41,12 +41,7 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
 
 
 class Stored(NamedTuple):
-    """An image that was decoded before, in the size that is wanted.
-
-    Attributes:
-        file: A `cxr.npy`.
-        row: The image's row in it.
-    """
+    """An image that was decoded before, in the size that is wanted: a row of a `cxr.npy`."""
 
     file: Path
     row: int
@@ -63,14 +58,14 @@ def store_images(
     """Decode one image of each stay on all cores and write them, in order, into the NumPy file `out`.
 
     Args:
-        candidates: The images that each stay may have, of which the first readable one counts: JPEG or PNG
+        candidates: The images that each stay may have, of which it gets the first readable one: JPEG or PNG
             files, or images decoded before, which are copied.
         size: Side of the stored images, in pixels.
         out: The file to write.
-        threads: How many images are decoded at a time; without it, as many as there are cores.
+        threads: Images decoded at a time; by default one a core.
 
     Yields:
-        The place of each stay's image among its candidates; None where none is readable, which takes no row.
+        The place of each stay's image among its candidates; None if none is readable: it then takes no row.
     """
     waiting = iter(candidates)
     n_threads = threads or os.cpu_count()
@@ -98,7 +93,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _read_first(
     candidates: Sequence[Path | Stored], size: int
 ) -> tuple[int | None, NDArray[np.uint8] | None]:
-    """Return the place of the first readable image, and that image."""
+    """Return the first readable image and its place."""
     for place, candidate in enumerate(candidates):
         if (image := _read(candidate, size)) is not None:
             return place, image
@@ -110,5 +105,5 @@ def _read(image: Path | Stored, size: int) -> NDArray[np.uint8] | None:
         return item_of(image.file, image.row)
     try:
         return decode(image, size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all of Pillow's complaints
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that Pillow raises
         return None

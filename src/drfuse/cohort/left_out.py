@@ -32,13 +32,8 @@ def count_left_out(
 ) -> dict[str, Any]:
     """Return the warnings of the manifest.
 
-    Args:
-        stays: The `stays.parquet`.
-        labels: Its label columns.
-        rejected_rows: How many rows of each file do not parse.
-        images: The images that were tried (see `store_radiographs`).
-        undated_images: How many images have no time.
-        diagnoses: How many diagnoses of each kind there are (see `Match`).
+    `stays` is the `stays.parquet` with its label columns, `rejected_rows` counts by file, `images` comes from
+    `store_radiographs`, and `diagnoses` counts by `Match`.
     """
     unreadable = images.filter(pl.col("cxr_row").is_null())
     written = pl.scan_parquet(stays, glob=False)

@@ -1,4 +1,4 @@
-"""What a cohort says about itself: `manifest.json`."""
+"""`manifest.json`: how a cohort was made and what is in it."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from drfuse.cohort.variables import Variable
 from drfuse.errors import InputError, MissingInputError
 
 FORMAT_VERSION = 2
-"""Raised when the same sources and options give other files: an older cohort is never taken for a new one."""
+"""Goes up when the same sources and options give other files; cohorts of another version are refused."""
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ _INITIALS = {9: f"{digits}EV", 10: ascii_uppercase}
 _LENGTHS = {9: (3, 5), 10: (3, 7)}
 
 Match = Literal["listed", "start listed", "unlisted", "not ICD"]
-"""How a diagnosis stands to the definitions.
+"""How a diagnosis matches the definitions.
 
-`start listed`: the code is in no list, but begins with a listed one, whose phenotype it has. `unlisted`: of a
-disease that is not one of the phenotypes, or newer than the lists; they hold the phenotypes' codes alone, so
-the two cannot be told apart. `not ICD`: `icd_version` is neither 9 nor 10, or the code does not look like one
-of that version, so that no list can know it.
+`start listed`: the code is in no list, but begins with a listed one and has its phenotype. `unlisted`: either
+another disease, or newer than the lists; they hold the phenotypes' codes alone, so the two look the same.
+`not ICD`: `icd_version` is neither 9 nor 10, or the code does not look like one of that version, so that no
+list can have it.
 """
 
 
@@ -36,7 +36,7 @@ class Labels:
 
     Attributes:
         table: `hadm_id`, `label_0`, `label_1`, ... (see `label_admissions`), for queries of the store.
-        n_diagnoses: How many diagnoses of each kind they come from.
+        n_diagnoses: How many diagnoses of each kind (`Match`) they are made from.
     """
 
     table: ir.Table
@@ -71,9 +71,9 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
     """Return the codes of each phenotype, in file order.
 
     The columns are `phenotype`, `icd_version` (null: any), `icd_code`, and `with_longer`: whether longer
-    codes that begin with it count too. They do for the shipped ICD-10 codes, which later years split: that
-    was right for all 219 codes since October 2016 that it concerns. A file of the user's own means what it
-    lists.
+    codes that begin with it count too. They do for the shipped ICD-10 codes, because later years split codes:
+    this is right for all 219 codes since October 2016 that it applies to. Of a user's own file only the
+    listed codes count.
 
     Args:
         path: A CSV with the first three columns, or the YAML form of published benchmarks,
@@ -139,9 +139,9 @@ def match_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
 def label_admissions(matched: ir.Table, codes: pl.DataFrame) -> ir.Table:
     """Return `hadm_id` and booleans `label_0`, `label_1`, ... for each admission whose labels are known.
 
-    They stand for the phenotypes in order: a phenotype's own name may be one that an engine cannot take. The
-    labels of an admission are known if it has a diagnosis that a list can know; all of its diagnoses count,
-    whatever their rank.
+    They are the phenotypes in order, numbered because not every engine accepts every name. The labels of an
+    admission are known if it has a diagnosis that a list can have; all of its diagnoses count, whatever their
+    rank.
 
     Args:
         matched: What `match_diagnoses` returned, in the store, which may hold `codes` as a table.
@@ -210,24 +210,15 @@ def _read_yaml(path: Path) -> pl.DataFrame:
     try:
         # BaseLoader keeps every code a string: a plain 0031 would be the octal number 25
         groups = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-        rows = [
-            {"phenotype": name, "icd_version": None, "icd_code": code}
-            for name, group in groups.items()
-            if group["use_in_benchmark"].lower() == "true"
-            for code in _strings(group["codes"])
-        ]
+        used = {
+            name: one["codes"] for name, one in groups.items() if one["use_in_benchmark"].lower() == "true"
+        }
+        rows = [(name, None, code) for name, listed in used.items() for code in listed]
+        if not all(isinstance(listed, list) for listed in used.values()):
+            raise TypeError("codes is not a list")
+        if not all(isinstance(code, str) for *_, code in rows):
+            raise TypeError("a code is not a string")
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         form = "name: {use_in_benchmark: true, codes: [...]}"
         raise InputError(f"{path} is not a YAML file of the form {form}") from error
-    return pl.DataFrame(rows, schema=_CSV_COLUMNS)
-
-
-def _strings(values: object) -> list[str]:
-    """Return a list of strings as it is.
-
-    Raises:
-        TypeError: If it is none.
-    """
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"expected a list of codes, got {values!r}")
-    return values
+    return pl.DataFrame(rows, schema=_CSV_COLUMNS, orient="row")

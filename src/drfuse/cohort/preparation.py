@@ -61,8 +61,8 @@ def prepare(
 ) -> Manifest:
     """Turn the raw files of MIMIC-IV and MIMIC-CXR-JPG into a cohort.
 
-    Nothing is done if `out` already is the cohort of the same files and options. A cohort that is replaced
-    gives the new one what still holds: time series and labels if neither their tables nor their options
+    Nothing is done if `out` already is the cohort of the same files and options. A cohort that replaces an
+    older one takes from it what still holds: time series and labels if neither their tables nor their options
     changed, and each decoded radiograph whose file is the same.
 
     Args:

@@ -34,12 +34,8 @@ def find_radiographs(source: Source, stays: ir.Table, views: Sequence[str]) -> t
 def select_radiographs(studied: ir.Table, stays: ir.Table, views: Sequence[str]) -> ir.Table:
     """Return `stay_id`, `subject_id`, `study_id`, `dicom_id` of the radiographs in each stay's window.
 
-    They are in the order of the stays; of one stay, the latest comes first.
-
-    Args:
-        studied: The radiographs (see `Images.table`).
-        stays: Rows of `stay_id`, `subject_id`, `intime` and `window_end`.
-        views: The view positions that count.
+    They are in the order of the stays, the latest of a stay first. `studied` is `Images.table`; `stays` has
+    `stay_id`, `subject_id`, `intime` and `window_end`; only the view positions `views` count.
     """
     studied = studied.filter(studied.view_position.strip().upper().isin(views))
     studied = studied.join(stays.select("stay_id", "subject_id", "intime", "window_end"), "subject_id")
@@ -59,14 +55,8 @@ def store_radiographs(
 ) -> pl.DataFrame:
     """Write `cxr.npy`: uint8 (images, size, size), grey, in the order of the stays.
 
-    Args:
-        found: The images of each stay (see `find_radiographs`), of which it gets the first readable one.
-        source: Where they lie.
-        image_size: Side of the stored images, in pixels.
-        earlier: A cohort that has images of this size.
-        out: The file.
-        threads: How many images are decoded at a time; None for as many as there are cores.
-        progress: Where to show it.
+    Each stay gets the first readable one of the images that `find_radiographs` found for it. Those that an
+    `earlier` cohort has in this size are copied. Without `threads`, all cores decode.
 
     Returns:
         The images that were tried, with the columns of `Earlier.images`: of each stay those that cannot be

@@ -52,7 +52,7 @@ _SMALL_FILES = {"normalization.json"}
 
 
 class Stamp(NamedTuple):
-    """A file as it was when it was read: another size or another time means other content.
+    """A file as it was when it was read; if the size or the time differs, so may the content.
 
     Attributes:
         file: Its path below the folder that it belongs to.
@@ -107,7 +107,7 @@ class Inputs:
         return cls(source, stamps | {kind: stamp(path, path.parent) for kind, path in given.items()}, options)
 
     @property
-    def can_recur(self) -> bool:
+    def can_be_compared(self) -> bool:
         """Whether a later command can tell that the records are the same: a database has no stamps."""
         return bool(self.source.record_files)
 
@@ -167,14 +167,18 @@ class Earlier:
 
     def is_current(self, inputs: Inputs, threads: int | None) -> bool:
         """Return whether it is what the inputs give, and undamaged."""
-        if not inputs.can_recur or self.tables != inputs.stamps or self.manifest.options != inputs.options:
+        if (
+            not inputs.can_be_compared
+            or self.tables != inputs.stamps
+            or self.manifest.options != inputs.options
+        ):
             return False
         images = inputs.source.images
         return (images is None or self._has_the_same_images(images, threads)) and self.is_whole()
 
     def still_holds(self, part: Part, inputs: Inputs) -> bool:
         """Return whether a part of it is what the inputs give, and undamaged."""
-        known = part == "images" or inputs.can_recur
+        known = part == "images" or inputs.can_be_compared
         same_tables = all(self.tables.get(kind) == inputs.stamps.get(kind) for kind in inputs.kinds(part))
         same_options = all(self.manifest.options.get(name) == inputs.options[name] for name in _OPTIONS[part])
         made = known and same_tables and same_options and self.is_whole(*_FILES[part])
@@ -191,7 +195,10 @@ class Earlier:
     def is_whole(self, *files: str) -> bool:
         """Return whether files of it, by default all, still are as they were written."""
         sums = self.manifest.files
-        return all(_has_sum(self.folder / name, sums.get(name)) for name in files or sums)
+        try:
+            return all(sha256(self.folder / name) == sums.get(name) for name in files or sums)
+        except OSError:
+            return False
 
     def _has_the_same_images(self, images: Images, threads: int | None) -> bool:
         """Return whether no image that was tried has changed, nor can be read now if it could not be."""
@@ -225,13 +232,7 @@ class Earlier:
 
 
 def write_inputs(path: Path, tables: Mapping[str, Stamp], images: pl.DataFrame) -> None:
-    """Write what a cohort was made of.
-
-    Args:
-        path: The file.
-        tables: The stamp of each table and definition file, by kind.
-        images: Rows as `Earlier.images` has them.
-    """
+    """Write what a cohort was made of, which `Earlier.at` reads: its `tables` and `images`."""
     rows = pl.DataFrame([(kind, *of_file, None) for kind, of_file in tables.items()], _SCHEMA, orient="row")
     pl.concat([rows, images.with_columns(kind=pl.lit(_IMAGE)).select(*_SCHEMA)]).write_parquet(path)
 
@@ -242,10 +243,3 @@ def link_or_copy(path: Path, to: Path) -> None:
         os.link(path, to)
     except OSError:
         shutil.copyfile(path, to)
-
-
-def _has_sum(path: Path, expected: str | None) -> bool:
-    try:
-        return sha256(path) == expected
-    except OSError:
-        return False

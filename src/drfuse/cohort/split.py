@@ -1,4 +1,4 @@
-"""Patient-level train, validation and test parts that do not change when the cohort grows."""
+"""Train, validation and test splits by subject, which stay the same when the cohort grows."""
 
 from pathlib import Path
 
@@ -13,11 +13,10 @@ _SYNONYMS = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 def hash_split(subject_id: ir.IntegerColumn, seed: int) -> ir.StringValue:
-    """Return the part, 7:1:2, that each subject falls into; it depends on the subject and the seed alone.
+    """Return the split, 7:1:2, of each subject; it depends on the subject and the seed alone.
 
-    The key is the SHA-256 of "seed:subject_id" in hexadecimal digits: read as a fraction of its range, the
-    first 7 tenths are `train`, the next one `validation`, the rest `test`. Any engine and any language can
-    repeat it.
+    It is the SHA-256 of "seed:subject_id", read as a fraction of its range: the first 7 tenths are `train`,
+    the next one `validation`, the rest `test`. Any engine and any language can repeat it.
     """
     digest = (ibis.literal(f"{seed}:") + subject_id.cast("string")).hexdigest("sha256")
     first_digits = digest.substr(0, 13)

@@ -13,7 +13,7 @@ from drfuse.errors import InputError
 
 @dataclass(frozen=True)
 class Step:
-    """One inclusion criterion and the stays that are left after it."""
+    """An inclusion criterion and the stays left after it."""
 
     criterion: str
     stays: ir.Table
@@ -73,12 +73,7 @@ def seconds_between(start: ir.TimestampColumn, end: ir.TimestampColumn) -> ir.In
 
 
 def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:
-    """Return the inclusion steps that need no events, in order; `require_observation` is the last one.
-
-    Args:
-        everyone: All ICU stays (see `describe_stays`).
-        min_age_years: The youngest age.
-    """
+    """Return the inclusion steps that need no events, in order, of all stays (see `describe_stays`)."""
     untransferred = everyone.filter(everyone.first_careunit == everyone.last_careunit)
     stays_of_admission = untransferred.count().over(ibis.window(group_by="hadm_id"))
     single = untransferred.filter(stays_of_admission == 1)
@@ -94,9 +89,7 @@ def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:
 def require_observation(candidates: ir.Table, observed: ir.Table) -> Step:
     """Return the last inclusion step, whose stays are the cohort.
 
-    Args:
-        candidates: The stays that pass the other criteria.
-        observed: A row for each value in a stay's window, or for each stay that has one, by `stay_id`.
+    `observed` has at least one row with the `stay_id` of each stay that has a value in its window.
     """
     return Step("a variable observed in the window", candidates.semi_join(observed, "stay_id"))
 

@@ -45,9 +45,9 @@ def open_store(threads: int | None, memory_limit: str) -> Iterator[Backend]:
 
 @contextmanager
 def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None]:
-    """Give the store a folder for what does not fit in memory; at the end, close the store and delete both.
+    """Give the store a folder for what does not fit in memory; at the end, close the store and delete it.
 
-    The folder's name follows from `out`, so that the next command deletes what a killed one left.
+    The folder's name follows from `out`: the next command deletes what a killed one left.
     """
     out = out.resolve()
     name = hashlib.sha256(str(out).encode()).hexdigest()[:8]
@@ -69,11 +69,9 @@ def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[N
 
 def arrow_schema(expr: ir.Table) -> pa.Schema:
     """Return the Arrow types of a query's answer; times have no zone."""
+    types = expr.schema().items()
     return pa.schema(
-        [
-            (name, pa.timestamp("us") if kind.is_timestamp() else kind.to_pyarrow())
-            for name, kind in expr.schema().items()
-        ]
+        [(name, pa.timestamp("us") if kind.is_timestamp() else kind.to_pyarrow()) for name, kind in types]
     )
 
 
@@ -108,13 +106,10 @@ def count(store: Backend, table: ir.Table) -> int:
 
 @contextmanager
 def explain_errors(files: Sequence[Path]) -> Iterator[None]:
-    """Turn DuckDB's errors about unreadable files and missing memory into one sentence.
-
-    Args:
-        files: The files that the queries within may read; the sentence names those at fault.
+    """Turn DuckDB's errors into one sentence that names those of these files which are at fault.
 
     Raises:
-        InputError: If a query within fails.
+        InputError: If a query within fails: a file cannot be read, or memory runs out.
     """
     try:
         yield
@@ -122,11 +117,11 @@ def explain_errors(files: Sequence[Path]) -> Iterator[None]:
         raise KeyboardInterrupt from error
     except duckdb.OutOfMemoryException as error:
         raise InputError(
-            f"the queries need more memory or temporary space ({_first_line(error)}); give a larger "
+            f"the queries need more memory or temporary space ({first_line(error)}); give a larger "
             "--memory-limit, fewer --threads, or a --temp-dir with more room"
         ) from error
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         paths = [str(path) for path in files]
         named = [path for path in paths if path in str(error)] or paths or ["the database"]
         if "gzip" in reason.lower():  # DuckDB does not always say which file
@@ -143,5 +138,7 @@ def explain_errors(files: Sequence[Path]) -> Iterator[None]:
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]
+def first_line(error: object) -> str:
+    """Return the first line of an error or of its message, without a full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".;") if lines else type(error).__name__

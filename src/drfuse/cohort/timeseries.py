@@ -23,14 +23,14 @@ _MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "ho
 def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int = 0) -> ir.Table:
     """Return every measurement that falls into a stay's window.
 
-    Charted times have no seconds, `intime` has: so with the preset `extended` the window begins with the
-    minute of `intime`. What is measured once, height and weight, then also counts from the hours before; it
-    is charted for the stay itself, so that nothing of an earlier stay comes in.
+    Charted times have no seconds, but `intime` has: with the preset `extended` the window therefore begins
+    with the minute of `intime`. Height and weight, which are measured once, then also count from the hours
+    before; they are charted for the stay itself, so nothing of an earlier stay comes in.
 
-    Chart events belong to the stay they name. Laboratory results belong to the stay of their admission; where
-    they name no admission, the preset `extended` gives them to the subject's stay that lasted at that time
-    (in a minute in which one ends and the next begins, to the next), and saturations of blood that is not
-    known to be arterial are left out.
+    Chart events belong to the stay they name, laboratory results to the stay of their admission. With the
+    preset `extended`, results that name no admission belong to the stay that the subject was in at the time
+    (in a minute in which one stay ends and the next begins, to the next), and saturations of blood that is
+    not known to be arterial are left out.
 
     Args:
         source: The records.
@@ -84,8 +84,8 @@ def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
     `extended` the GCS total is derived first.
 
     Returns:
-        Rows of `stay_id`, `variable`, `hour`, `value` and `in_window`: what counts from before the admission
-        is not in the window, and stands in hour 0 where nothing else does.
+        Rows of `stay_id`, `variable`, `hour`, `value` and `in_window`: a value from before the admission is
+        not in the window, and fills hour 0 if nothing else does.
     """
     if preset == "extended":
         measurements = measurements.union(derive_gcs_total(measurements))

@@ -24,6 +24,7 @@ _SMALLEST, _LARGEST = 1e-200, 1e203  # what lies beyond could overflow, and Post
 _HEIGHT_INCHES, _WEIGHT_POUNDS, _TEMPERATURE_FAHRENHEIT = 226707, 226531, 223761
 SPECIMEN_TYPE, _BLOOD_SATURATION = 52033, 50817
 """The laboratory item that says where the blood of a specimen is from, and one that depends on it."""
+_NULL = ibis.null("float64")
 _GCS_PARTS = ("gcs_eye_opening", "gcs_motor_response", "gcs_verbal_response")
 
 
@@ -32,7 +33,7 @@ class Variable:
     """One clinical variable, as `variables.csv` and `variable_ranges.csv` describe it.
 
     Attributes:
-        name: What it is called in the cohort.
+        name: Its name in the cohort.
         kind: `continuous`, or `categorical`: whole numbers from `valid_low` to `valid_high`.
         unit: Unit of its values.
         normal: Value that stands in until the first observation.
@@ -75,7 +76,7 @@ def item_ids(preset: Preset, table: EventKind) -> list[int]:
 
 
 def items_before_admission() -> list[int]:
-    """Return the items of what hardly changes in hours and is measured once: height and weight."""
+    """Return the items of height and weight, which are measured once and hardly change within hours."""
     steady = {row["variable"] for row in _rows("variable_ranges.csv") if row["before_admission"] == "1"}
     return [int(row["itemid"]) for row in _rows("variables.csv") if row["variable"] in steady]
 
@@ -112,12 +113,12 @@ def clean_values(events: ir.Table, preset: Preset, small_table: _MakeTable = mem
     number = _number(events.value)
     if preset == "benchmark":
         laboratory = events.variable.isin([places[name] for name in ("glucose", "ph", "oxygen_saturation")])
-        number = (~laboratory | _matches(events.value, _PLAIN_NUMBER)).ifelse(number, _nothing())
+        number = (~laboratory | _matches(events.value, _PLAIN_NUMBER)).ifelse(number, _NULL)
         number = ibis.coalesce(number, _score(events))
     else:
         number = ibis.coalesce(_finite(events.valuenum), number, _score(events))
     events = events.mutate(measured=number)
-    # The ranges are joined last: a filter by constants would be moved below all this, and repeat it.
+    # The ranges are joined last: a filter by constants would be pushed below all this, and repeat it.
     events = events.mutate(measured=_convert(events, preset)).join(_ranges(preset, small_table), "variable")
     events = events.filter(events.measured.between(events.outlier_low, events.outlier_high))
     if preset == "benchmark":
@@ -147,7 +148,7 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
     parts = parts.mutate(rank=stored_last).filter(_.rank == 0)
     eye, motor, verbal = (parts.measured.max(where=parts.variable == places[part]) for part in _GCS_PARTS)
     totals = parts.group_by("stay_id", "charttime").agg(
-        variable=_place(places["gcs_total"]),
+        variable=ibis.literal(places["gcs_total"], "int8"),
         storetime=parts.storetime.max(),
         measured=eye + motor + verbal,  # null where one is absent
         hour=parts.hour.max(),  # it follows from the stay and the time
@@ -158,14 +159,6 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
 def _column_index() -> dict[str, int]:
     """Return the place of each variable on the cohort's feature axis."""
     return {variable.name: place for place, variable in enumerate(load_variables())}
-
-
-def _place(place: int) -> ir.IntegerScalar:
-    return ibis.literal(place, "int8")
-
-
-def _nothing() -> ir.FloatingScalar:
-    return ibis.null("float64")
 
 
 def _items(preset: Preset, small_table: _MakeTable) -> ir.Table:
@@ -193,27 +186,27 @@ def _ranges(preset: Preset, small_table: _MakeTable) -> ir.Table:
 
 
 def _matches(text: ir.StringColumn, pattern: str) -> ir.BooleanColumn:
-    """Return whether the whole text is what a pattern describes.
+    """Return whether a pattern matches the whole text.
 
-    A sentinel ends it: what `$` means before a line break at the end differs between engines.
+    A semicolon is appended, because engines differ in whether `$` matches before a final line break.
     """
     return (text + ";").re_search(f"^({pattern});$")
 
 
 def _number(text: ir.StringColumn) -> ir.FloatingColumn:
-    """Return the number that a text spells, or null; engines differ in what else they would take for one.
+    """Return the number that a text spells, or null; engines differ in what else they take for a number.
 
-    The pattern comes first because PostgreSQL has no cast that may fail; no number that it lets through is
-    too large or too small for any engine.
+    The pattern is tested first because PostgreSQL has no cast that may fail. Every number that passes is one
+    that all engines can hold.
     """
     text = text.strip()
     is_number = (text.length() <= _LONGEST_NUMBER) & _matches(text, _NUMBER)
-    return is_number.ifelse(text.try_cast("float64"), _nothing())
+    return is_number.ifelse(text.try_cast("float64"), _NULL)
 
 
 def _finite(number: ir.FloatingColumn) -> ir.FloatingColumn:
-    """Return a number, or null in place of NaN and what is infinite, which some writers put for nothing."""
-    return (number.abs() <= _LARGEST).ifelse(number, _nothing())
+    """Return a number; null for NaN and infinity, which some writers use for a missing value."""
+    return (number.abs() <= _LARGEST).ifelse(number, _NULL)
 
 
 def _score(events: ir.Table) -> ir.FloatingColumn:
@@ -227,7 +220,7 @@ def _score(events: ir.Table) -> ir.FloatingColumn:
             ((events.variable == places[variable]) & text.isin(spellings), ibis.literal(float(score)))
             for (variable, score), spellings in texts.items()
         ),
-        else_=_nothing(),
+        else_=_NULL,
     )
 
 
@@ -236,13 +229,13 @@ def _convert(events: ir.Table, preset: Preset) -> ir.FloatingColumn:
     places, value, item = _column_index(), events.measured, events.itemid
     fahrenheit = (events.variable == places["temperature"]) & (value >= 79)
     rules = [
-        ((value != 0) & ~value.abs().between(_SMALLEST, _LARGEST / 1000), _nothing()),
+        ((value != 0) & ~value.abs().between(_SMALLEST, _LARGEST / 1000), _NULL),
         ((events.variable == places["fraction_inspired_oxygen"]) & (value > 1), value / 100),
         ((events.variable == places["oxygen_saturation"]) & (value <= 1), value * 100),
         (item == _WEIGHT_POUNDS, value * 0.453592),
     ]
     if preset == "extended":
-        # a patient of 50 degrees is dead in Celsius and in Fahrenheit: so it parts the two scales
+        # no living patient has 50 degrees on either scale, so 50 tells them apart
         fahrenheit |= (item == _TEMPERATURE_FAHRENHEIT) & (value > 50)
         rules.append((item == _HEIGHT_INCHES, value * 2.54))
     rules.append((fahrenheit, (value - 32) * 5 / 9))

@@ -150,8 +150,8 @@ def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.int
     Cells of a single unit have no such pair and are left out.
 
     Args:
-        residuals: The sum of predicted less observed of each unit and cell (u, K).
-        sizes: Predictions of each unit and cell (u, K).
+        residuals: Sums of predicted less observed, by unit and cell (u, K).
+        sizes: Predictions, by unit and cell (u, K).
         seeds: The seed of each cell (K,).
     """
     counts = np.asarray(sizes.sum(axis=0)).ravel()
@@ -159,7 +159,7 @@ def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.int
     if not n_pairs.any():
         return Estimate(math.nan, math.nan, math.nan)
     weights = np.where(n_pairs > 0, counts / np.maximum(n_pairs, 1), 0.0) / counts[n_pairs > 0].sum()
-    scaled = (residuals @ _diagonal(np.sqrt(weights))).tocsr()  # so that products of rows are the kernel h
+    scaled = residuals.multiply(np.sqrt(weights)).tocsr()  # so that products of rows are the kernel h
     total = np.asarray(scaled.sum(axis=0)).ravel()
     own = np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel()
     n = scaled.shape[0]
@@ -182,13 +182,8 @@ def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.int
     return Estimate(value, value - reach, value + reach)
 
 
-def _diagonal(values: NDArray[np.float64]) -> csr_array:
-    places = np.arange(len(values))
-    return coo_array((values, (places, places))).tocsr()
-
-
 def _root(squared: Estimate) -> Estimate:
-    """Return the root of a squared error; chance may put one without error below 0, which becomes 0."""
+    """Return the root of a squared error; chance can make it negative, and it then counts as 0."""
     value, low, high = (
         end if math.isnan(end) else math.sqrt(min(max(end, 0.0), 1.0))
         for end in (squared.value, squared.low, squared.high)
@@ -212,11 +207,9 @@ def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estim
 
 
 def _share(positive: NDArray[np.float64], size: NDArray[np.float64]) -> Estimate:
-    """Return a share of predictions with Wilson's interval, at the number of independent predictions.
+    """Return the share of positives among predictions, from counts by unit (u,), with Wilson's interval.
 
-    Args:
-        positive: Positives of each unit (u,).
-        size: Predictions of each unit (u,).
+    The interval is that of the effective number of independent predictions.
     """
     n = float(size.sum())
     if n == 0:

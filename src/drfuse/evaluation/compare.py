@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, difference_spread, macro_of_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import resample, too_few, unless_too_few
+from drfuse.evaluation.resampling import once_and_resampled, too_few, unless_too_few
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,10 @@ def seeded_prauc(
             f"expected the scores of at least one seed, each {labels.shape} as the labels; "
             f"got {[of_seed.shape for of_seed in of_seeds]}"
         )
-    blocks = list(resample(units, n_resamples, seed, intervals))
-    praucs = np.concatenate([prauc_auroc(labels, of_seed)[0] for of_seed in of_seeds])  # (S, C)
-    resampled = np.stack(
-        [prauc_auroc(labels, of_seed, blocks)[0] for of_seed in of_seeds], axis=1
-    )  # (R, S, C)
-    return SeededPrauc(
-        *macro_of_seeds(praucs, resampled), praucs, resampled, too_few(labels, units), intervals
-    )
+    blocks = once_and_resampled(units, n_resamples, seed, intervals)
+    prauc = np.stack([prauc_auroc(labels, one, blocks)[0] for one in of_seeds], axis=1)  # (1 + R, S, C)
+    by_label = prauc[0], prauc[1:]
+    return SeededPrauc(*macro_of_seeds(*by_label), *by_label, too_few(labels, units), intervals)
 
 
 def macro_prauc(

@@ -4,7 +4,7 @@ docs/statistics.md says why intervals are made this way, and how often they cont
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -144,16 +144,13 @@ class Spread:
 def seed_variance(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> tuple[float, float]:
     """Return what trainings add to the variance of a mean over seeds, and its term of the degrees of freedom.
 
-    Seeds that are measured on the same stays differ in how good they are, and in how each happens to do on
-    these stays. The second part is in the variance over stays already, so it is taken off.
+    The variance is 0 with one seed; the term is Satterthwaite's (Biometrics Bulletin 1946),
+    (s^2 / S)^2 / (S - 1). Seeds measured on the same stays differ in how good they are, and in how each
+    happens to do on these stays; the variance over stays counts the second part already, so it is taken off.
 
     Args:
         values: What each seed measures (S,).
         resampled: The same in each resample (R, S).
-
-    Returns:
-        The variance, 0 with one seed, and the squared sampling variance of it by Satterthwaite (Biometrics
-        Bulletin 1946): (s^2 / S)^2 / (S - 1).
     """
     n_seeds = len(values)
     if n_seeds < 2 or len(resampled) < 2:
@@ -167,9 +164,7 @@ def seed_variance(values: NDArray[np.float64], resampled: NDArray[np.float64]) -
 def difference_spread(ours: tuple[ArrayLike, ArrayLike], theirs: tuple[ArrayLike, ArrayLike]) -> Spread:
     """Return the spread of the difference of two means over seeds, on the same resamples.
 
-    Args:
-        ours: What each seed measures (S,), and in each resample (R, S).
-        theirs: The same of another system, of any number of seeds.
+    Each is what S seeds measure (S,), and in each resample (R, S); the two may differ in S.
     """
     (mine, mine_drawn), (other, other_drawn) = (
         (np.atleast_1d(np.asarray(values, np.float64)), _two_dimensional(drawn))
@@ -180,15 +175,7 @@ def difference_spread(ours: tuple[ArrayLike, ArrayLike], theirs: tuple[ArrayLike
     stays = Spread.of(mine.mean() - other.mean(), means)
     parts = [seed_variance(mine, mine_drawn[defined]), seed_variance(other, other_drawn[defined])]
     of_seeds, share = (sum(part) for part in zip(*parts, strict=True))
-    total = stays.of_stays + of_seeds
-    return Spread(
-        stays.value,
-        stays.bias,
-        stays.of_stays,
-        of_seeds,
-        _freedom(total, share),
-        stays.percentiles,
-    )
+    return replace(stays, of_seeds=of_seeds, freedom=_freedom(stays.of_stays + of_seeds, share))
 
 
 def _freedom(variance: float, share: float) -> float:

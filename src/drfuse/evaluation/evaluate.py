@@ -231,14 +231,9 @@ def evaluate_test_set(
 def _measured(
     metric: Metric, stays: Resampled, names: Sequence[str], few: NDArray[np.bool_], intervals: Intervals
 ) -> Measured:
-    """Return a metric of C labels with intervals; NaN of a label without a positive.
+    """Return a metric of C named labels with intervals; NaN for a label without a positive.
 
-    Args:
-        metric: The metric.
-        stays: What it is measured on.
-        names: The C labels.
-        few: Whether each label has too few positives or negatives for an interval (C,).
-        intervals: How the stays were resampled.
+    `few` says which labels have too few positives or negatives for an interval (C,).
     """
     found = np.where(stays.labels.any(axis=0), metric.measure(stays), np.nan)
     values, drawn = found[:1], found[1:]

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import resample, too_few, unless_too_few
+from drfuse.evaluation.resampling import once_and_resampled, too_few, unless_too_few
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class MissingPoint:
     Attributes:
         share: The share.
         n_without_cxr: Stays that lost theirs.
-        n_guessed: Of those, the stays that the model then cannot predict, so that they got the prevalence;
-            the mean over the draws.
+        n_guessed: Of those, the stays that the model then cannot predict and that get the prevalence; the
+            mean over the draws.
         prauc_macro: Macro PRAUC, the mean over the draws.
     """
 
@@ -82,7 +82,7 @@ def missing_curve(
     fallback = np.where(guessed[:, None], guess, unseen)
     generator = np.random.default_rng(seed)
     places = np.stack([generator.permutation(n) for _ in range(n_draws)])  # each stay's place in each order
-    blocks = list(resample(units, n_resamples, seed, intervals))
+    blocks = once_and_resampled(units, n_resamples, seed, intervals)
     few = too_few(labels, units)
     points = []
     for share in shares:
@@ -90,19 +90,12 @@ def missing_curve(
         n_orders = n_draws if 0 < n_taken < n else 1  # at the ends all agree
         taken = places[:n_orders] < n_taken  # (draws, n)
         scores = np.concatenate([np.where(lost[:, None], fallback, seen) for lost in taken], axis=1)
-        repeated = np.tile(present, len(taken))
-        values, resampled = (
-            prauc.reshape(-1, len(taken) * n_seeds, n_columns // n_seeds)
-            for prauc in (
-                prauc_auroc(repeated, scores)[0],
-                prauc_auroc(repeated, scores, blocks)[0],
-            )
-        )
-        of_seeds = (
+        prauc, _ = prauc_auroc(np.tile(present, len(taken)), scores, blocks)
+        prauc = prauc.reshape(-1, len(taken) * n_seeds, n_columns // n_seeds)
+        value, drawn = (
             macro.reshape(-1, len(taken), n_seeds).mean(axis=1)
-            for macro in macro_of_seeds(values[0], resampled)
+            for macro in macro_of_seeds(prauc[0], prauc[1:])
         )
-        value, drawn = of_seeds
         estimate = unless_too_few(Estimate.of(value[0], drawn, intervals), few)
         n_guessed = float((taken & guessed).sum(axis=1).mean())
         points.append(MissingPoint(float(share), n_taken, n_guessed, estimate))

@@ -46,6 +46,13 @@ def resample(
         yield compact(counts)[unit_of_row].T
 
 
+def once_and_resampled(
+    units: ArrayLike, n_resamples: int, seed: int, intervals: Intervals = "half-sampling"
+) -> list[Counts]:
+    """Return a block that counts each row once, and then the blocks of `resample`."""
+    return [np.ones((1, len(np.asarray(units))), np.uint8), *resample(units, n_resamples, seed, intervals)]
+
+
 def too_few(labels: ArrayLike, units: ArrayLike) -> NDArray[np.bool_]:
     """Return whether each label (C,) has positives or negatives of too few units for an interval.
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import Counts, resample, too_few, unless_too_few
+from drfuse.evaluation.resampling import Counts, once_and_resampled, too_few, unless_too_few
 
 UNKNOWN = "unknown"
 FEW = 50
@@ -133,8 +133,7 @@ def subgroups(
         raise InputError(f"specificity is {specificity}; expected a number above 0, up to 1")
     labels, units = np.asarray(labels), np.asarray(units)
     present, given, n_seeds = stack_seeds(labels, scores)
-    once: Counts = np.ones((1, len(present)), np.uint8)
-    blocks = [once, *resample(units, n_resamples, seed, intervals)]
+    blocks = once_and_resampled(units, n_resamples, seed, intervals)
     members = list(_members(attributes))
     within = np.zeros((len(members) + 1, len(present)))
     for place, (_, _, rows) in enumerate(members):
@@ -199,12 +198,7 @@ def _caught(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the positives above the threshold, and all of them, by group, resample and label (G, R, C).
 
-    Args:
-        labels: (n, C).
-        scores: (n, C).
-        within: Whether a group holds each row (G, n).
-        blocks: How often each row counts, in blocks (r, n).
-        specificity: The share of the negatives of all rows that lies at or below the threshold.
+    `within` is 1 where a group holds a row (G, n); `blocks` say how often each row counts, (r, n) each.
     """
     n_drawn, n_labels = sum(map(len, blocks)), labels.shape[1]
     caught, positives = np.empty((2, len(within), n_drawn, n_labels))

@@ -221,7 +221,8 @@ def labels_figure(
     systems = list(dict.fromkeys(system for numbers in rows.values() for system in numbers))
     looks = _looks(systems)
     leading = HIGHLIGHT if HIGHLIGHT in systems else systems[-1] if systems else ""
-    order = sorted(rows, key=lambda name: _sort_key(rows[name].get(leading)), reverse=True)
+    best = {name: numbers[leading].value for name, numbers in rows.items() if leading in numbers}
+    order = sorted(rows, key=lambda name: np.nan_to_num(best.get(name, np.nan), nan=-1.0), reverse=True)
     figure = Figure(figsize=(9, 1.3 + 0.31 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     values = np.array(
@@ -389,7 +390,3 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     for label in axes.get_yticklabels():
         if label.get_text() == HIGHLIGHT:
             label.set(fontweight="bold", color=ACCENT)
-
-
-def _sort_key(number: Number | None) -> float:
-    return -1.0 if number is None or np.isnan(number.value) else number.value

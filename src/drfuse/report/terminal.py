@@ -27,10 +27,7 @@ _WIDTH_OF_METRICS = 20
 
 def flow_table(manifest: Manifest) -> Table:
     """Return the inclusion flow of a cohort, and the stays of each split."""
-    table = Table(title="Who is in", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("criterion")
-    table.add_column("stays", justify="right")
-    table.add_column("with radiograph", justify="right")
+    table = _table("Who is in", "criterion", "stays", "with radiograph")
     total = sum(split["with_cxr"] for split in manifest.splits.values())
     for step in manifest.flow:
         last = step is manifest.flow[-1]
@@ -51,21 +48,17 @@ def metrics_table(measured: Evaluation) -> Table:
     n_stays = f"{measured.n_stays:,}"
     if unpredicted:
         n_stays += f" of {measured.n_stays + unpredicted:,}"
-    table = Table(
-        title=f"{measured.test_on} test set: {n_stays} stays of {measured.n_subjects:,} subjects, "
-        f"{measured.n_with_cxr:,} with radiograph",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
     (first, *others) = measured.metrics
     widths = accumulate(max(len(METRICS[name].title), 5) + 2 for name in others)
     points = [name for name, width in zip(others, widths, strict=True) if width <= _WIDTH_OF_METRICS]
-    table.add_column("label")
-    table.add_column("positive", justify="right", no_wrap=True)
-    table.add_column(f"{METRICS[first].title} (95 % interval)", justify="right", no_wrap=True)
-    for name in points:
-        table.add_column(METRICS[name].title, justify="right", no_wrap=True)
+    table = _table(
+        f"{measured.test_on} test set: {n_stays} stays of {measured.n_subjects:,} subjects, "
+        f"{measured.n_with_cxr:,} with radiograph",
+        "label",
+        "positive",
+        f"{METRICS[first].title} (95 % interval)",
+        *(METRICS[name].title for name in points),
+    )
 
     def cells(found: Mapping[str, Estimate]) -> list[str]:
         return [_with_interval(found[first]), *(_point(found[name]) for name in points)]
@@ -100,18 +93,12 @@ def subgroups_table(metrics: Evaluation) -> Table:
     found = metrics.subgroups
     if found is None:
         raise ValueError("no groups were measured; evaluate the run with its cohort")
-    table = Table(
-        title=f"{metrics.test_on} test set, groups of patients",
-        title_justify="left",
-        caption=f"TPR gap: true positive rate at specificity {found.specificity:g}, less that of all others; "
-        f"of all {_with_interval(found.tpr_macro)}",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    title = f"{metrics.test_on} test set, groups of patients"
+    table = _table(title, "group", "stays", "AUROC (95 % interval)", "TPR gap (95 % interval)", wide=True)
+    table.caption = (
+        f"TPR gap: true positive rate at specificity {found.specificity:g}, less that of all others; "
+        f"of all {_with_interval(found.tpr_macro)}"
     )
-    table.add_column("group", no_wrap=True)
-    for name in ("stays", "AUROC (95 % interval)", "TPR gap (95 % interval)"):
-        table.add_column(name, justify="right", no_wrap=True)
     for attribute, of_attribute in groupby(found.groups, lambda one: one.attribute):
         table.add_row(attribute, style="bold")
         for one in of_attribute:
@@ -131,20 +118,12 @@ def contest_table(contestants: Mapping[str, Mapping[Subset, tuple[Evaluation, Ev
         contestants: By the model's name and the test set: what was measured, and of the perfect model. A test
             set is left out where the model cannot predict all of its stays.
     """
-    table = Table(
-        title="Macro PRAUC (95 % interval), beside the best that is possible",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("model", no_wrap=True)
     sets: dict[Subset, Evaluation] = {}
     for measured in contestants.values():
         sets |= {test_set: pair[0] for test_set, pair in measured.items()}
-    for test_set in sets:
-        table.add_column(f"{test_set} test set", justify="right", no_wrap=True)
-        table.add_column("best", justify="right", no_wrap=True)
+    columns = [column for test_set in sets for column in (f"{test_set} test set", "best")]
+    title = "Macro PRAUC (95 % interval), beside the best that is possible"
+    table = _table(title, "model", *columns, wide=True)
     for name, measured in contestants.items():
         cells: list[str] = []
         for test_set in sets:
@@ -167,16 +146,9 @@ def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
         phenotypes: Rows of `phenotype`, `probability`, `present`, `ehr_distinct`, `shared`, `cxr_distinct`
             and `cxr_advantage`.
     """
-    table = Table(
-        title=f"Modality weights of stay {stay_id}",
-        title_justify="left",
-        caption="better: the modality that truly tells more of this phenotype of this patient",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("likeliest phenotypes")
-    for name in ("prob.", "has it", "EHR", "shared", "CXR", "better"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("likeliest phenotypes", "prob.", "has it", "EHR", "shared", "CXR", "better")
+    table = _table(f"Modality weights of stay {stay_id}", *columns)
+    table.caption = "better: the modality that truly tells more of this phenotype of this patient"
     for row in phenotypes.iter_rows(named=True):
         weights = [f"{row[name]:.2f}" for name in ("ehr_distinct", "shared", "cxr_distinct")]
         better = "CXR" if row["cxr_advantage"] > 0 else "EHR"
@@ -229,6 +201,21 @@ def trials_table(trials: pl.DataFrame, most: int = 10) -> Table:
                 for cell in row
             )
         )
+    return table
+
+
+def _table(title: str, rows: str, *numbers: str, wide: bool = False) -> Table:
+    """Return an empty table; a wide one saves the spaces at its edges, and its row headers do not wrap."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=not wide,
+    )
+    table.add_column(rows, no_wrap=wide)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

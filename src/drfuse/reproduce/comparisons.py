@@ -25,14 +25,8 @@ def compare_with_drfuse(
 ) -> list[Table]:
     """Return how much each system differs from DrFuse in each setting, with Holm-corrected tests.
 
-    No table if there is no DrFuse, or nothing to compare it with.
-
-    Args:
-        results: The finished runs.
-        key: Of the table.
-        title: Of the table whose systems are compared, such as `Table 2`.
-        settings: A column each.
-        systems: DrFuse, and a row for each of the others.
+    `title` is that of the table whose systems are compared, such as `Table 2`. There is no table without
+    DrFuse, or without a system to compare it with.
     """
     drfuse = next((system for system in systems if system.name == "drfuse"), None)
     others = [system for system in systems if system is not drfuse]
@@ -58,11 +52,11 @@ def tests_table(
     """Return differences from DrFuse with tests, which are corrected for their number in a column.
 
     Args:
-        key: Of the table.
-        title: Of the table whose numbers are compared.
+        key: The table's key.
+        title: Title of the table whose numbers are compared.
         what: The number that is compared.
         of: What a row is: `system` or `label`.
-        names: Of the rows.
+        names: The rows.
         compared: The comparisons of each column, one for each row.
     """
     columns = [
@@ -81,7 +75,7 @@ def tests_table(
 
 
 def score_cell(score: SeededPrauc | None, published: PaperNumber, best: float = np.nan) -> Number:
-    """Return a macro PRAUC as a cell; a dash where there is none, and marked where it is the best."""
+    """Return a macro PRAUC as a cell: a dash if there is none, marked if it is the best."""
     if score is None:
         return Number(np.nan, **published)
     mean = score.mean

@@ -5,7 +5,7 @@ from typing import Any
 from drfuse.data import Cohort
 from drfuse.reproduce import paper
 
-# what `drfuse prepare` would have been asked for, to repeat section 4.1 and the extraction that it follows
+# options of `drfuse prepare` that repeat section 4.1 and the extraction that it follows
 _WINDOW_HOURS, _PRESET, _VIEW = 48, "benchmark", ["AP"]
 
 

@@ -1,4 +1,4 @@
-"""What an experiment of `drfuse reproduce` says of itself."""
+"""The form of an experiment of `drfuse reproduce`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,14 @@ from drfuse.subsets import Subset
 
 @dataclass(frozen=True)
 class Findings:
-    """What an experiment shows.
-
-    Attributes:
-        tables: In their order.
-        figures: Each with its caption in front, shown below the tables.
-    """
+    """The tables of an experiment, and below them its figures, each as (caption, figure)."""
 
     tables: Sequence[Table]
     figures: Sequence[tuple[str, Figure]] = ()
 
 
 def is_not_a_variant(system: System) -> bool:
-    """Return whether a system is one by itself, not DrFuse with one part changed."""
+    """Return whether a system is more than DrFuse with one part changed."""
     return not system.is_variant
 
 
@@ -34,14 +29,14 @@ class Experiment:
     """A part of `drfuse reproduce`: the constant `EXPERIMENT` of a file in `experiments/`, which names it.
 
     Attributes:
-        title: Of its section in the report.
+        title: Title of its section in the report.
         look_for: A sentence on what to look for.
-        place: Its place in the report, among those of the other experiments.
-        measure: Makes its tables and figures of the finished runs.
-        trained_on: The training sets of its runs. Without one it needs no run.
+        place: Experiments are in the order of this number.
+        measure: Makes its tables and figures from the finished runs.
+        trained_on: The training sets of its runs; empty if it needs no run.
         takes_part: Whether it needs the runs of a system.
         too_wide: The keys of its tables that do not fit a terminal.
-        headline: Whether the terminal shows its tables also when all experiments are asked for.
+        headline: Whether the terminal shows its tables even when all experiments are run.
     """
 
     title: str

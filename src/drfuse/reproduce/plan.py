@@ -31,21 +31,13 @@ def plan(
 ) -> dict[Cell, RunSpec]:
     """Return the runs that an experiment needs, each once.
 
-    Args:
-        what: The experiment, or all of them.
-        cohort: The cohort.
-        runs: Folder of the runs.
-        systems: The systems.
-        seeds: Trainings of each.
-        model_args: Arguments for every model that takes them.
-        options: How all are trained.
-        settings: By a system's name, options of `train` that are its own and go before those for all. A
-            variant of DrFuse without any takes DrFuse's.
-        lr: Learning rate of all systems; None for each one's published one.
+    Each system is trained once a seed. `model_args` go to every model that takes them. `settings` are, by a
+    system's name, its own options of `train`, which go before `options`; a variant of DrFuse without any
+    takes DrFuse's. Without `lr` each system has its published learning rate.
 
     Raises:
-        InputError: If no system takes part, no system takes one of `model_args`, or `settings` name what is
-            no system or no option of one.
+        InputError: If no system takes part, no system takes one of `model_args`, or `settings` has an unknown
+            system or an option that a system cannot have for itself.
     """
     known = (*systems, *paper_systems().values())  # one configuration may serve any of them
     taken = {key for system in known for key in system.with_arguments(model_args)["init_args"]}
@@ -82,16 +74,17 @@ def plan(
 
 
 def _own(system: System, settings: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return a system's own options: a variant's, where none are given, are DrFuse's."""
+    """Return a system's own options; a variant without any has DrFuse's."""
     name = "drfuse" if system.is_variant and system.name not in settings else system.name
     return settings.get(name, {})
 
 
 def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: Mapping[str, System]) -> None:
-    """Check that settings are of known systems, and of options that one system may have for itself.
+    """Check the systems, options and values in `settings`.
 
     Raises:
-        InputError: If a system or an option is not, a value is out of range, or a solver fits the system.
+        InputError: If a system is unknown or fitted by a solver, an option is not in `OWN_OPTIONS`, or a
+            value is out of range.
     """
     options = ", ".join(sorted(OWN_OPTIONS))
     for name, own in settings.items():

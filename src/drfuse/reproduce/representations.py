@@ -35,7 +35,7 @@ Representation = NDArray[np.float32]
 
 
 def represent(run: Path, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, Representation]:
-    """Return the representations of n stays with a radiograph that a run's model has, each (n, D).
+    """Return a DrFuse model's representations of n stays with a radiograph, each (n, D).
 
     Args:
         run: A finished run of DrFuse.

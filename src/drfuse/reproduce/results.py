@@ -40,7 +40,7 @@ class Results:
     """The predictions of finished runs.
 
     Attributes:
-        cohort: The cohort.
+        cohort: What the runs were trained on.
         task: What is predicted.
         systems: The systems, in the order of the tables.
         cells: The finished runs.
@@ -115,20 +115,16 @@ class Results:
         None if it has no such runs, or does not predict every stay of the test set: its number could then not
         be compared with the others.
         """
-        key = (system.name, setting)
-        if key not in self._scores:
-            self._scores[key] = self._measure(system, setting)
-        return self._scores[key]
-
-    def _measure(self, system: System, setting: Setting) -> SeededPrauc | None:
-        runs = self.of(system, setting.train_on)
-        if not runs:
-            return None
-        rows = runs[0].rows("test", setting.test_on)
-        labels, logits = runs[0].labels[rows], [run.logits[rows] for run in runs]
-        if np.isnan(logits).any() or not labels.any():
-            return None
-        return seeded_prauc(labels, logits, runs[0].stays["subject_id"].to_numpy()[rows], self.n_resamples)
+        key, runs = (system.name, setting), self.of(system, setting.train_on)
+        if key not in self._scores and runs:
+            rows = runs[0].rows("test", setting.test_on)
+            labels, logits = runs[0].labels[rows], [run.logits[rows] for run in runs]
+            subjects = runs[0].stays["subject_id"].to_numpy()[rows]
+            can_be_compared = labels.any() and not np.isnan(logits).any()
+            self._scores[key] = (
+                seeded_prauc(labels, logits, subjects, self.n_resamples) if can_be_compared else None
+            )
+        return self._scores.get(key)
 
 
 def predicted_by_all(runs: Sequence[Predictions]) -> NDArray[np.bool_]:

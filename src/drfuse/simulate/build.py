@@ -1,4 +1,4 @@
-"""A hospital that never was, on disk: raw files in MIMIC's own layout, and the truth beside them."""
+"""A simulated hospital on disk: raw files in MIMIC's own layout, and the truth beside them."""
 
 import gzip
 import json
@@ -26,8 +26,8 @@ from drfuse.simulate.truth import TRUTH, describe_truth
 SETTINGS = "simulation.json"
 _METADATA = "mimic-cxr/mimic-cxr-2.0.0-metadata"
 _CONTENTS = {"mimic-iv", "mimic-cxr", TRUTH, SETTINGS}
-_STAYS_AT_A_TIME = 500  # that can be included; the same stays whatever their number, but for the last ones
-_INDICES_AT_A_TIME = 1000  # of ids: there are more stays than those that can be included
+_STAYS_AT_A_TIME = 500  # that can be included; a larger hospital draws the same, but for the last ones
+_INDICES_AT_A_TIME = 1000  # ids set aside for them and for the stays that cannot be included
 _TIMES = "%Y-%m-%d %H:%M:%S"
 
 

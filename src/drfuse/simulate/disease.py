@@ -1,9 +1,9 @@
-"""The model of disease: factors of a stay, what a modality reads of them, phenotypes, and what can be known.
+"""The model of disease: a stay's factors, what each modality shows of them, and the phenotypes they cause.
 
 A stay has K independent standard-normal factors f. A modality of reliability r shows a factor that it sees as
-the reading z = sqrt(r) f + sqrt(1 - r) e, with an error e of its own; everything that the modality shows of
-the window is made of its readings and of chance. So what a perfect reader can know is known exactly: f given
-z is normal with mean sqrt(r) z and variance 1 - r.
+the reading z = sqrt(r) f + sqrt(1 - r) e, with an error e of its own; all data of the modality are made from
+its readings and chance. What a perfect reader can know is therefore known exactly: f given z is normal with
+mean sqrt(r) z and variance 1 - r.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Disease:
         )
 
     def draw(self, n_stays: int, generator: np.random.Generator) -> "Patients":
-        """Return the hidden state of so many stays."""
+        """Return the hidden state of `n_stays` stays."""
         factors = generator.standard_normal((n_stays, len(self.factors)))
         reliability = generator.uniform(_LOWEST_RELIABILITY, _HIGHEST_RELIABILITY, (n_stays, 2))
         log_odds = self.intercepts + factors @ self.weights.T
@@ -130,8 +130,8 @@ class Patients:
     def severity(self) -> Floats:
         """How ill the EHR shows each patient to be (n,): standard normal.
 
-        It is made of readings and not of the factors themselves: so a length of stay, a death or a radiograph
-        that depends on it says no more of the patient than the EHR does.
+        It is made from readings, not from the factors themselves, so that a length of stay, a death or a
+        radiograph that depends on it says no more about the patient than the EHR does.
         """
         acute = self.disease.acute & self.disease.seen["ehr"]
         total: Floats = self.ehr.values[:, acute].sum(axis=1) / np.sqrt(acute.sum())
@@ -178,7 +178,7 @@ def expected_probability(mean: Floats, deviation: Floats) -> Floats:
 
 
 def expected_advantage(probability: Floats, given_cxr: Floats, given_ehr: Floats) -> Floats:
-    """Return by how much better the image tells a phenotype than the EHR does, in nats.
+    """Return how much better the image predicts a phenotype than the EHR does, in nats.
 
     That is the expected log-likelihood of the label given the image less that given the EHR, where the
     label's true probability is `probability`.

@@ -1,4 +1,4 @@
-"""Who lies in the simulated hospital, when and where: patients, admissions, ICU stays and diagnoses."""
+"""The administrative tables of the simulated hospital: patients, admissions, ICU stays and diagnoses."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,11 +36,11 @@ _ICD_9_GROUPS = 2  # the first of them are coded in ICD-9, later ones in ICD-10
 
 @dataclass(frozen=True)
 class Census:
-    """Which ICU stays there are, n of them: everything but what happens in them.
+    """Which n ICU stays there are, before anything happens in them.
 
     Attributes:
         subject: The subject of each stay (n,), counted from 0.
-        admission: The admission of each stay (n,), counted from 0; its stays follow each other.
+        admission: The admission of each stay (n,), counted from 0; stays of one admission are adjacent.
         transferred: Whether the stay ends in another unit than it began in (n,).
         minor: Whether the patient is under age (n,).
         returned: Whether the admission has two stays (n,).
@@ -54,7 +54,7 @@ class Census:
 
     @classmethod
     def draw(cls, n_eligible: int, generator: np.random.Generator) -> "Census":
-        """Return so many stays that can be included, and some that the inclusion rules remove."""
+        """Return `n_eligible` stays that can be included, and some that the inclusion rules remove."""
         extra = [round(share * n_eligible) for share in (_TRANSFERRED, _MINORS, _RETURNED)]
         kind = generator.permutation(np.repeat(np.arange(4), [n_eligible, *extra]))  # of each admission
         adult = kind != 2
@@ -100,7 +100,7 @@ def admit(
         patients: Their hidden state.
         seed: The hospital's seed, which is part of every id.
         first_index: Index of the first stay among all of the hospital.
-        generator: What chance draws from.
+        generator: Source of randomness.
     """
     n = len(census)
     los_hours = np.clip(np.exp(generator.normal(np.log(52) + 0.2 * patients.severity, 0.6)), 5, 1000)
@@ -143,7 +143,7 @@ def admit(
 
 
 def diagnosis_titles() -> pl.DataFrame:
-    """Return `d_icd_diagnoses`: every code that the hospital uses; the title of a phenotype's is its name."""
+    """Return `d_icd_diagnoses`: every code that the hospital uses, with its phenotype as the title."""
     codes = read_phenotypes().select("icd_code", "icd_version", long_title="phenotype")
     background = read_definitions("background_codes").select(codes.columns)
     return pl.concat([codes, background]).sort("icd_version", "icd_code")
@@ -164,9 +164,10 @@ def _minutes(values: NDArray[np.float64]) -> NDArray[np.timedelta64]:
 def _intimes(
     census: Census, los_hours: NDArray[np.float64], generator: np.random.Generator
 ) -> NDArray[np.datetime64]:
-    """Return ICU admission times (n,): a subject's admissions follow each other at months' distance.
+    """Return ICU admission times (n,).
 
-    The second stay of an admission begins a day or so after the first one ends.
+    A subject's admissions are months apart; the second stay of an admission begins about a day after the
+    first ends.
     """
     n = len(census)
     first_of_subject = np.unique(census.subject, return_index=True)[1]
@@ -235,7 +236,7 @@ def _diagnoses(
     phenotypes: tuple[str, ...],
     generator: np.random.Generator,
 ) -> pl.DataFrame:
-    """Return the diagnoses of each admission: one or two codes a phenotype, and some of no phenotype."""
+    """Return each admission's diagnoses: one or two codes for each of its phenotypes, and some of none."""
     codes = pl.concat(
         [
             read_phenotypes().select("phenotype", "icd_version", "icd_code"),

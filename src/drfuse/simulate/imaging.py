@@ -48,8 +48,8 @@ def draw_studies(
     """Return the studies of some stays.
 
     The last AP study of the window, which a share of `cxr_rate` of the stays have, shows `patients.cxr`.
-    Beside it there are studies that must be left out: earlier ones in the window, less reliable; some before
-    ICU admission and after the window; some with a PA and a lateral view.
+    Other studies must be left out by `drfuse prepare`: earlier, less reliable ones in the window; some before
+    ICU admission or after the window; some with a PA and a lateral view.
 
     Args:
         icustays: A row a stay: its ids, `intime` and `outtime`.
@@ -57,7 +57,7 @@ def draw_studies(
         cxr_rate: The mean share of stays with a radiograph.
         missing: Whether the severely ill are imaged more often (`severity`), or chance decides (`mcar`).
         size: Side of the images in pixels.
-        generator: What chance draws from.
+        generator: Source of randomness.
     """
     n = icustays.height
     share = np.full(n, cxr_rate)

@@ -1,4 +1,4 @@
-"""Draws chest radiographs: what the image's readings say, as a radiologist would look for it.
+"""Chest radiographs that show an image's readings as the signs that a radiologist looks for.
 
 The field of view is the square from -1 to 1, x to the right (the patient's left), y downwards. All shapes
 are functions of the coordinates, so a batch of images is drawn at once. The less reliable an image is, the
@@ -44,7 +44,7 @@ def draw_radiographs(
         readings: What the images show of them (n, K), and how reliable each image is (n,).
         views: ViewPosition of each image; a lateral one shows nothing of the factors.
         size: Side in pixels.
-        generator: What chance draws from.
+        generator: Source of randomness.
     """
     at_a_time = min(_AT_A_TIME, max(1, _PIXELS_AT_A_TIME // size**2))
     with ThreadPoolExecutor() as pool:

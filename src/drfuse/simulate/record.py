@@ -1,9 +1,9 @@
 """What is charted and measured during the simulated stays: chart events and laboratory results.
 
-Every variable follows a course over the hours: its mean, the stay's own deviation, what the EHR's readings
-add, the time of day, and an autoregressive wandering. It is then charted in rounds at irregular times, by one
-of the items and in one of the units in which MIMIC has it. The more reliable a stay's record is, the denser
-and calmer it is.
+Every variable follows a course over the hours: the sum of its mean, the stay's own deviation, the effect of
+the EHR's readings, the time of day, and autoregressive noise. It is then charted in rounds at irregular
+times, by one of the items and in one of the units that MIMIC has for it. The more reliable a stay's record
+is, the more often it is charted and the less it fluctuates.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _PERSISTENCE = 0.7  # of the wandering, from one hour to the next
 _CALMEST, _WILDEST = 0.8, 1.7  # factor of the wandering at a reliability of 1 and of 0
 _RHYTHM = 0.7  # what a standard deviation of `rhythm` adds to the log of the heart rate's wandering
 _SKIPPED = 0.05  # of the values of a round that takes place
-_SLIPS, _SLIP = 0.0005, 9999.0  # this share of the numbers charted is a slip of the hand
+_SLIPS, _SLIP = 0.0005, 9999.0  # share of the charted numbers that are typing errors, and what is typed
 _WITHOUT_ADMISSION = 0.15  # of the laboratory results
 _LATEST_GAP, _LONGEST_GAP = 44.0, 4.0  # hours in which nothing is charted: the patient is away
 
@@ -32,7 +32,7 @@ _CONVERSIONS: dict[str, Callable[[Floats], Floats]] = {
     "pounds": lambda kilogram: kilogram / 0.453592,
     "inches": lambda centimetre: np.round(centimetre / 2.54),
 }
-_SPECIMEN_TYPE = 52033  # the item that says where the blood of a blood gas is from
+_SPECIMEN_TYPE = 52033  # the item that says where the blood of a blood gas came from
 _LAB_COLUMNS = ("labevent_id", "subject_id", "hadm_id", "specimen_id", "itemid", "charttime", "storetime")
 _CHART_COLUMNS = ("subject_id", "hadm_id", "stay_id", "charttime", "storetime", "itemid")
 
@@ -43,7 +43,7 @@ def draw_courses(patients: Patients, clock_hour: Floats, generator: np.random.Ge
     Args:
         patients: The n stays.
         clock_hour: Time of day at ICU admission, in hours (n,).
-        generator: What chance draws from.
+        generator: Source of randomness.
     """
     readings = dict(zip(patients.disease.factors, patients.ehr.values.T, strict=True))
     hour = np.arange(-_HOURS_BEFORE, _HOURS_AFTER)
@@ -76,7 +76,7 @@ def draw_events(
     Args:
         icustays: A row a stay: its ids, `intime` and `outtime`.
         patients: Their hidden state.
-        generator: What chance draws from.
+        generator: Source of randomness.
     """
     minutes = icustays["intime"].dt.hour().cast(pl.Int64) * 60 + icustays["intime"].dt.minute()
     courses = draw_courses(patients, minutes.to_numpy() / 60, generator)

@@ -62,7 +62,7 @@ class Truth:
         """
         path = Path(folder) / TRUTH
         if not path.is_file():
-            raise MissingInputError(f"{folder} has no {TRUTH}, as a folder of `drfuse simulate` has")
+            raise MissingInputError(f"{folder} has no {TRUTH}; choose a folder that `drfuse simulate` wrote")
         try:
             table = pl.read_parquet(path, glob=False)
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
@@ -80,7 +80,7 @@ class Truth:
         """Return the truth about some stays, in their order.
 
         Raises:
-            InputError: If a stay is none of this hospital.
+            InputError: If a stay is not in this hospital.
         """
         ids = self.stays["stay_id"].to_numpy()
         order = np.argsort(ids)
@@ -88,7 +88,7 @@ class Truth:
         rows = order[np.searchsorted(ids[order], wanted).clip(max=len(ids) - 1)]
         if strangers := int((ids[rows] != wanted).sum()):
             raise InputError(
-                f"{strangers} of {len(wanted)} stays are none of this simulated hospital; name the one that "
+                f"{strangers} of {len(wanted)} stays are not in this simulated hospital; choose the one that "
                 "the cohort was prepared from"
             )
         arrays = {name: getattr(self, name)[rows] for name in ("labels", *_ARRAYS)}
@@ -106,9 +106,10 @@ class Truth:
         return Readings(np.column_stack(shown).astype(np.float64), reliability, seen)
 
     def read_by(self, reader: Reader) -> NDArray[np.float32]:
-        """Return the probabilities (N, C) that a perfect model gives; NaN for an absent radiograph's reader.
+        """Return the probabilities (N, C) that a perfect model gives.
 
-        The fused one is `given_both` for stays with a radiograph and `given_ehr` for the others.
+        `fused` is `given_both` for stays with a radiograph and `given_ehr` for the others; `cxr` is NaN
+        without a radiograph.
         """
         has_cxr = self.stays["has_cxr"].to_numpy()[:, None]
         if reader == "ehr":
@@ -136,8 +137,8 @@ def ceilings(truth: Truth) -> pl.DataFrame:
 def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
     """Return the predictions that perfect models make of the stays of a run, as a run keeps them.
 
-    The truth is about 48 hours and their last AP radiograph, so the run's cohort has to be prepared with the
-    window and the view that `prepare` has by default.
+    The truth is about 48 hours and their last AP radiograph, so the run's cohort must have been prepared with
+    the default window and view.
 
     Raises:
         InputError: If the run is not of this hospital, or has other phenotypes.

@@ -12,7 +12,8 @@ from ibis.backends.duckdb import Backend
 from ibis.common.exceptions import TableNotFound
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
-from drfuse.cohort.sources.source import Source, first_line, missing_driver
+from drfuse.cohort.sources.source import Source, missing_driver
+from drfuse.cohort.store import first_line
 from drfuse.errors import InputError
 
 TIME_TYPE = "timestamp('UTC')"
@@ -69,15 +70,10 @@ class BigQuery(Source):
                     ) from error
             return None
 
-        return cls(address=name, engine=engine, store=store, **find_mimic_iv(name, find, TIME_TYPE))
+        tables, errors = find_mimic_iv(name, find, TIME_TYPE), (GoogleAPIError, GoogleAuthError)
+        return cls(address=name, engine=engine, store=store, errors=errors, **tables)
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         for batch in self.engine.to_pyarrow_batches(expr):
             for start in range(0, batch.num_rows, rows):
                 yield batch.slice(start, rows)
-
-    def _errors(self) -> tuple[type[Exception], ...]:
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
-
-        return GoogleAPIError, GoogleAuthError

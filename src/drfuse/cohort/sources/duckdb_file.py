@@ -9,7 +9,8 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from drfuse.cohort.sources.mimic_iv import find_in_schemas, find_mimic_iv
-from drfuse.cohort.sources.source import StoreSource, first_line
+from drfuse.cohort.sources.source import StoreSource
+from drfuse.cohort.store import first_line
 from drfuse.errors import InputError, MissingInputError
 
 _ATTACHED = "mimic_iv"

@@ -16,13 +16,7 @@ Schema = Mapping[str, str]
 
 
 class RawTable(NamedTuple):
-    """A table of MIMIC-IV.
-
-    Attributes:
-        feeds: The table of a source that it is a part of.
-        modules: The modules in which it may lie.
-        schema: The columns that are read, and their types.
-    """
+    """A table of MIMIC-IV: the source's table that it feeds, the modules it may be in, what is read of it."""
 
     feeds: Table
     modules: tuple[str, ...]
@@ -85,17 +79,15 @@ def read_mimic_iv(
     """Return the tables of a release.
 
     Args:
-        folder: What it is called, from which the number of the release is read.
-        module: Where its admissions lie.
-        admission_columns: The columns of its admissions.
+        folder: The name of its folder or database, which may hold the number of the release.
+        module: Where the table `admissions` lies.
+        admission_columns: The columns of that table.
         read: Returns a table of the release (a key of `TABLES`) with the columns and types of a schema.
     """
     race = "race" if "race" in admission_columns else "ethnicity"  # before 2.0
-    race_column = {race: "string"}
-    raw = {
-        name: read(name, {**table.schema, **(race_column if name == "admissions" else {})})
-        for name, table in TABLES.items()
-    }
+    schemas = {name: table.schema for name, table in TABLES.items()}
+    schemas["admissions"] = {**schemas["admissions"], race: "string"}
+    raw = {name: read(name, schema) for name, schema in schemas.items()}
     patients, admissions = raw["patients"], raw["admissions"]
     # anchor_age is the age in anchor_year, a year of the subject's own shifted calendar
     born = patients.select("subject_id", "gender", birth_year=patients.anchor_year - patients.anchor_age)
@@ -125,8 +117,8 @@ def find_mimic_iv(
 
     Args:
         address: The database, for messages.
-        find: Returns the table of a name in the first of some modules (`hosp`, `icu`) that has it, and where
-            it lies; None where none has.
+        find: Takes modules (such as `hosp`) and the name of a table; returns where the table lies, and the
+            table. None if no module has it.
         time_type: The type of times with which the engine calculates.
 
     Raises:
@@ -155,14 +147,10 @@ def find_mimic_iv(
 def find_in_schemas(
     open_table: Callable[[str, str], ir.Table], modules: Sequence[str], table: str, *others: str
 ) -> tuple[str, ir.Table] | None:
-    """Return a table and the schema that has it, or None.
+    """Return the first schema that has a table, and the table as `open_table(table, schema)` returns it.
 
-    Args:
-        open_table: Returns the table of a name and a schema.
-        modules: The modules in which it may lie; their schemas are called `mimiciv_hosp`, as the MIMIC code
-            repository does, or `hosp`.
-        table: Its name.
-        others: Further schemas in which to look.
+    The schema of the module `hosp` is called `mimiciv_hosp`, as in the MIMIC code repository, or `hosp`. None
+    if neither these nor the others have the table.
     """
     for schema in [name for module in modules for name in (f"mimiciv_{module}", module)] + [*others]:
         try:

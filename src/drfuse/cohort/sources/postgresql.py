@@ -10,7 +10,8 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from drfuse.cohort.sources.mimic_iv import find_in_schemas, find_mimic_iv
-from drfuse.cohort.sources.source import Source, first_line, missing_driver
+from drfuse.cohort.sources.source import Source, missing_driver
+from drfuse.cohort.store import first_line
 from drfuse.errors import InputError
 
 _CONNECT_SECONDS = 30
@@ -65,15 +66,11 @@ class PostgreSQL(Source):
         def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
             return find_in_schemas(lambda name, schema: engine.table(name, database=schema), modules, table)
 
-        return cls(address=name, engine=engine, store=store, **find_mimic_iv(name, find))
+        tables = find_mimic_iv(name, find)
+        return cls(address=name, engine=engine, store=store, errors=(psycopg.Error,), **tables)
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         yield from self.engine.to_pyarrow_batches(expr, chunk_size=rows)  # a cursor on the server
-
-    def _errors(self) -> tuple[type[Exception], ...]:
-        import psycopg
-
-        return (psycopg.Error,)
 
 
 def without_user(url: str) -> str:

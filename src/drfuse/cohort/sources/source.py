@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from ibis.backends.duckdb import Backend as DuckDB
 
-from drfuse.cohort.store import ROWS_A_BATCH, arrow_schema, cast_batch, read_batches
+from drfuse.cohort.store import ROWS_A_BATCH, arrow_schema, cast_batch, first_line, read_batches
 from drfuse.errors import InputError, MissingInputError
 
 _SIMULATION = "simulation.json"  # beside records that `drfuse simulate` wrote
@@ -31,8 +31,8 @@ class SourceFile:
     Attributes:
         kind: Its own name in the source, such as `icustays`.
         feeds: The table of the source that is made from it.
-        path: Where it lies.
-        columns: What its columns are called.
+        path: Its path.
+        columns: The names of its columns.
     """
 
     kind: str
@@ -95,6 +95,7 @@ class Source(ABC):
         record_files: The files of these tables; none for a database, whose content cannot be recognized
             later.
         images: The radiographs; None if there are none.
+        errors: What the engine raises when it cannot answer.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ()
@@ -114,6 +115,7 @@ class Source(ABC):
     root: Path | None = None
     record_files: tuple[SourceFile, ...] = ()
     images: Images | None = None
+    errors: tuple[type[Exception], ...] = ()
 
     @classmethod
     @abstractmethod
@@ -160,7 +162,7 @@ class Source(ABC):
         try:
             for batch in self._read(expr, rows):
                 yield cast_batch(batch, schema)
-        except self._errors() as error:
+        except self.errors as error:
             raise InputError(
                 f"the database cannot answer: {first_line(error)}; check its tables and your rights there"
             ) from error
@@ -197,13 +199,12 @@ class Source(ABC):
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the engine's answer to a query in batches, with whatever types the engine gives them."""
 
-    @abstractmethod
-    def _errors(self) -> tuple[type[Exception], ...]:
-        """Return what the engine raises when it cannot answer."""
-
 
 class StoreSource(Source):
-    """Records that the store itself reads: files, or a DuckDB file that is attached to it."""
+    """Records that the store itself reads: files, or an attached DuckDB file.
+
+    `store.explain_errors` turns DuckDB's errors into sentences.
+    """
 
     def close(self) -> None:
         """Do nothing: whoever opened the store closes it."""
@@ -222,9 +223,6 @@ class StoreSource(Source):
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         return read_batches(self.store, expr, rows)
-
-    def _errors(self) -> tuple[type[Exception], ...]:
-        return ()  # `store.explain_errors` explains them
 
 
 def _describe(release: str, folder: str, root: Path | None, files: Sequence[SourceFile]) -> dict[str, Any]:
@@ -257,9 +255,3 @@ def literal_table(columns: Mapping[str, Sequence[float]], types: Mapping[str, st
 def missing_driver(extra: str) -> MissingInputError:
     """Return the error that says which extra to install."""
     return MissingInputError(f"the driver is not installed; run pip install 'drfuse[{extra}]'")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, without a full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".;") if lines else type(error).__name__

@@ -12,7 +12,8 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
-from drfuse.cohort.sources.source import Source, first_line, missing_driver
+from drfuse.cohort.sources.source import Source, missing_driver
+from drfuse.cohort.store import first_line
 from drfuse.errors import InputError
 
 
@@ -59,16 +60,19 @@ class Spark(Source):
             for place in (f"{module}/{table}{suffix}" for module in modules for suffix in (".parquet", "")):
                 try:
                     return place, engine.read_parquet(f"{folder.rstrip('/')}/{place}")
-                except AnalysisException as error:
-                    if error.getCondition() != "PATH_NOT_FOUND":
-                        raise _cannot_read(f"{folder}/{place}", error) from error
                 except (Py4JError, PySparkException) as error:
-                    raise _cannot_read(f"{folder}/{place}", error) from error
+                    if isinstance(error, AnalysisException) and error.getCondition() == "PATH_NOT_FOUND":
+                        continue
+                    raise InputError(
+                        f"Spark cannot read {folder}/{place}: {first_line(error)}; check the files and your "
+                        "rights there"
+                    ) from error
             return None
 
         inner = re.sub(r"//[^/]*@", "//", path)  # without the keys of an object store
         name = f"spark://{host}/{inner}"
-        return cls(address=name, engine=engine, store=store, **find_mimic_iv(name, find))
+        tables, errors = find_mimic_iv(name, find), (Py4JError, PySparkException)
+        return cls(address=name, engine=engine, store=store, errors=errors, **tables)
 
     def close(self) -> None:
         """Do nothing: others may use the Spark session, too."""
@@ -84,12 +88,6 @@ class Spark(Source):
         for row in packed.toLocalIterator(prefetchPartitions=True):
             yield from pa.ipc.open_stream(row.batch)
 
-    def _errors(self) -> tuple[type[Exception], ...]:
-        from py4j.protocol import Py4JError
-        from pyspark.errors import PySparkException
-
-        return Py4JError, PySparkException
-
 
 def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
@@ -98,9 +96,3 @@ def _pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             writer.write_batch(batch)
         packed = pa.array([sink.getvalue().to_pybytes()], pa.binary())
         yield pa.RecordBatch.from_arrays([packed], names=["batch"])
-
-
-def _cannot_read(place: str, error: Exception) -> InputError:
-    return InputError(
-        f"Spark cannot read {place}: {first_line(error)}; check the files and your rights there"
-    )

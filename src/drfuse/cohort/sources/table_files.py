@@ -17,6 +17,7 @@ from ibis.backends.duckdb import Backend
 from drfuse.cohort.gzip_files import count_lines
 from drfuse.cohort.sources.mimic_iv import Schema, typed
 from drfuse.cohort.sources.source import SourceFile
+from drfuse.cohort.store import first_line
 from drfuse.errors import InputError, MissingInputError
 
 _FORMATS = (".parquet", ".csv.gz", ".csv")
@@ -134,9 +135,8 @@ def count_rejected_rows(store: Backend) -> dict[str, int]:
         return {}
     for path, count, message in rows:
         if count > _TOLERATED_ROWS and count > _TOLERATED_SHARE * (n_lines := count_lines(Path(path))):
-            reason = str(message).split("\n", 1)[0]
             raise InputError(
-                f"{count} of the {n_lines} rows of {path} do not parse, first: {reason}; check that it is "
-                "what its name says, or fetch it again"
+                f"{count} of the {n_lines} rows of {path} do not parse, first: {first_line(message)}; check "
+                "that it is what its name says, or fetch it again"
             )
     return {Path(path).name: count for path, count, _ in rows}

@@ -71,18 +71,13 @@ def _without_cxr(run: Predictions) -> NDArray[np.float32]:
 
 
 def _measure(results: Results) -> Findings:
-    curves = {train_on: missing_curves(results, train_on) for train_on in _TRAINED_ON}
-    return Findings(
-        [missing_table(by_system, train_on) for train_on, by_system in curves.items() if by_system],
-        [
-            (
-                f"Macro PRAUC as radiographs go missing, trained on {train_on}",
-                missing_curve_figure({system.title: curve for system, curve in by_system.items()}),
-            )
-            for train_on, by_system in curves.items()
-            if by_system
-        ],
-    )
+    tables, figures = [], []
+    for train_on in _TRAINED_ON:
+        if curves := missing_curves(results, train_on):
+            tables.append(missing_table(curves, train_on))
+            figure = missing_curve_figure({system.title: curve for system, curve in curves.items()})
+            figures.append((f"Macro PRAUC as radiographs go missing, trained on {train_on}", figure))
+    return Findings(tables, figures)
 
 
 EXPERIMENT = Experiment(
