@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: tests use no network
+# before PyTorch and Numba load: what the tests compute is so small that a second thread only costs time
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
 
 from drfuse.cohort import prepare
 from drfuse.demo import Demo, demo

@@ -240,6 +240,7 @@ def test_a_command_leaves_the_trials_of_others_alone(tpe: Search, monkeypatch: p
     assert both.trials.height == len(trained) == len(set(trained)) == len(runs_in(both.folder)) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_finish_exactly_as_many_trials_as_asked(tpe: Search) -> None:
     found = tpe(trials=3, workers=2)
     assert found.trials["state"].to_list() == ["complete"] * 3
