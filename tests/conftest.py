@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,17 @@ from drfuse.demo import Demo, demo
 from tests.mimic import write_hospital
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what was imported, which it would search again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let it clean up at the end, or extension modules report leaks."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
