@@ -264,6 +264,7 @@ def test_an_error_of_torch_is_told_as_one_sentence(run: Specify) -> None:
     assert other.is_done
 
 
+@pytest.mark.slow
 def test_runs_that_others_start_from_are_trained_first(run: Specify, small_cohort: Path) -> None:
     cohort, runs = Cohort.open(small_cohort), run().folder.parent
 
