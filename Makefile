@@ -6,10 +6,13 @@ MIMIC_IV ?= ../shared/mimic-iv-demo
 # A processor without AVX-512 and bfloat16: what oneDNN and PyTorch then use, and what they lack.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: test test-avx2 test-extras demo bench lint clean
+.PHONY: test test-slow test-avx2 test-extras demo bench lint clean
 
 test: $(VENV)/installed
-	$(BIN)/pytest -m "not extras"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not extras"
+
+test-slow: $(VENV)/installed
+	$(BIN)/pytest -m "slow and not extras"
 
 test-avx2: $(VENV)/installed
 	$(AVX2) $(BIN)/pytest tests/models/test_contract.py tests/models/test_precision.py \

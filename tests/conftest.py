@@ -1,17 +1,32 @@
 """Fixtures of the whole suite."""
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: tests use no network
+# before PyTorch and Numba load: what the tests compute is so small that a second thread only costs time
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["NUMBA_NUM_THREADS"] = "1"
 
 from drfuse.cohort import prepare
 from drfuse.demo import Demo, demo
 from tests.mimic import write_hospital
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what was imported, which it would search again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let it clean up at the end, or extension modules report leaks."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

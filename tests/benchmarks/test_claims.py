@@ -22,6 +22,7 @@ def measured(small_demo: Demo) -> dict[str, dict[str, float]]:
     return measure(small_demo.folder)
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_shown(measured: dict[str, dict[str, float]]) -> None:
     report = tables([measured, measured]) + variant_table({"DrFuse": measured})
     assert "nan" not in report
@@ -29,6 +30,7 @@ def test_everything_is_measured_and_shown(measured: dict[str, dict[str, float]])
         assert said in report
 
 
+@pytest.mark.slow
 def test_the_macro_prauc_is_that_of_the_demo(measured: dict[str, dict[str, float]], small_demo: Demo) -> None:
     for contestant, reader in zip(small_demo.contestants, ("ehr", "cxr", "fused"), strict=True):
         for test_set, one in contestant.measured.items():
@@ -37,6 +39,7 @@ def test_the_macro_prauc_is_that_of_the_demo(measured: dict[str, dict[str, float
             assert measured["prauc"][f"perfect {reader} {test_set}"] == perfect
 
 
+@pytest.mark.slow
 def test_a_linear_model_is_trained_and_measured_as_the_others_are(small_demo: Demo, tmp_path: Path) -> None:
     for name in ("hospital", "cohort"):
         (tmp_path / name).symlink_to(small_demo.folder / name)
@@ -52,6 +55,7 @@ def test_a_linear_model_is_trained_and_measured_as_the_others_are(small_demo: De
         assert (found[key], found[f"{key} low"]) == (expected.value, expected.low)
 
 
+@pytest.mark.slow
 def test_the_pooled_correlation_is_spearman_s(
     measured: dict[str, dict[str, float]], small_demo: Demo
 ) -> None:
@@ -66,6 +70,7 @@ def test_the_pooled_correlation_is_spearman_s(
     assert measured["correlation"]["pooled low"] < expected < measured["correlation"]["pooled high"]
 
 
+@pytest.mark.slow
 def test_weights_that_are_the_truth_correlate_perfectly(small_demo: Demo) -> None:
     fused = Predictions.read(run_of(small_demo.folder, "fused").predictions)
     truth = Truth.read(small_demo.folder / "hospital").of(fused.stays["stay_id"].to_numpy())
@@ -78,6 +83,7 @@ def test_weights_that_are_the_truth_correlate_perfectly(small_demo: Demo) -> Non
     assert found["pooled, with the labels drawn"] < 0.9
 
 
+@pytest.mark.slow
 def test_a_model_gains_nothing_over_itself(small_demo: Demo) -> None:
     fused = Predictions.read(run_of(small_demo.folder, "fused").predictions)
     assert set(measure_gain(dict.fromkeys(("ehr", "cxr", "fused"), fused), 20).values()) == {0.0}

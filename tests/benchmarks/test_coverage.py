@@ -87,6 +87,7 @@ def _table(block: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
+@pytest.mark.slow
 def test_the_tables_have_a_row_for_every_interval_and_every_test(tmp_path: Path) -> None:
     text = coverage(
         tmp_path / "coverage.md", sets=2, largest_sets=0, population=5000, resamples=20, trainings=6

@@ -67,6 +67,7 @@ def test_the_walk_finds_the_values_of_the_preset_benchmark(release: Path, tmp_pa
     assert np.isfinite(expected).sum() > 1000
 
 
+@pytest.mark.slow
 def test_the_benchmark_shows_floor_prepare_and_walk(release: Path, tmp_path: Path) -> None:
     report = extraction(release, copies=2, repeats=1, folder=tmp_path, save=tmp_path / "report.json")
     commands = [row[""] for row in report.tables[0].rows]
@@ -81,6 +82,7 @@ def test_the_benchmark_shows_floor_prepare_and_walk(release: Path, tmp_path: Pat
     assert [target.met is None for target in report.targets] == [False, True, False, True, False, False]
 
 
+@pytest.mark.slow
 def test_growth_is_measured_at_each_size_and_drawn(release: Path, tmp_path: Path) -> None:
     figure = tmp_path / "growth.svg"
     report = growth(release, [2], [2, 3], folder=tmp_path, figure=figure)

@@ -43,6 +43,7 @@ def test_a_hospital_of_other_options_is_not_taken_for_the_one_that_is_asked_for(
         development_cohorts(tmp_path, (101,), stays=80, cxr_rate=0.6, image_size=32)
 
 
+@pytest.mark.slow
 def test_every_system_is_searched_and_gets_settings(tmp_path: Path) -> None:
     shared = {
         "model_args": {

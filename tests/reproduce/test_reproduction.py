@@ -98,6 +98,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 # --- everything ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_that_is_named_is_written(everything: Reproduced) -> None:
     out = everything.folder
     assert [table.key for table in everything.tables] == TABLES
@@ -108,6 +109,7 @@ def test_everything_that_is_named_is_written(everything: Reproduced) -> None:
     assert everything.report == out / "report.html"
 
 
+@pytest.mark.slow
 def test_the_report_has_a_section_for_each_experiment(everything: Reproduced) -> None:
     page = everything.report.read_text(encoding="utf-8")
     assert sections_of(everything.report) == SECTIONS
@@ -118,6 +120,7 @@ def test_the_report_has_a_section_for_each_experiment(everything: Reproduced) ->
     assert "25 runs, 1 seed<" in page
 
 
+@pytest.mark.slow
 def test_the_report_says_with_what_it_was_made(everything: Reproduced) -> None:
     *_, settings, systems = everything.tables
     made = {row.header: row.cells for row in settings.rows}
@@ -134,6 +137,7 @@ def test_the_report_says_with_what_it_was_made(everything: Reproduced) -> None:
     assert models["logistic EHR"] == ["LogisticEhr", "", "none", "none"]
 
 
+@pytest.mark.slow
 def test_the_runs_are_listed(everything: Reproduced) -> None:
     runs = pl.read_csv(everything.folder / "runs.csv")
     expected = {(name, train_on) for name in MAIN for train_on in ("matched", "full")}
@@ -148,6 +152,7 @@ def test_the_runs_are_listed(everything: Reproduced) -> None:
         assert row["val_prauc_macro"] == facts["val_prauc_macro"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "title"), [("drfuse", "DrFuse"), ("late-fusion", "late fusion")])
 def test_the_numbers_are_those_of_the_runs(everything: Reproduced, name: str, title: str) -> None:
     shown = pl.read_csv(everything.folder / "tables" / "table2.csv").filter(row=title)
@@ -165,6 +170,7 @@ def test_the_numbers_are_those_of_the_runs(everything: Reproduced, name: str, ti
             assert shown.filter(column=column)["value"].item() == pytest.approx(macro)
 
 
+@pytest.mark.slow
 def test_a_second_time_nothing_is_trained_and_the_same_is_written(
     everything: Reproduced, small_cohort: Path, copied: Path, trained: list[dict[str, Any]]
 ) -> None:
@@ -173,6 +179,7 @@ def test_a_second_time_nothing_is_trained_and_the_same_is_written(
     assert bytes_of(copied) == bytes_of(everything.folder)
 
 
+@pytest.mark.slow
 def test_what_fails_is_left_out_and_told(
     everything: Reproduced, small_cohort: Path, copied: Path, trained: list[dict[str, Any]]
 ) -> None:
@@ -190,6 +197,7 @@ def test_what_fails_is_left_out_and_told(
     assert pl.read_csv(copied / "runs-table4.csv")["seed"].to_list() == [0] * 7
 
 
+@pytest.mark.slow
 def test_a_lost_run_is_trained_anew(
     everything: Reproduced, small_cohort: Path, copied: Path, trained: list[dict[str, Any]]
 ) -> None:
@@ -203,6 +211,7 @@ def test_a_lost_run_is_trained_anew(
 # --- parts --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_with_some_systems_leaves_out_what_they_have_no_part_in(
     small_cohort: Path, copied: Path, trained: list[dict[str, Any]]
 ) -> None:
@@ -215,6 +224,7 @@ def test_all_with_some_systems_leaves_out_what_they_have_no_part_in(
     assert pl.read_csv(copied / "runs.csv").height == 4
 
 
+@pytest.mark.slow
 def test_variants_alone_are_an_ablation(
     small_cohort: Path, copied: Path, trained: list[dict[str, Any]]
 ) -> None:

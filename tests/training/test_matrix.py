@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from filelock import FileLock
 
@@ -48,15 +47,6 @@ def run(small_cohort: Path, tmp_path: Path) -> Specify:
         return specify(Cohort.open(small_cohort), tmp_path / "runs", title, model, **(QUICK | options))
 
     return make
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Let this process compute as each of several workers does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def predictions_of(spec: RunSpec) -> bytes:
@@ -275,6 +265,7 @@ def test_an_error_of_torch_is_told_as_one_sentence(run: Specify) -> None:
     assert other.is_done
 
 
+@pytest.mark.slow
 def test_runs_that_others_start_from_are_trained_first(run: Specify, small_cohort: Path) -> None:
     cohort, runs = Cohort.open(small_cohort), run().folder.parent
 
@@ -302,7 +293,7 @@ def test_fewer_than_one_worker_is_refused(run: Specify) -> None:
 # --- several at a time --------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_processes_of_their_own_predict_the_same(small_cohort: Path, tmp_path: Path) -> None:
     cohort = Cohort.open(small_cohort)
     here, there = (
@@ -318,6 +309,7 @@ def test_processes_of_their_own_predict_the_same(small_cohort: Path, tmp_path: P
         assert (one.folder / "config.yaml").read_text() == (other.folder / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_in_one_sentence(run: Specify) -> None:
     done = run()
     train_all([done])
@@ -334,6 +326,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_workers_die_with_a_command_that_is_killed(run: Specify, small_cohort: Path, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     pids.mkdir()
@@ -362,7 +355,7 @@ def test_workers_die_with_a_command_that_is_killed(run: Specify, small_cohort: P
     wait_until(lambda: not is_locked(spec.folder))  # what dies lets go of its lock
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.extras
 def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

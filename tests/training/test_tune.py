@@ -65,6 +65,7 @@ def runs_in(folder: Path) -> list[Path]:
 # --- the grid -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_grid_is_trained_and_its_best_run_repeats(
     grid: Search, small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def test_wrong_options_are_refused_before_anything_is_trained(
 # --- proposals ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_proposals_lie_between_the_ends_and_a_search_is_continued(
     tpe: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +199,7 @@ def test_another_configuration_is_another_study(tpe: Search) -> None:
     assert len(runs_in(other.folder)) == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_proposed_again_and_goes_on(
     tpe: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +243,7 @@ def test_a_command_leaves_the_trials_of_others_alone(tpe: Search, monkeypatch: p
     assert both.trials.height == len(trained) == len(set(trained)) == len(runs_in(both.folder)) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_finish_exactly_as_many_trials_as_asked(tpe: Search) -> None:
     found = tpe(trials=3, workers=2)
     assert found.trials["state"].to_list() == ["complete"] * 3
@@ -283,6 +287,7 @@ def test_a_trial_that_promises_little_is_stopped(tpe: Search, monkeypatch: pytes
     assert yaml.safe_load(found.best.read_text())["lr"] == complete["lr"][0]
 
 
+@pytest.mark.slow
 def test_a_trial_stopped_after_its_first_checkpoint_leaves_nothing(
     tpe: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:

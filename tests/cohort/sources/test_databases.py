@@ -225,6 +225,7 @@ def test_a_duckdb_file_gives_the_same(frames: Frames, files: Path, tmp_path: Pat
     assert source.files == ()
 
 
+@pytest.mark.slow
 def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Server) -> None:
     source = open_source(postgres_url, ibis.duckdb.connect())
     check_same(source, files)
@@ -234,6 +235,7 @@ def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Serve
     assert source.release == "2.0 or later"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", get_args(Preset))
 def test_postgresql_reads_each_event_once(preset: Preset, postgres_url: str) -> None:
     source = open_source(postgres_url, ibis.duckdb.connect())
@@ -251,7 +253,14 @@ def test_spark_gives_the_same(files: Path, spark: None) -> None:
     check_same(source, files)
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "postgresql", pytest.param("spark", marks=pytest.mark.extras)])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "duckdb",
+        pytest.param("postgresql", marks=pytest.mark.slow),
+        pytest.param("spark", marks=pytest.mark.extras),
+    ],
+)
 @pytest.mark.parametrize("preset", get_args(Preset))
 def test_every_engine_makes_the_same_cohort(
     engine: str, preset: Preset, frames: Frames, files: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -277,6 +286,7 @@ def test_every_engine_makes_the_same_cohort(
     assert again == found
 
 
+@pytest.mark.slow
 def test_what_a_database_refuses_is_said_in_its_words(server: Server, frames: Frames, tmp_path: Path) -> None:
     import psycopg
 
@@ -402,13 +412,14 @@ def test_a_file_that_is_no_duckdb_database_is_refused(tmp_path: Path) -> None:
         open_source(f"duckdb://{tmp_path}/mimic.duckdb", ibis.duckdb.connect())
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_one_sentence(server: Server) -> None:
     with pytest.raises(InputError, match=r"cannot connect .*password authentication failed") as caught:
         open_source(server.url("postgres", "owner", "guess-4711"), ibis.duckdb.connect())
     assert "4711" not in str(caught.value)
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "postgresql"])
+@pytest.mark.parametrize("engine", ["duckdb", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_a_missing_table_or_column_is_named(
     engine: str, frames: Frames, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -433,6 +444,7 @@ def test_a_release_before_2_0_keeps_its_layout_in_a_database(frames: Frames, tmp
     assert "race" in source.admissions.columns
 
 
+@pytest.mark.slow
 def test_a_table_that_may_not_be_read_is_one_sentence(server: Server, frames: Frames) -> None:
     import psycopg
 
@@ -444,6 +456,7 @@ def test_a_table_that_may_not_be_read_is_one_sentence(server: Server, frames: Fr
         next(source.batches(describe_stays(source, 48), rows=10))
 
 
+@pytest.mark.slow
 def test_databases_are_opened_to_be_read_only(postgres_url: str, frames: Frames, tmp_path: Path) -> None:
     import psycopg
 

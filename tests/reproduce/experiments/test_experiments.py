@@ -131,6 +131,7 @@ def test_a_file_that_is_added_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     assert [caption for caption, _ in section.figures] == ["Positives"]
 
 
+@pytest.mark.slow
 def test_the_command_offers_a_file_that_is_added_and_writes_what_it_makes(
     small_cohort: Path, tmp_path: Path
 ) -> None:
