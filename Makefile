@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 	$(BIN)/drfuse demo
 
 bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.run --mimic_iv $(MIMIC_IV) --out docs/performance.md
+	$(BIN)/python -m benchmarks.run --mimic-iv $(MIMIC_IV) --out docs/performance.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -10,11 +10,11 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-from jsonargparse import auto_cli
 from numba import config
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+from benchmarks.command import command
 from drfuse.evaluation import bootstrap_prauc, resample
 
 
@@ -93,4 +93,4 @@ def _average_precision(
 
 
 if __name__ == "__main__":
-    print(auto_cli(bootstrap, as_positional=False))  # noqa: T201
+    command(bootstrap)

@@ -9,7 +9,6 @@ goes on where it was interrupted; `docs/claims.md` discusses the tables that it 
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, cast
 
 import numpy as np
 import yaml
-from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
@@ -26,6 +24,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.command import command
 from drfuse import __version__
 from drfuse.data import Cohort
 from drfuse.demo import NAMES, learn, run_of
@@ -111,8 +110,6 @@ def claims(
         settings: What `benchmarks/search.py` chose for each system, in place of `lr`.
         variants: Whether to train DrFuse with one thing changed, too, for the first seed.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     options = {name: value for name, value in locals().items() if name != "out"}
     own = _own_settings(settings)
     measured = []
@@ -433,4 +430,4 @@ def _rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 if __name__ == "__main__":
-    auto_cli(claims, as_positional=False)
+    command(claims)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from rich.progress import track
 from scipy.special import expit
 
+from benchmarks.command import command
 from benchmarks.results import markdown_table
 from drfuse.evaluation import (
     Estimate,
@@ -299,4 +299,4 @@ def _tests(
 
 
 if __name__ == "__main__":
-    print(auto_cli(coverage, as_positional=False))  # noqa: T201
+    command(coverage)

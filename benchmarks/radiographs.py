@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from benchmarks.command import command
 from benchmarks.extraction import run_prepare
 from benchmarks.fresh import Run, fresh
 from benchmarks.results import Report, Table, Target
@@ -199,4 +199,4 @@ def _row(way: str, images: int, runs: Sequence[Run], of: Sequence[Run]) -> dict[
 
 
 if __name__ == "__main__":
-    print(auto_cli(radiographs, as_positional=False).markdown())  # noqa: T201
+    command(radiographs)

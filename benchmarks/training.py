@@ -7,7 +7,6 @@ what takes long: all images and peak memory at the larger batch, and torch.compi
 """
 
 import copy
-import logging
 import multiprocessing
 import tempfile
 from collections import defaultdict
@@ -24,10 +23,10 @@ from unittest.mock import patch
 
 import lightning as L
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 from torch.optim import adam
 
+from benchmarks.command import command
 from benchmarks.results import Report, Table, Target
 from drfuse.cohort import prepare
 from drfuse.data import Batch, CohortDataModule
@@ -519,5 +518,4 @@ def _prediction(
 
 
 if __name__ == "__main__":
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    print(auto_cli(training, as_positional=False).markdown())  # noqa: T201
+    command(training)

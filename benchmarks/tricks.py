@@ -7,7 +7,6 @@ backbones are those of a `CxrResNet` that was trained before on the radiographs 
 they are compared with training that goes on from the same weights. Seconds are those of whole trainings.
 """
 
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,9 +14,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
-from jsonargparse import auto_cli
 from transformers import PreTrainedModel
 
+from benchmarks.command import command
 from benchmarks.training import table
 from drfuse.evaluation import SeededPrauc, compare, seeded_prauc
 from drfuse.models import CxrResNet, DrFuse
@@ -123,5 +122,4 @@ def _prauc(runs: Sequence[Path], n_resamples: int) -> SeededPrauc:
 
 
 if __name__ == "__main__":
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    print(auto_cli(tricks, as_positional=False))  # noqa: T201
+    command(tricks)
