@@ -56,7 +56,7 @@ def again(
         for what, run in runs.items()
         if what != "the first"
     ]
-    rows = [
+    rows: list[dict[str, str | float | None]] = [
         {
             "prepare": what,
             "seconds": run.seconds,

@@ -115,6 +115,7 @@ def claims(
     measured = []
     for seed in seeds:
         folder = out / f"seed-{seed}"
+        models: dict[Any, Any] = {**MODELS, **BASELINES}
         learn(
             folder,
             {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed},
@@ -127,11 +128,11 @@ def claims(
                 precision=precision,
                 schedule="cosine",
             ),
-            {**MODELS, **BASELINES, **(VARIANTS if variants and seed == seeds[0] else {})},
+            models | (VARIANTS if variants and seed == seeds[0] else {}),
             own,
         )
         measured.append(measure(folder, baselines=tuple(BASELINES)))
-    of_variants = {"DrFuse": measured[0]} | {
+    of_variants: dict[str, Any] = {"DrFuse": measured[0]} | {
         name: measure(out / f"seed-{seeds[0]}", name) for name in (VARIANTS if variants else ())
     }
     written = {
@@ -239,7 +240,7 @@ def measure_weights(fused: Predictions, truth: Truth, n_resamples: int = 200) ->
     given_cxr, given_ehr = truth.given_cxr[rows], truth.given_ehr[rows]
     drawn = np.log(np.where(labels, given_cxr / given_ehr, (1 - given_cxr) / (1 - given_ehr)))
     p = truth.given_both[rows]  # in place of the true probability, which no reader can know
-    knowable = expected_advantage(p, given_cxr, given_ehr)
+    knowable = expected_advantage(p, given_cxr, given_ehr)  # type: ignore[arg-type]  # kept in 32 bits
     by_phenotype = np.array([_rank_correlation(*pair) for pair in zip(cxr.T, advantage.T, strict=True)])
     by_stay = np.array([_rank_correlation(*pair) for pair in zip(cxr, advantage, strict=True)])
     reliability = {name: truth.stays[f"{name}_reliability"].to_numpy()[rows] for name in ("cxr", "ehr")}

@@ -143,7 +143,7 @@ def ways(
 
     def unfused(precision: Precision) -> Step:
         task = make_task(model, precision, seed, device)
-        adam = torch.optim.Adam(task.parameters(), lr=task.lr)
+        adam = torch.optim.Adam(task.parameters(), lr=task.options.lr)
         task.configure_optimizers = lambda: adam  # type: ignore[method-assign]
         return training_step(task, [batch], precision)
 

@@ -76,7 +76,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     Args:
         rows: The table that `growth` measures.
     """
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "drfuse",
         "axes.spines.top": False,

@@ -115,7 +115,7 @@ def write_radiographs(folder: Path, images: int, width: int, height: int, seed: 
             chest -= lung * (95 + 14 * np.sign(np.sin(ribs * np.pi * (y + 0.4 * np.abs(x - side)))))
         shapes = Image.fromarray(np.clip(chest, 0, 255).astype(np.uint8)).resize((width, height))
         grain = _GRAIN * generator.standard_normal((height, width), np.float32)
-        pixels = np.clip(shapes + grain, 0, 255).astype(np.uint8)
+        pixels = np.clip(np.asarray(shapes) + grain, 0, 255).astype(np.uint8)
         paths.append(folder / f"{number}.jpg")
         Image.fromarray(pixels).save(paths[-1], quality=_QUALITY)
     return paths

@@ -31,7 +31,7 @@ from benchmarks.results import Report, Table, Target
 from drfuse.cohort import prepare
 from drfuse.data import Batch, CohortDataModule
 from drfuse.data.augmentation import CxrTransform
-from drfuse.models import DrFuse
+from drfuse.models import DrFuse, FusionModel
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.models.sizes import BackboneSpec
 from drfuse.simulate import simulate
@@ -161,7 +161,7 @@ def _optimised(optimizer: torch.optim.Optimizer, losses: Callable[[], Iterable[T
     def step() -> None:
         optimizer.zero_grad()
         for loss in losses():
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -194,6 +194,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return Table(title, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
+def _total_loss(network: FusionModel, batch: Batch) -> list[Tensor]:
+    return [network.loss(network(batch), batch)["total"]]
+
+
 def _steps(
     model: Callable[[int, int], DrFuse],
     batch_sizes: Sequence[int],
@@ -208,7 +212,7 @@ def _steps(
     for batch_size in batch_sizes:
         n_images = n_images_of(batch_size)
         batch = make_batch(batch_size, n_images, crop_size, seed)
-        variants = {}
+        variants: dict[str, Step] = {}
         for precision, task in tasks.items():
             variants[precision] = training_step(task, [batch], precision)
             variants[f"{precision} floor"] = floor_step(task, batch, precision)
@@ -395,8 +399,7 @@ class _Replay(L.Callback):
             )
             optimizer, network = self.task.configure_optimizers(), self.task.model
             self.steps = [
-                _optimised(optimizer, lambda batch=batch: [network.loss(network(batch), batch)["total"]])
-                for batch in self.trained
+                _optimised(optimizer, partial(_total_loss, network, batch)) for batch in self.trained
             ]
         state, start = torch.get_rng_state(), perf_counter()
         for step in self.steps:
