@@ -1,12 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 MIMIC_IV ?= ../shared/mimic-iv-demo
 
 # A processor without AVX-512 and bfloat16: what oneDNN and PyTorch then use, and what they lack.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: test test-slow test-avx2 test-extras demo bench lint clean
+.PHONY: test test-slow test-avx2 test-oldest test-extras demo bench lint clean
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not extras"
@@ -16,9 +17,15 @@ test-slow: $(VENV)/installed
 
 test-avx2: $(VENV)/installed
 	$(AVX2) $(BIN)/pytest tests/models/test_contract.py tests/models/test_precision.py \
-		tests/models/test_encoders.py tests/models/test_medfuse.py \
+		tests/models/test_ehr_encoders.py tests/models/test_cxr_encoders.py tests/models/test_medfuse.py \
 		tests/training/test_fit.py::test_bfloat16_trains \
 		tests/training/test_fit.py::test_medfuse_trains_in_bfloat16_on_any_processor
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/pytest -m "not extras and not slow" tests/test_cli.py tests/cohort/test_preparation.py \
+		tests/cohort/test_store.py tests/data tests/evaluation tests/models/test_contract.py \
+		tests/models/test_linear.py tests/report tests/simulate/test_build.py \
+		tests/training/test_tune.py
 
 test-extras: $(VENV)/installed-extras
 	$(BIN)/pytest -m extras
@@ -27,7 +34,7 @@ demo: $(VENV)/installed
 	$(BIN)/drfuse demo
 
 bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.run --mimic_iv $(MIMIC_IV) --out docs/performance.md
+	$(BIN)/python -m benchmarks.run --mimic-iv $(MIMIC_IV) --out docs/performance.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -35,7 +42,13 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache
+
+$(OLDEST)/installed: pyproject.toml constraints.txt .ci/oldest.py
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python .ci/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
+	touch $@
 
 $(VENV)/installed-extras: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,spark,ray]'

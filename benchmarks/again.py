@@ -1,14 +1,13 @@
 """What does a second `drfuse prepare` cost: with the same options, and with one of them changed?
 
-`python -m benchmarks.again --mimic_iv DIR` runs it on copies of that release, each run in a process of its
+`python -m benchmarks.again --mimic-iv DIR` runs it on copies of that release, each run in a process of its
 own.
 """
 
 import tempfile
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
+from benchmarks.command import command
 from benchmarks.extraction import run_prepare
 from benchmarks.replicate import COPIES, Form, copied
 from benchmarks.results import Report, Table, Target
@@ -57,7 +56,7 @@ def again(
         for what, run in runs.items()
         if what != "the first"
     ]
-    rows = [
+    rows: list[dict[str, str | float | None]] = [
         {
             "prepare": what,
             "seconds": run.seconds,
@@ -75,4 +74,4 @@ def again(
 
 
 if __name__ == "__main__":
-    print(auto_cli(again, as_positional=False).markdown())  # noqa: T201
+    command(again)

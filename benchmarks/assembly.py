@@ -11,8 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
-from jsonargparse import auto_cli
-
+from benchmarks.command import command
 from benchmarks.fresh import fresh
 from benchmarks.results import Report, Table, Target
 from drfuse.cohort import assembly, load_variables
@@ -107,4 +106,4 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(auto_cli(measure, as_positional=False).markdown())  # noqa: T201
+    command(measure)

@@ -10,11 +10,11 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-from jsonargparse import auto_cli
-from numba import config
+from numba import get_num_threads
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+from benchmarks.command import command
 from drfuse.evaluation import bootstrap_prauc, resample
 
 
@@ -68,7 +68,7 @@ def bootstrap(
         f"drfuse, {resamples} resamples, median of {len(times)} runs": f"{seconds:.2f} s",
         f"scikit-learn, {looped} resamples scaled to {resamples}": f"{loop_seconds:.1f} s",
         "ratio": f"{loop_seconds / seconds:.0f}",
-        "threads of drfuse, NUMBA_NUM_THREADS; of scikit-learn": f"{config.NUMBA_NUM_THREADS}; 1",
+        "threads of drfuse, NUMBA_NUM_THREADS; of scikit-learn": f"{get_num_threads()}; 1",
         f"largest difference on {looped} resamples": f"{np.nanmax(np.abs(ours[:looped] - theirs)):.1e}",
         "peak memory of drfuse beside the input": f"{peak:.0f} MiB",
         "importing and compiling, or reading what was compiled": f"{compiling:.2f} s",
@@ -93,4 +93,4 @@ def _average_precision(
 
 
 if __name__ == "__main__":
-    print(auto_cli(bootstrap, as_positional=False))  # noqa: T201
+    command(bootstrap)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from rich.progress import track
 from scipy.special import expit
 
+from benchmarks.command import command
 from benchmarks.results import markdown_table
 from drfuse.evaluation import (
     Estimate,
@@ -93,7 +93,7 @@ class Population:
         readings = np.sqrt(reliability) * self.factors + np.sqrt(1 - reliability) * noise
         disease = Disease.load()
         logits = disease.intercepts + np.sqrt(reliability) * readings @ disease.weights.T
-        return logits.astype(np.float32)
+        return np.asarray(logits, np.float32)
 
     @cached_property
     def first_stay(self) -> NDArray[np.int64]:
@@ -136,7 +136,7 @@ def coverage(
         people = Population.draw(population, clustered)
         tally = _intervals(people, n_stays, n_sets, resamples, macro_alone)
         title = f"{n_stays:,}{', clustered' if clustered else ''}"
-        rows.append({"test stays": title, "sets": n_sets} | _means(tally))
+        rows.append({"test stays": title, "sets": n_sets, **_means(tally)})
     names = [name for name in rows[0] if name not in ("test stays", "sets")]
     transposed: list[Mapping[str, str | float | None]] = [
         {"share of intervals that hold the truth": name} | {str(row["test stays"]): row[name] for row in rows}
@@ -299,4 +299,4 @@ def _tests(
 
 
 if __name__ == "__main__":
-    print(auto_cli(coverage, as_positional=False))  # noqa: T201
+    command(coverage)

@@ -34,7 +34,7 @@ def development_cohorts(
         folder = out / f"hospital-{seed}"
         cohort, hospital = folder / "cohort", folder / "hospital"
         if not hospital.exists():
-            simulate(hospital, **options)
+            simulate(hospital, stays, cxr_rate, image_size=image_size, seed=seed)
         made = json.loads((hospital / "simulation.json").read_text(encoding="utf-8"))["options"]
         if different := [name for name, value in options.items() if made[name] != value]:
             name = different[0]

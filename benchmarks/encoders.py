@@ -7,7 +7,6 @@ in several ways, which shows what the pooling loses. It goes on where it was int
 `DIR/encoders.md`.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.claims import BACKBONE
+from benchmarks.command import command
 from benchmarks.development import development_cohorts, unseen_prauc
 from benchmarks.results import markdown_table
 from drfuse.data import Batch, Cohort, CohortDataModule, Subset
@@ -195,5 +194,4 @@ def _pooled_numbers(batch: Batch, values_of: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(auto_cli(encoders, as_positional=False))  # noqa: T201
+    command(encoders)

@@ -1,6 +1,6 @@
 """How near does `drfuse prepare` come to a bare query, and how far is it from walking the rows in Python?
 
-`python -m benchmarks.extraction --mimic_iv DIR` measures it on copies of that release: the commands take
+`python -m benchmarks.extraction --mimic-iv DIR` measures it on copies of that release: the commands take
 turns on the same files, each run in a process of its own.
 """
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jsonargparse import auto_cli
-
+from benchmarks.command import command
 from benchmarks.fresh import Run, fresh
 from benchmarks.replicate import COPIES, Form, copied, count_events
 from benchmarks.results import Report, Table, Target
@@ -110,4 +109,4 @@ def _row(what: str, rows: int, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(auto_cli(extraction, as_positional=False).markdown())  # noqa: T201
+    command(extraction)

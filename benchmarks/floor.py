@@ -67,8 +67,8 @@ def floor(mimic_iv: Path, window_hours: int = 48) -> int:
     definitions = (
         files("drfuse") / "cohort" / "definitions"
     )  # importing drfuse.cohort takes longer than the query
-    rows = csv.DictReader((definitions / "variables.csv").read_text(encoding="utf-8").splitlines())
-    items = [row for row in rows if row["extended"] == "1" and row["itemid"] != "derived"]
+    listed = csv.DictReader((definitions / "variables.csv").read_text(encoding="utf-8").splitlines())
+    items = [row for row in listed if row["extended"] == "1" and row["itemid"] != "derived"]
     names = sorted({row["variable"] for row in items})
     tables = {
         name: _scan(mimic_iv / module / name)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from jsonargparse import auto_cli
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import command
 from benchmarks.results import Target
 from benchmarks.training import (
     PRECISIONS,
@@ -187,4 +187,4 @@ def copies(
 
 
 if __name__ == "__main__":
-    print(auto_cli(gpu, as_positional=False))  # noqa: T201
+    command(gpu)

@@ -1,6 +1,6 @@
 """Does `drfuse prepare` stay as fast and as small when the release grows?
 
-`python -m benchmarks.growth --mimic_iv DIR --figure FILE.svg` runs it on more and more copies of that
+`python -m benchmarks.growth --mimic-iv DIR --figure FILE.svg` runs it on more and more copies of that
 release, each run in a process of its own, and draws time and memory.
 """
 
@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
+from benchmarks.command import command
 from benchmarks.extraction import run_prepare
 from benchmarks.replicate import COPIES, Form, copied, count_events
 from benchmarks.results import Report, Table, Target
@@ -76,7 +76,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     Args:
         rows: The table that `growth` measures.
     """
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "drfuse",
         "axes.spines.top": False,
@@ -130,4 +130,4 @@ def _measure(mimic_iv: Path, copies: int, rows: int, form: Form, folder: Path) -
 
 
 if __name__ == "__main__":
-    print(auto_cli(growth, as_positional=False).markdown())  # noqa: T201
+    command(growth)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from benchmarks.command import command
 from benchmarks.extraction import run_prepare
 from benchmarks.fresh import Run, fresh
 from benchmarks.results import Report, Table, Target
@@ -115,7 +115,7 @@ def write_radiographs(folder: Path, images: int, width: int, height: int, seed: 
             chest -= lung * (95 + 14 * np.sign(np.sin(ribs * np.pi * (y + 0.4 * np.abs(x - side)))))
         shapes = Image.fromarray(np.clip(chest, 0, 255).astype(np.uint8)).resize((width, height))
         grain = _GRAIN * generator.standard_normal((height, width), np.float32)
-        pixels = np.clip(shapes + grain, 0, 255).astype(np.uint8)
+        pixels = np.clip(np.asarray(shapes) + grain, 0, 255).astype(np.uint8)
         paths.append(folder / f"{number}.jpg")
         Image.fromarray(pixels).save(paths[-1], quality=_QUALITY)
     return paths
@@ -199,4 +199,4 @@ def _row(way: str, images: int, runs: Sequence[Run], of: Sequence[Run]) -> dict[
 
 
 if __name__ == "__main__":
-    print(auto_cli(radiographs, as_positional=False).markdown())  # noqa: T201
+    command(radiographs)

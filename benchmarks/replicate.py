@@ -1,6 +1,6 @@
 """Makes a MIMIC-IV folder many times as large: the same patients again and again, with ids of their own.
 
-`python -m benchmarks.replicate --mimic_iv DIR --out DIR --copies 20 --form csv.gz` writes the tables that
+`python -m benchmarks.replicate --mimic-iv DIR --out DIR --copies 20 --form csv.gz` writes the tables that
 `drfuse prepare` reads. Copies that were made before are found again, and used if they are of the same
 input.
 """
@@ -20,8 +20,8 @@ from typing import Literal
 import duckdb
 import numpy as np
 import polars as pl
-from jsonargparse import auto_cli
 
+from benchmarks.command import command
 from drfuse.files import atomic_folder
 
 Form = Literal["csv.gz", "csv", "parquet"]
@@ -155,4 +155,4 @@ def _deflated(text: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    print(auto_cli(replicate, as_positional=False))  # noqa: T201
+    command(replicate)

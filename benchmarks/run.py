@@ -1,6 +1,6 @@
 """Runs every benchmark in turn, each in a process of its own, and writes what they found to one document.
 
-`python -m benchmarks.run --mimic_iv DIR --out docs/performance.md`; `make bench` does that. What a person
+`python -m benchmarks.run --mimic-iv DIR --out docs/performance.md`; `make bench` does that. What a person
 wrote between the two marks of the document stays: there it is explained why a target is missed.
 """
 
@@ -16,9 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-from jsonargparse import auto_cli
 from rich.console import Console
 
+from benchmarks.command import command
 from benchmarks.replicate import COPIES
 from benchmarks.results import Report, markdown_table, target_rows
 
@@ -78,7 +78,7 @@ class Benchmark:
     @property
     def command(self) -> str:
         """The command that repeats it, with DIR in place of the release."""
-        return f"python -m benchmarks.{self.name}" + (" --mimic_iv DIR" if self.arguments else "")
+        return f"python -m benchmarks.{self.name}" + (" --mimic-iv DIR" if self.arguments else "")
 
 
 def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
@@ -89,7 +89,7 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
         out: Markdown file to write; figures lie beside it.
         folder: Where the copies are kept.
     """
-    data = [f"--mimic_iv={mimic_iv.resolve()}", f"--folder={folder.resolve()}"]
+    data = [f"--mimic-iv={mimic_iv.resolve()}", f"--folder={folder.resolve()}"]
     figure = out.resolve().with_name(f"{out.stem}-growth.svg")
     benchmarks = [
         Benchmark("bootstrap", "Bootstrap", minutes=0.5, reports=False),
@@ -191,4 +191,4 @@ def _memory() -> str:
 
 
 if __name__ == "__main__":
-    auto_cli(run, as_positional=False)
+    command(run)

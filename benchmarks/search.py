@@ -4,20 +4,19 @@ Hospitals of other seeds than those that are measured later are simulated and pr
 is trained on the matched set with every setting, and judged on the stays of a split that trained nothing and
 chose no epoch. The setting with the highest mean over the hospitals is the system's; no stay of a hospital
 that is measured later is read.
-`python -m benchmarks.search --out DIR --config_file benchmarks/small.yaml` goes on where it was interrupted,
+`python -m benchmarks.search --out DIR --config-file benchmarks/small.yaml` goes on where it was interrupted,
 and writes `DIR/settings.yaml` for `drfuse reproduce --config` and `DIR/search.md` with every trial.
 """
 
 import itertools
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
 import yaml
-from jsonargparse import auto_cli
 
+from benchmarks.command import command
 from benchmarks.development import development_cohorts, unseen_prauc
 from drfuse.errors import InputError
 from drfuse.reproduce.plan import plan
@@ -111,5 +110,4 @@ def table(praucs: Mapping[tuple[str, Setting], Sequence[float]]) -> str:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    auto_cli(search, as_positional=False)
+    command(search)

@@ -7,7 +7,6 @@ what takes long: all images and peak memory at the larger batch, and torch.compi
 """
 
 import copy
-import logging
 import multiprocessing
 import tempfile
 from collections import defaultdict
@@ -24,16 +23,16 @@ from unittest.mock import patch
 
 import lightning as L
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 from torch.optim import adam
 
+from benchmarks.command import command
 from benchmarks.results import Report, Table, Target
 from drfuse.cohort import prepare
 from drfuse.data import Batch, CohortDataModule
 from drfuse.data.augmentation import CxrTransform
 from drfuse.inference.predictor import predict_batch
-from drfuse.models import DrFuse
+from drfuse.models import DrFuse, FusionModel
 from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.models.sizes import BackboneSpec
 from drfuse.simulate import simulate
@@ -163,7 +162,7 @@ def _optimised(optimizer: torch.optim.Optimizer, losses: Callable[[], Iterable[T
     def step() -> None:
         optimizer.zero_grad()
         for loss in losses():
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -196,6 +195,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return Table(title, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
+def _total_loss(network: FusionModel, batch: Batch) -> list[Tensor]:
+    return [network.loss(network(batch), batch)["total"]]
+
+
 def _steps(
     model: Callable[[int, int], DrFuse],
     batch_sizes: Sequence[int],
@@ -210,7 +213,7 @@ def _steps(
     for batch_size in batch_sizes:
         n_images = n_images_of(batch_size)
         batch = make_batch(batch_size, n_images, crop_size, seed)
-        variants = {}
+        variants: dict[str, Step] = {}
         for precision, task in tasks.items():
             variants[precision] = training_step(task, [batch], precision)
             variants[f"{precision} floor"] = floor_step(task, batch, precision)
@@ -397,8 +400,7 @@ class _Replay(L.Callback):
             )
             optimizer, network = self.task.configure_optimizers(), self.task.model
             self.steps = [
-                _optimised(optimizer, lambda batch=batch: [network.loss(network(batch), batch)["total"]])
-                for batch in self.trained
+                _optimised(optimizer, partial(_total_loss, network, batch)) for batch in self.trained
             ]
         state, start = torch.get_rng_state(), perf_counter()
         for step in self.steps:
@@ -520,5 +522,4 @@ def _prediction(
 
 
 if __name__ == "__main__":
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    print(auto_cli(training, as_positional=False).markdown())  # noqa: T201
+    command(training)

@@ -7,37 +7,30 @@ backbones are those of a `CxrResNet` that was trained before on the radiographs 
 they are compared with training that goes on from the same weights. Seconds are those of whole trainings.
 """
 
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from jsonargparse import auto_cli
-from transformers import PreTrainedModel
-
+from benchmarks.command import command
 from benchmarks.training import table
 from drfuse.evaluation import SeededPrauc, compare, seeded_prauc
 from drfuse.inference import load
 from drfuse.models import CxrResNet, DrFuse
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import Precision, train
+from drfuse.training import TrainOptions, train
+from drfuse.training.options import DEFAULTS, Without
 
 
 def tricks(
     cohort: Path,
     seeds: Sequence[int] = (0, 1, 2),
     model_args: Mapping[str, Any] | None = None,
-    epochs: int = 15,
-    patience: int = 4,
-    lr: float = 1e-4,
-    batch_size: int = 32,
-    crop_size: int = 64,
-    augment: bool = False,
-    precision: Precision = "32-true",
+    settings: dict[str, dict[str, float]] | None = None,
     n_resamples: int = 1000,
+    options: Annotated[TrainOptions, Without("seed", "train_on", "cxr_share", "freeze_cxr")] = DEFAULTS,
 ) -> str:
     """Measure the options that change results, and return a Markdown table.
 
@@ -45,27 +38,12 @@ def tricks(
         cohort: A prepared cohort.
         seeds: Of each training.
         model_args: Arguments of DrFuse.
-        epochs: As in `drfuse train`, as all below.
-        patience: The same.
-        lr: The same.
-        batch_size: The same.
-        crop_size: The same.
-        augment: The same.
-        precision: The same.
+        settings: Learning rate and weight decay by system; those of `drfuse` count.
         n_resamples: Resamples of the test subjects.
+        options: How each model is trained.
     """
     arguments = dict(model_args or {})
-    options: dict[str, Any] = {
-        "epochs": epochs,
-        "patience": patience,
-        "lr": lr,
-        "batch_size": batch_size,
-        "crop_size": crop_size,
-        "augment": augment,
-        "precision": precision,
-        "accelerator": "cpu",
-        "progress": False,
-    }
+    options = options.changed(**(settings or {}).get("drfuse", {}))
     seconds: dict[str, float] = {}
     praucs: dict[str, SeededPrauc] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -83,7 +61,13 @@ def tricks(
         for variant, _, model, changed in variants:
             start = perf_counter()
             runs = [
-                train(cohort, folder / f"{variant}-{seed}", model, **options, **changed, seed=seed).folder
+                train(
+                    cohort,
+                    folder / f"{variant}-{seed}",
+                    model,
+                    options.changed(**changed, seed=seed),
+                    progress=False,
+                ).folder
                 for seed in seeds
             ]
             seconds[variant] = (perf_counter() - start) / len(seeds)
@@ -102,13 +86,14 @@ def tricks(
     return table(f"Options that change results, on {cohort.name}", columns, rows).markdown()
 
 
-def _pretrain(cohort: Path, folder: Path, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> Path:
+def _pretrain(cohort: Path, folder: Path, arguments: Mapping[str, Any], options: TrainOptions) -> Path:
     """Return the backbone of a model of the radiographs alone."""
     taken = {name: arguments[name] for name in ("dim", "cxr_backbone") if name in arguments}
     model = partial(CxrResNet, **taken)
-    run = train(cohort, folder / "cxr", model, "matched", matched_cxr_dropout=0.0, **options).folder
+    options = options.changed(train_on="matched", matched_cxr_dropout=0.0)
+    run = train(cohort, folder / "cxr", model, options, progress=False).folder
     encoder = cast(CxrResNet, load(run).model).encoder
-    cast(PreTrainedModel, encoder.backbone).save_pretrained(folder / "backbone")
+    encoder.backbone.save_pretrained(folder / "backbone")
     return folder / "backbone"
 
 
@@ -124,5 +109,4 @@ def _prauc(runs: Sequence[Path], n_resamples: int) -> SeededPrauc:
 
 
 if __name__ == "__main__":
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    print(auto_cli(tricks, as_positional=False))  # noqa: T201
+    command(tricks)

@@ -149,4 +149,5 @@ def _hourly(events: pd.DataFrame, variables: list[str], window_hours: int) -> ND
     ordered = events.sort_values(["charttime", "variable", "number"])
     last = ordered.drop_duplicates(["hour", "variable"], keep="last")
     table = last.pivot(index="hour", columns="variable", values="number")
-    return table.reindex(index=range(window_hours), columns=variables).to_numpy(np.float32)
+    hourly: NDArray[np.float32] = table.reindex(range(window_hours), columns=variables).to_numpy(np.float32)
+    return hourly

@@ -100,7 +100,11 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
 
 
 def test_a_missing_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--mimic-iv" in error_of(["prepare", "--out", str(tmp_path / "c")], capsys)
+    said = error_of(["prepare", "--out", str(tmp_path / "c")], capsys)
+    missing = "the following arguments are required: --mimic-iv; see `drfuse prepare --help`"
+    assert said == f"drfuse prepare: error: {missing}\n"
+    said = error_of(["train"], capsys)
+    assert "the following arguments are required: cohort, --out; see `drfuse train --help`" in said
 
 
 def test_an_unknown_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

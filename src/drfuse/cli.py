@@ -1,27 +1,15 @@
 """The `drfuse` command: each sub-command is one function, whose signature and docstring are its options."""
 
-import inspect
-import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_origin
+from dataclasses import dataclass
+from typing import Any
 
-from docstring_parser import parse_from_object
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-from jsonargparse._actions import ActionConfigFile  # the package exports it to no type checker
 from rich.console import Console
 
 from drfuse import __version__
-from drfuse.errors import InputError
-from drfuse.logs import log_to
-
-_OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
-_BOOLEANS = ("true", "false")
+from drfuse.command_line import Parser, run_command
 
 
 @dataclass(frozen=True)
@@ -42,224 +30,31 @@ class _Command:
     positional: tuple[str, ...] = ()
     python_only: tuple[str, ...] = ()
 
-    def load(self) -> Callable[..., Any]:
-        module, name = self.function.rsplit(".", 1)
-        function: Callable[..., Any] = getattr(import_module(module), name)
-        return function
-
-
-@dataclass(frozen=True)
-class _Signature:
-    """What a command takes: its function's own parameters, and the fields of a dataclass of options.
-
-    Such a dataclass is the annotation of a parameter; its fields become options of the command. The
-    function's own parameters go before fields of the same name.
-
-    Attributes:
-        own: The annotation of each parameter by name, but for that of the dataclass and for `**changes`.
-        group: Name of the parameter that takes the dataclass, if there is one.
-        options: The dataclass.
-        hidden: Fields of it that are no options of this command.
-    """
-
-    own: dict[str, Any]
-    group: str | None = None
-    options: Any = None
-    hidden: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> "_Signature":
-        """Return what a function takes."""
-        own: dict[str, Any] = {}
-        group, options, decided = None, None, ()
-        for name, parameter in inspect.signature(function).parameters.items():
-            kind = parameter.annotation
-            if parameter.kind is parameter.VAR_KEYWORD:
-                continue
-            annotated = get_origin(kind) is Annotated
-            if is_dataclass(bare := get_args(kind)[0] if annotated else kind):
-                group, options = name, bare
-                decided = get_args(kind)[1].names if annotated else ()
-            else:
-                own[name] = kind
-        return cls(own, group, options, frozenset(own) | frozenset(decided))
-
-    @property
-    def kinds(self) -> dict[str, Any]:
-        """The type of each option by name."""
-        if self.options is None:
-            return self.own
-        flat = {one.name: one.type for one in fields(self.options) if one.name not in self.hidden}
-        return flat | self.own
-
-
-_UNION = re.compile(
-    r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) "
-    r"Given value type: (?:\w+|<class '[\w.]+'>) Given value: "
-)
-_NESTED = re.compile(r"NestedArg\(key='(.*?)', val='(.*?)'\)")
-
-
-def _as_sentence(union: re.Match[str]) -> str:
-    """Return what jsonargparse says of a value that fits none of several types, in one sentence.
-
-    None, which is what an option is when it is left out, is not among them.
-    """
-    kinds = [re.sub(r"^[Ee]xpected an? ", "a value of type ", kind) for kind in union[1].split(" - ")]
-    told = [
-        kind.removeprefix("expected ").split(". Got value: ")[0]
-        for kind in kinds
-        if not kind.endswith(" NoneType")
-    ]
-    return f"expected {' or '.join(told)}. Got value: "
-
-
-class _Parser(ArgumentParser):
-    """A parser whose options are spelled with hyphens; underscores are understood too."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        """Say in one sentence what is wrong with the arguments, and end with exit code 2."""
-        program = self.prog.replace(" [options]", "")
-        problem = _PARAMETER.sub(_as_option, " ".join(message.split()))
-        command = _COMMANDS.get(program.rpartition(" ")[2])
-        positional = () if command is None else command.positional
-        problem = re.sub(
-            r'Parser key "([\w.]+)":',
-            lambda key: f"{'' if key[1] in positional else '--'}{key[1]}:",
-            problem,
-        )
-        problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
-        problem = _NESTED.sub(r"\1=\2", _UNION.sub(_as_sentence, _readable(problem)))
-        self.exit(2, f"{program}: error: {problem}; see `{program} --help`\n")
-
-    def format_help(self, *arguments: Any) -> str:
-        return _readable(super().format_help(*arguments))
-
-    def format_usage(self) -> str:
-        return _readable(super().format_usage())
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the `drfuse` command; wrong input ends in one sentence and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    errors = Console(stderr=True)
-    name = next((argument for argument in given if argument in _COMMANDS), None)
-    if name is None:
-        parser = _parser(None)
-        parser.parse_args(given)
-        parser.print_help()
+    if not given or given[0] not in _COMMANDS:
+        overview = _overview()
+        overview.parse_args(given)
+        overview.print_help()
         return
-    sys.path.append(str(Path.cwd()))  # for a model of the user's own
-    try:
-        command = _COMMANDS[name]
-        function = command.load()
-        log_to(errors)
-        parser = _parser(name)
-        options = parser.parse_args(_as_parameters(given, function))
-        called_with = _call_arguments(parser, options, name)
-        result = function(**called_with)
-    except (InputError, OSError) as error:  # what the user can put right: input, permissions, a full disk
-        message = f"drfuse {name}: error: {error}"
-        errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        errors.print(f"drfuse {name}: interrupted; the same command goes on or starts again")
-        raise SystemExit(130) from None
+    name, *rest = given
+    command = _COMMANDS[name]
+    result, called_with = run_command(
+        command.function, f"drfuse {name}", rest, command.positional, command.python_only
+    )
     command.show(result, called_with, Console(markup=False))  # names of phenotypes and systems are no markup
 
 
-def _parser(chosen: str | None) -> _Parser:
-    """Return the parser; only the chosen command's function is imported, so that `--help` comes at once."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(prog="drfuse", description="Predictions from ICU records and chest radiographs.")
+def _overview() -> Parser:
+    """Return the parser of `drfuse --help`; it imports no command, so that the help comes at once."""
+    parser = Parser(prog="drfuse", description="Predictions from ICU records and chest radiographs.")
     parser.add_argument("--version", action="version", version=f"drfuse {__version__}")
     commands = parser.add_subcommands(required=False)
     for name, command in _COMMANDS.items():
-        sub = _Parser(description=command.summary)
-        if name == chosen:
-            function = command.load()
-            described = parse_from_object(function)
-            sub.description = f"{described.short_description}\n\n{described.long_description or ''}".strip()
-            helps = {parameter.arg_name: parameter.description for parameter in described.params}
-            sub.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
-            for positional in command.positional:
-                kind = inspect.signature(function).parameters[positional].annotation
-                sub.add_argument(positional, type=kind, help=helps[positional])
-            signature = _Signature.of(function)
-            others = set(inspect.signature(function).parameters) - signature.own.keys()
-            sub.add_function_arguments(
-                function, as_positional=False, skip={*command.positional, *command.python_only, *others}
-            )
-            if signature.options is not None:
-                sub.add_class_arguments(signature.options, None, skip=set(signature.hidden))
-        commands.add_subcommand(name, sub, help=command.summary)
+        commands.add_subcommand(name, Parser(description=command.summary), help=command.summary)
     return parser
-
-
-def _call_arguments(parser: ArgumentParser, options: Namespace, name: str) -> dict[str, Any]:
-    arguments = dict(parser.instantiate(options)[name].items())
-    arguments.pop("config", None)
-    signature = _Signature.of(_COMMANDS[name].load())
-    if signature.group is not None:
-        flat = signature.kinds.keys() - signature.own.keys()
-        arguments[signature.group] = signature.options(**{key: arguments.pop(key) for key in sorted(flat)})
-    return arguments
-
-
-def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """Return the arguments as jsonargparse reads them.
-
-    Options are named like the function's parameters, a bare flag means true, and what follows an option that
-    takes several values, up to the next option, becomes a list; after `=`, that is one value.
-    """
-    kinds = _Signature.of(function).kinds
-    named: list[str] = []
-    left = list(arguments)
-    while left:
-        argument = left.pop(0)
-        option, equals, value = argument.partition("=")
-        if not _OPTION.fullmatch(option):
-            named.append(argument)
-            continue
-        first, dot, key = option[2:].partition(".")
-        first = first.replace("-", "_")
-        of_systems = _is_by_name(kinds.get(first))
-        name = f"{first}{dot}{key if of_systems else key.replace('-', '_')}"
-        kind = kinds.get(name)
-        is_bare = not left or left[0].startswith("-") or (kind is bool and left[0] not in _BOOLEANS)
-        if bool in (kind, *get_args(kind)) and not equals and is_bare:
-            equals, value = "=", "true"
-        elif Sequence in (get_origin(kind), *map(get_origin, get_args(kind))):
-            n_values = next((i for i, following in enumerate(left) if following.startswith("-")), len(left))
-            if equals and not value.startswith("["):
-                value = json.dumps([value])
-            elif not equals and n_values and not left[0].startswith("["):
-                equals, value = "=", json.dumps(left[:n_values])
-                del left[:n_values]
-        named.append(f"--{name}{equals}{value}")
-    return named
-
-
-def _is_by_name(kind: Any) -> bool:
-    """Return whether an option's keys are names, like those of systems, and not parameters.
-
-    >>> _is_by_name(dict[str, dict[str, float]] | None), _is_by_name(dict[str, Any] | None)
-    (True, False)
-    """
-    mappings = [get_args(one) for one in (kind, *get_args(kind)) if get_origin(one) is dict]
-    return any(get_origin(of_name) is dict for _, of_name in mappings)
-
-
-def _as_option(parameter: re.Match[str]) -> str:
-    """Return a parameter as the user writes it: jsonargparse says `prepare.mimic_iv` for --mimic-iv."""
-    command, name = parameter.groups()
-    return name if name in _COMMANDS[command].positional else f"--{name}"
-
-
-def _readable(text: str) -> str:
-    """Return jsonargparse's words with options as the user writes them and types without their modules."""
-    text = re.sub(r"<class '(\w+)'>|\btyping\.|collections\.abc\.", r"\1", text)
-    return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)
 
 
 def _show_cohort(manifest: Any, arguments: dict[str, Any], console: Console) -> None:
@@ -371,4 +166,3 @@ _COMMANDS = {
         ("cohort",),
     ),
 }
-_PARAMETER = re.compile(rf"\b({'|'.join(_COMMANDS)})\.(\w+(?:\.\w+)*)")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,10 @@ def test_categories_are_pooled_as_numbers() -> None:
 
 
 def test_every_trial_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ehr = {"linear": ("LogisticEhr", {}, {}), "Transformer": ("EhrTransformer", {"dim": 8, "heads": 2}, {})}
+    ehr: dict[str, Any] = {
+        "linear": ("LogisticEhr", {}, {}),
+        "Transformer": ("EhrTransformer", {"dim": 8, "heads": 2}, {}),
+    }
     monkeypatch.setattr(benchmark, "EHR_TRIALS", ehr)
     monkeypatch.setattr(benchmark, "CXR_TRIALS", {"components": ("LogisticCxr", {"n_components": 5}, {})})
     text = encoders(tmp_path, hospitals=(101,), stays=150, image_size=32, epochs=1)

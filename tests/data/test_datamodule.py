@@ -1,7 +1,7 @@
 """From a cohort on disk to the batches of a training run."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,7 +162,11 @@ def test_no_batch_holds_a_stay_that_does_not_take_part(tmp_path: Path, task: Any
         "validation": [row for row in rows if 6 <= row < 9],
         "all": list(rows),
     }
-    loaders = (module.train_dataloader(), module.val_dataloader(), module.batches(module.rows))
+    loaders: list[Iterable[Any]] = [
+        module.train_dataloader(),
+        module.val_dataloader(),
+        module.batches(module.rows),
+    ]
     for some, loader in zip(expected.values(), loaders, strict=True):
         batches = list(loader)
         assert sorted(stay_ids(batches)) == [1000 + 10 * row for row in some]

@@ -36,7 +36,7 @@ def random_values(n_stays: int = 4, hours: int = 9) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values), torch.tensor(n_hours)
 
 
-def naive_features(values: Tensor, n_hours: Tensor) -> np.ndarray:  # type: ignore[type-arg]
+def naive_features(values: Tensor, n_hours: Tensor) -> np.ndarray:
     stays = []
     for b in range(len(values)):
         hours = []

@@ -94,9 +94,9 @@ def test_the_seed_decides_the_order() -> None:
 
 def test_the_global_generator_is_neither_read_nor_moved() -> None:
     np.random.seed(0)  # noqa: NPY002
-    before = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
     first = list(sampler(60, 20, 8))
-    assert np.random.get_state()[1].tolist() == before  # type: ignore[index]  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
     np.random.seed(1)  # noqa: NPY002
     assert list(sampler(60, 20, 8)) == first
 
@@ -114,7 +114,7 @@ def test_radiographs_are_no_sooner_than_others_within_the_epoch() -> None:
 
 def test_the_partner_of_a_stay_changes() -> None:
     batches = sampler(60, 20, 4)
-    partners = set()
+    partners: set[int] = set()
     for epoch in range(10):
         batches.set_epoch(epoch)
         partners.update(*(batch for batch in batches if 500 in batch))

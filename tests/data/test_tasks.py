@@ -146,4 +146,4 @@ def test_a_cohort_of_short_stays_only_is_refused(tmp_path: Path) -> None:
     cohort = Cohort.open(write_cohort(tmp_path / "cohort", window_hours=48, los=(2.0,) * 12))
     for task in ("mortality", "los"):
         with pytest.raises(InputError, match=r"no stay of .* is longer than the window"):
-            Task.of(cohort, task)  # type: ignore[arg-type]
+            Task.of(cohort, task)

@@ -237,4 +237,4 @@ def test_settings_that_no_system_can_have_are_refused(
     cohort: Cohort, settings: dict[str, dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        plan("all", cohort, Path("runs"), choose_systems(None), [0], {}, {}, settings)
+        plan("all", cohort, Path("runs"), choose_systems(None), [0], {}, TrainOptions(), settings)

@@ -1,0 +1,243 @@
+"""Turns a function into a command: its signature and docstring are the options and their help.
+
+`drfuse` and the benchmarks share it. Options are spelled with hyphens (underscores work too), a bare flag
+means true, a list is written without brackets, and wrong input ends in one sentence and exit code 2.
+"""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast, get_args, get_origin
+
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse._actions import ActionConfigFile  # the package exports it to no type checker
+from rich.console import Console
+
+from drfuse.errors import InputError
+from drfuse.logs import log_to
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
+_BOOLEANS = ("true", "false")
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) "
+    r"Given value type: (?:\w+|<class '[\w.]+'>) Given value: "
+)
+_NESTED = re.compile(r"NestedArg\(key='(.*?)', val='(.*?)'\)")
+
+
+class Parser(ArgumentParser):
+    """A parser that writes options with hyphens, and says in one sentence what is wrong.
+
+    Attributes:
+        positional: Arguments without a name.
+    """
+
+    positional: Sequence[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        """Say what is wrong with the arguments, and end with exit code 2."""
+        problem = re.sub(
+            r'Parser key "([\w.]+)"(?=:)|(?<=arguments are required: )(.*)',
+            lambda found: ", ".join(map(self._as_written, (found[1] or found[2]).split(", "))),
+            " ".join(message.split()),
+        )
+        problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
+        problem = _NESTED.sub(r"\1=\2", _UNION.sub(_as_sentence, _readable(problem)))
+        self.exit(2, f"{self.prog}: error: {problem}; see `{self.prog} --help`\n")
+
+    def format_help(self, *arguments: Any) -> str:  # noqa: D102
+        return _readable(super().format_help(*arguments))
+
+    def format_usage(self) -> str:  # noqa: D102
+        return _readable(super().format_usage())
+
+    def _as_written(self, parameter: str) -> str:
+        return parameter if parameter in self.positional else f"--{parameter}"
+
+
+def run_command(
+    function: Callable[..., Any] | str,
+    program: str,
+    arguments: Sequence[str] | None = None,
+    positional: Sequence[str] = (),
+    python_only: Sequence[str] = (),
+) -> tuple[Any, dict[str, Any]]:
+    """Call a function with arguments from the command line.
+
+    Args:
+        function: What the command runs, or its import path.
+        program: How the user starts it: `drfuse train`.
+        arguments: What the user gave; None: `sys.argv`.
+        positional: Parameters that are arguments without a name.
+        python_only: Parameters that only a caller in Python can give.
+
+    Returns:
+        What the function returned, and the arguments that it was called with.
+
+    Raises:
+        SystemExit: With exit code 2 after wrong input, 130 after an interruption; stderr says why.
+    """
+    errors = Console(stderr=True)
+    sys.path.append(str(Path.cwd()))  # for a model of the user's own
+    try:
+        if isinstance(function, str):  # an interruption during a long import ends in a sentence too
+            module, _, name = function.rpartition(".")
+            function = cast(Callable[..., Any], getattr(import_module(module), name))
+        log_to(errors)
+        parser = _parser(function, program, positional, python_only)
+        given = sys.argv[1:] if arguments is None else arguments
+        options = parser.instantiate(parser.parse_args(_as_parameters(given, function)))
+        called_with = _call_arguments(dict(options.items()), function)
+        return function(**called_with), called_with
+    except (InputError, OSError) as error:  # what the user can put right: input, permissions, a full disk
+        message = f"{program}: error: {error}"
+        errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        errors.print(f"{program}: interrupted; the same command goes on or starts again")
+        raise SystemExit(130) from None
+
+
+def _parser(
+    function: Callable[..., Any], program: str, positional: Sequence[str], python_only: Sequence[str]
+) -> Parser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    described = parse_from_object(function)
+    description = f"{described.short_description}\n\n{described.long_description or ''}".strip()
+    helps = {parameter.arg_name: parameter.description for parameter in described.params}
+    parser = Parser(prog=program, description=description)
+    parser.positional = positional
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
+    signature = _Signature.of(function)
+    for name in positional:
+        parser.add_argument(name, type=signature.own[name], help=helps[name])
+    others = inspect.signature(function).parameters.keys() - signature.own.keys()
+    parser.add_function_arguments(function, as_positional=False, skip={*positional, *python_only, *others})
+    if signature.options is not None:
+        parser.add_class_arguments(signature.options, None, skip=set(signature.hidden))
+    return parser
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """What a command takes: its function's own parameters, and the fields of a dataclass of options.
+
+    Such a dataclass is the annotation of a parameter; its fields become options of the command. The
+    function's own parameters go before fields of the same name.
+
+    Attributes:
+        own: The annotation of each parameter by name, but for that of the dataclass and for `**changes`.
+        group: Name of the parameter that takes the dataclass, if there is one.
+        options: The dataclass.
+        hidden: Fields of it that are no options of this command.
+    """
+
+    own: dict[str, Any]
+    group: str | None = None
+    options: Any = None
+    hidden: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "_Signature":
+        """Return what a function takes."""
+        own: dict[str, Any] = {}
+        group, options, decided = None, None, ()
+        for name, parameter in inspect.signature(function).parameters.items():
+            kind = parameter.annotation
+            if parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            annotated = get_origin(kind) is Annotated
+            if is_dataclass(bare := get_args(kind)[0] if annotated else kind):
+                group, options = name, bare
+                decided = get_args(kind)[1].names if annotated else ()
+            else:
+                own[name] = kind
+        return cls(own, group, options, frozenset(own) | frozenset(decided))
+
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """The type of each option by name."""
+        if self.options is None:
+            return self.own
+        flat = {one.name: one.type for one in fields(self.options) if one.name not in self.hidden}
+        return flat | self.own
+
+
+def _call_arguments(arguments: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    """Return what to call a function with; a dataclass takes its fields back."""
+    arguments.pop("config", None)
+    signature = _Signature.of(function)
+    if signature.group is not None:
+        flat = signature.kinds.keys() - signature.own.keys()
+        arguments[signature.group] = signature.options(**{key: arguments.pop(key) for key in sorted(flat)})
+    return arguments
+
+
+def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """Return the arguments as jsonargparse reads them.
+
+    Options are named like the function's parameters, a bare flag means true, and what follows an option that
+    takes several values, up to the next option, becomes a list; after `=`, that is one value.
+    """
+    kinds = _Signature.of(function).kinds
+    named: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        option, equals, value = argument.partition("=")
+        if not _OPTION.fullmatch(option):
+            named.append(argument)
+            continue
+        first, dot, key = option[2:].partition(".")
+        first = first.replace("-", "_")
+        of_systems = _is_by_name(kinds.get(first))
+        name = f"{first}{dot}{key if of_systems else key.replace('-', '_')}"
+        kind = kinds.get(name)
+        is_bare = not left or left[0].startswith("-") or (kind is bool and left[0] not in _BOOLEANS)
+        if bool in (kind, *get_args(kind)) and not equals and is_bare:
+            equals, value = "=", "true"
+        elif Sequence in (get_origin(kind), *map(get_origin, get_args(kind))):
+            n_values = next((i for i, following in enumerate(left) if following.startswith("-")), len(left))
+            if equals and not value.startswith("["):
+                value = json.dumps([value])
+            elif not equals and n_values and not left[0].startswith("["):
+                equals, value = "=", json.dumps(left[:n_values])
+                del left[:n_values]
+        named.append(f"--{name}{equals}{value}")
+    return named
+
+
+def _is_by_name(kind: Any) -> bool:
+    """Return whether an option's keys are names, like those of systems, and not parameters.
+
+    >>> _is_by_name(dict[str, dict[str, float]] | None), _is_by_name(dict[str, Any] | None)
+    (True, False)
+    """
+    mappings = [get_args(one) for one in (kind, *get_args(kind)) if get_origin(one) is dict]
+    return any(get_origin(of_name) is dict for _, of_name in mappings)
+
+
+def _as_sentence(union: re.Match[str]) -> str:
+    """Return what jsonargparse says of a value that fits none of several types, in one sentence.
+
+    None, which is what an option is when it is left out, is not among them.
+    """
+    kinds = [re.sub(r"^[Ee]xpected an? ", "a value of type ", kind) for kind in union[1].split(" - ")]
+    told = [
+        kind.removeprefix("expected ").split(". Got value: ")[0]
+        for kind in kinds
+        if not kind.endswith(" NoneType")
+    ]
+    return f"expected {' or '.join(told)}. Got value: "
+
+
+def _readable(text: str) -> str:
+    """Return jsonargparse's words with options as the user writes them and types without their modules."""
+    text = re.sub(r"<class '(\w+)'>|\btyping\.|collections\.abc\.", r"\1", text)
+    return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)
