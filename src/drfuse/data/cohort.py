@@ -61,7 +61,8 @@ class Cohort:
             cxr = np.load(folder / "cxr.npy", mmap_mode="r")
             normalization = json.loads((folder / "normalization.json").read_text(encoding="utf-8"))
         except (ValueError, OSError, EOFError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"{folder} is damaged ({error}); run `drfuse prepare` again") from error
+            reason = " ".join(str(error).split())
+            raise InputError(f"{folder} is damaged ({reason}); run `drfuse prepare` again") from error
         needed = {"subject_id", "stay_id", "n_hours", "has_cxr", "cxr_row", "split", *manifest.phenotypes}
         if absent := sorted(needed - set(stays.columns)):
             raise InputError(f"{folder}/stays.parquet lacks {', '.join(absent)}; run `drfuse prepare` again")
