@@ -145,13 +145,18 @@ class TrainOptions:
             ("matched_cxr_dropout", 0, 1),
             ("cxr_share", 0, 1),
         ):
-            if not least <= getattr(self, name) <= most:
+            value = getattr(self, name)
+            if not _is_number(value) or not least <= value <= most:
                 upper = "" if most == math.inf else f" and at most {most}"
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}{upper}")
-        if not 0 < self.lr < math.inf:
+                raise InputError(f"{name} is {value}; expected at least {least}{upper}")
+        if not _is_number(self.lr) or not 0 < self.lr < math.inf:
             raise InputError(f"lr is {self.lr}; expected a number above 0")
-        if not 0 <= self.weight_decay < math.inf:
+        if not _is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight_decay is {self.weight_decay}; expected a number of at least 0")
+        if not isinstance(self.optimizer_args, Mapping):
+            raise InputError(
+                f"optimizer_args is {self.optimizer_args!r}; expected a mapping of names to values"
+            )
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile does not go with --checkpoint-activations; choose one of them")
 
@@ -199,6 +204,10 @@ class TrainOptions:
         if self.validated_on == self.train_on:
             given["validate_on"] = None
         return {name: value for name, value in given.items() if value != getattr(defaults, name)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 DEFAULTS = TrainOptions()
