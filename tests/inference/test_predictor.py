@@ -52,6 +52,12 @@ def test_stays_are_predicted_in_the_order_of_their_rows(run: Path, small_cohort:
     np.testing.assert_allclose(predicted.logits, load(run).predict(cohort).logits[rows], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [[], [-1], [99_999]])
+def test_rows_that_cannot_be_predicted_are_refused(run: Path, small_cohort: Path, rows: list[int]) -> None:
+    with pytest.raises(InputError, match=r"rows: expected at least one, each of a stay of .* with known"):
+        load(run).predict(Cohort.open(small_cohort), np.array(rows, np.int64))
+
+
 def test_another_cohort_is_read_with_the_normalization_of_the_run(
     run: Path, small_cohort: Path, other_cohort: Path
 ) -> None:

@@ -80,16 +80,21 @@ class Predictor:
 
         Args:
             cohort: The cohort, which may be another than that of the training.
-            rows: Rows of the cohort (N,); by default those of all stays whose labels are known.
+            rows: Rows of stays whose labels are known (N,); by default all of them.
             num_workers: Processes that make batches; 0 makes them in this one.
             progress: Whether to show a progress bar.
 
         Raises:
             InputError: If the cohort has other variables, hours, images or labels than the model reads and
-                predicts.
+                predicts, or `rows` is empty or holds a row without known labels.
         """
         dataset = self._dataset(cohort)
-        rows = dataset.task.rows() if rows is None else rows
+        known = dataset.task.rows()
+        rows = known if rows is None else rows
+        if not len(rows) or not np.isin(rows, known).all():
+            raise InputError(
+                f"rows: expected at least one, each of a stay of {cohort.folder} with known labels"
+            )
         batches = split_rows(rows, self.facts.batch_size)
         parts = self._each(dataset, batches, partial(predict_batch, self.model), num_workers, progress)
         stay_id, logits, without, weights = (torch.cat(of).numpy() for of in zip(*parts, strict=True))
@@ -124,7 +129,7 @@ class Predictor:
     ) -> list[_Returned]:
         """Return what a function of the model returns of each batch, computed as in training."""
         half = _HALF.get(self.facts.precision)
-        if half == torch.float16 and self.device.type == "cpu":  # which trains in it nowhere
+        if half == torch.float16 and self.device.type == "cpu":  # no processor trains in it
             half = None
         read = EvaluationBatches(
             dataset, CxrTransform(self.facts.crop_size), batches, num_workers, self.device
