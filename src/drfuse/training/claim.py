@@ -1,5 +1,6 @@
 """Who may write a run's folder: one command at a time, and nothing is lost."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ from drfuse.files import beside, locked, write_whole
 from drfuse.run import RunFiles
 from drfuse.training.checkpoints import load_checkpoint
 from drfuse.training.options import DEFAULTS, TrainOptions
+
+logger = logging.getLogger(__name__)
 
 _MAY_CHANGE = {"cohort", *TrainOptions.names("starts", "computes")}
 """What an interrupted run goes on with another value of; a cohort is known by its fingerprint."""
@@ -58,6 +61,8 @@ def claim(
                 with suppress(OSError):  # something that is not ours
                     run.folder.rmdir()
                     replaced.rename(run.folder)
+            elif replaced.exists():
+                logger.warning("the replaced run is kept in %s until this one is finished", replaced)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
 
