@@ -23,7 +23,7 @@ _IDS = ("stay_id", "subject_id", "study_id", "dicom_id")
 
 
 def find_radiographs(source: Source, stays: ir.Table, views: Sequence[str]) -> tuple[pl.DataFrame, int]:
-    """Return the ids of each stay's radiographs (see `select_radiographs`), and how many have no time."""
+    """Return the ids of each stay's radiographs (see `select_radiographs`), and how many have no date."""
     if source.radiographs is None:
         return pl.DataFrame(schema={**dict.fromkeys(_IDS, pl.Int64), "dicom_id": pl.String}), 0
     studied = source.store.create_table("studied", source.radiographs)

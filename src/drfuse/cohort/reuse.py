@@ -108,7 +108,7 @@ class Inputs:
 
     @property
     def can_be_compared(self) -> bool:
-        """Whether a later command can tell that the records are the same: a database has no stamps."""
+        """Whether a later command can check that the records are unchanged. False for a database."""
         return bool(self.source.record_files)
 
     def kinds(self, part: Part) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[N
 
 
 def arrow_schema(expr: ir.Table) -> pa.Schema:
-    """Return the Arrow types of a query's answer; times have no zone."""
+    """Return the Arrow types of a query's result. Times carry no time zone."""
     types = expr.schema().items()
     return pa.schema(
         [(name, pa.timestamp("us") if kind.is_timestamp() else kind.to_pyarrow()) for name, kind in types]

@@ -23,9 +23,9 @@ _MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "ho
 def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int = 0) -> ir.Table:
     """Return every measurement that falls into a stay's window.
 
-    Charted times have no seconds, but `intime` has: with the preset `extended` the window therefore begins
-    with the minute of `intime`. Height and weight, which are measured once, then also count from the hours
-    before; they are charted for the stay itself, so nothing of an earlier stay comes in.
+    `charttime` is given to the minute and `intime` to the second, so with the preset `extended` the window
+    begins at the minute of `intime`. That preset also counts height and weight from the hours before, because
+    they are measured once. They are charted for the stay itself, so nothing of an earlier stay comes in.
 
     Chart events belong to the stay they name, laboratory results to the stay of their admission. With the
     preset `extended`, results that name no admission belong to the stay that the subject was in at the time

@@ -98,7 +98,7 @@ class Batch(Stays):
         return unknown.index_copy(0, self.cxr_of, of_cxr)
 
     def cxr_or_zeros(self) -> Tensor:
-        """Return an image for each stay (B, 1, H, W), all zeros where there is no radiograph."""
+        """Return one image per stay (B, 1, H, W); a stay without a radiograph gets zeros."""
         zeros = self.cxr.new_zeros(len(self), *self.cxr.shape[1:])
         return zeros.index_copy(0, self.cxr_of, self.cxr)
 

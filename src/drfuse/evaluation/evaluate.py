@@ -256,7 +256,9 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
     """
     path = cohort / "stays.parquet"
     if not path.is_file():
-        raise MissingInputError(f"{cohort} is not a cohort of `drfuse prepare`: it has no stays.parquet")
+        raise MissingInputError(
+            f"{cohort} has no stays.parquet, so it is not a cohort; choose one that `drfuse prepare` wrote"
+        )
     try:
         stays = pl.read_parquet(path, glob=False)
     except pl.exceptions.PolarsError as error:
