@@ -139,7 +139,7 @@ def test_modulated_by_the_identity_the_last_block_is_as_transformers_runs_it(
     backbone: dict[str, Any], training: bool
 ) -> None:
     model = tiny_daft(cxr_backbone=backbone).train(training)
-    model.affine = Constant(1.0, 0.0)
+    model.set_submodule("affine", Constant(1.0, 0.0))
     batch = make_batch(range(4), image_size=48).with_cxr(images_of())
     maps = model.cxr_stages.embedder(batch.cxr)
     for stage in model.cxr_stages.stages:
@@ -150,7 +150,7 @@ def test_modulated_by_the_identity_the_last_block_is_as_transformers_runs_it(
 
 def test_modulated_by_the_identity_the_hours_are_as_the_encoder_has_them() -> None:
     model, batch = tiny_daft(modulate="ehr"), make_batch(image_size=48)
-    model.affine = Constant(1.0, 0.0)
+    model.set_submodule("affine", Constant(1.0, 0.0))
     (expected,) = model.ehr_encoder(batch.ehr, batch.n_hours)
     torch.testing.assert_close(model(batch).representations["fused"], expected)
 
@@ -158,7 +158,7 @@ def test_modulated_by_the_identity_the_hours_are_as_the_encoder_has_them() -> No
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_shortcut_of_the_last_block_is_not_modulated(backbone: dict[str, Any]) -> None:
     model, batch = tiny_daft(cxr_backbone=backbone), make_batch(range(4)).with_cxr(images_of())
-    model.affine = Constant(0.0, 0.7)  # nothing of the image passes but by the shortcut
+    model.set_submodule("affine", Constant(0.0, 0.7))  # nothing of the image passes but by the shortcut
     maps = model.cxr_stages.embedder(batch.cxr)
     *blocks, last = model.cxr_stages.blocks
     for block in blocks:

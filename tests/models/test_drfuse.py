@@ -418,9 +418,10 @@ def test_ranking_by_non_zero_terms_changes_the_ranking_alone() -> None:
 
 def test_both_shared_representations_pass_one_three_layer_projection() -> None:
     model = tiny_drfuse()
-    shapes = [tuple(m.weight.shape) for m in model.common_projection if isinstance(m, nn.Linear)]
+    layers = list(model.common_projection.children())
+    shapes = [tuple(one.weight.shape) for one in layers if isinstance(one, nn.Linear)]
     assert shapes == [(16, 8), (8, 16), (8, 8)]
-    assert sum(isinstance(module, nn.ReLU) for module in model.common_projection) == 2
+    assert sum(isinstance(one, nn.ReLU) for one in layers) == 2
     with torch.no_grad():
         model.common_projection[-1].weight.zero_()
         model.common_projection[-1].bias.copy_(torch.arange(8.0))
@@ -503,7 +504,7 @@ def test_the_cxr_encoders_see_the_radiographs_that_exist_and_nothing_else(cxr_of
 def test_no_radiograph_or_a_single_one_trains_under_every_reduction(
     cxr_of: Sequence[int], alignment: str, options: dict[str, str]
 ) -> None:
-    model = tiny_drfuse(alignment=alignment, auxiliary_stays="all", **options)
+    model = tiny_drfuse(0, alignment=alignment, auxiliary_stays="all", **options)
     batch = make_batch(cxr_of)
     loss = model.loss(model(batch), batch)
     loss["total"].backward()
@@ -520,7 +521,8 @@ def test_the_two_cxr_encoders_have_one_architecture_and_their_own_weights() -> N
 
 
 def test_a_pretrained_folder_serves_both_encoders(tmp_path: Path) -> None:
-    ResNetBackbone(ResNetConfig(num_channels=3, **TINY_BACKBONE)).save_pretrained(tmp_path)
+    config = ResNetConfig.from_dict({"num_channels": 3} | TINY_BACKBONE)
+    ResNetBackbone(config).save_pretrained(tmp_path)
     model = tiny_drfuse(cxr_backbone=str(tmp_path)).eval()
     images = torch.randn(2, 1, 16, 16)
     one, other = (e.backbone(images) for e in (model.cxr_shared_encoder, model.cxr_distinct_encoder))

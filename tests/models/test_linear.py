@@ -109,7 +109,7 @@ def test_variables_are_fewer_than_features(n_variables: int) -> None:
 # --- the regression -----------------------------------------------------------------------------------------
 
 
-def inputs_and_labels(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def inputs_and_labels(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(n, 4)) * [1, 100, 0.01, 0] + [5, -3, 2, 7]
     logits = (inputs[:, :1] - 5) + 8 * rng.normal(size=(n, 3)) + [0, -1, 1]
