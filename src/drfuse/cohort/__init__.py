@@ -2,7 +2,7 @@
 
 In: MIMIC-IV as released or in a database, and MIMIC-CXR-JPG as released. Out: a folder with `manifest.json`,
 `stays.parquet`, `ehr.npy`, `cxr.npy`, `normalization.json` and `inputs.parquet` (see `docs/formats.md`).
-Queries are Ibis expressions, run by the database or, on files, by DuckDB.
+Queries are Ibis expressions. The database runs them; on files, DuckDB does.
 """
 
 from drfuse.cohort.manifest import FlowStep, Manifest

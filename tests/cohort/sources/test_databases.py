@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -211,7 +211,7 @@ def check_same(source: Source, files: Path) -> None:
         assert found[name].equals(table), (name, differences(found[name], table))
 
 
-def differences(found: pa.Table, expected: pa.Table) -> list[object]:
+def differences(found: pa.Table, expected: pa.Table) -> list[str]:
     """Return the rows that only one of two tables has."""
     rows = [{str(row) for row in table.to_pylist()} for table in (found, expected)]
     return sorted(rows[0] ^ rows[1])[:20]
@@ -317,12 +317,11 @@ def test_a_cohort_of_a_database_is_never_taken_for_that_of_another(
 def test_bigquery_gets_queries_in_its_dialect() -> None:
     schemas = {table: unbound_schema(table) for table in SCHEMAS if table != "metadata"}
 
-    def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table]:
-        place = f"mimiciv_3_1_{modules[0]}"
-        return place, ibis.table(schemas[table], name=table, catalog="physionet-data", database=place)
+    def open_table(table: str, place: str) -> ir.Table:
+        return ibis.table(schemas[table], name=table, catalog="physionet-data", database=place)
 
     address, store = "bigquery://physionet-data/mimiciv_3_1", ibis.duckdb.connect()
-    tables = find_mimic_iv(address, find, TIME_TYPE)
+    tables = find_mimic_iv(address, open_table, ("mimiciv_3_1_{module}",), time_type=TIME_TYPE)
     source = BigQuery(address=address, engine=None, store=store, **tables)
     assert source.release == "3.1"
     expected = {

@@ -1,10 +1,10 @@
 """Raw records of a hospital in, five Ibis tables out: stays, events, diagnoses, admissions, radiographs.
 
-A kind of source is one file with one class (see `Source`), which is found by looking at this package. What an
-engine needs done in its own way is a method of that class; no other code asks which engine it is.
+Each kind of source is one file with one class (see `Source`), found by listing this package. What an engine does
+differently is a method of its class; no other code asks which engine it is.
 """
 
-import dataclasses
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -20,32 +20,30 @@ __all__ = ["EventKind", "Images", "Source", "SourceFile", "open_source", "source
 
 
 def open_source(address: str | Path, store: Backend, images: Path | None = None) -> Source:
-    """Open the records of a hospital; only the names and types of columns are read.
+    """Return a hospital's records, opened; only column names and types are read yet.
 
     Args:
-        address: A folder, or the address of a database in one of the forms of `source_kinds`.
+        address: A folder, or a database's address in the `form` of one of `source_kinds`.
         store: The local DuckDB database.
         images: The folder of a MIMIC-CXR-JPG release.
 
     Raises:
-        MissingInputError: If the records, a table, a column or a driver are missing.
-        InputError: If the address is malformed, or what lies there cannot be opened.
+        MissingInputError: If the records, a table, a column or a driver is missing.
+        InputError: If the address is malformed, or the records cannot be opened.
     """
     source = _kind_of(address).open(str(address), store)
     try:
-        return dataclasses.replace(
-            source, images=None if images is None else MimicCxr.open(Path(images), store)
-        )
+        return source if images is None else replace(source, images=MimicCxr.open(Path(images), store))
     except BaseException:
         source.close()
         raise
 
 
 def source_kinds() -> list[type[Source]]:
-    """Return the classes of this package that open addresses with a scheme."""
+    """Return the classes of this package that open addresses such as `scheme://...`."""
     modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
-    classes = [one for module in modules for one in vars(module).values() if isinstance(one, type)]
-    return [one for one in dict.fromkeys(classes) if issubclass(one, Source) and one.schemes]
+    classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    return [kind for kind in dict.fromkeys(classes) if issubclass(kind, Source) and kind.schemes]
 
 
 def _kind_of(address: str | Path) -> type[Source]:
@@ -57,5 +55,5 @@ def _kind_of(address: str | Path) -> type[Source]:
             return kind
     *forms, last = [kind.form for kind in kinds]
     raise InputError(
-        f"drfuse cannot open addresses that begin with {scheme}://; expected {', '.join(forms)} or {last}"
+        f"cannot open addresses that begin with {scheme}://; expected {', '.join(forms)} or {last}"
     )

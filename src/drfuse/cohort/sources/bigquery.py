@@ -1,7 +1,7 @@
-"""MIMIC-IV on BigQuery, where PhysioNet offers it."""
+"""MIMIC-IV on BigQuery, as PhysioNet hosts it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,13 +17,13 @@ from drfuse.cohort.store import first_line
 from drfuse.errors import InputError
 
 TIME_TYPE = "timestamp('UTC')"
-"""BigQuery's functions of times take those with a zone."""
+"""BigQuery's time functions need a time zone."""
 
 
 class BigQuery(Source):
-    """A dataset on BigQuery, or the part of a name before `_hosp` and `_icu` that two datasets share.
+    """A dataset on BigQuery, or a pair of datasets: DATASET_hosp and DATASET_icu.
 
-    `?billing_project=` names the project that pays for the queries.
+    `?billing_project=PROJECT` says which project pays for the queries.
     """
 
     schemes = ("bigquery",)
@@ -31,12 +31,12 @@ class BigQuery(Source):
 
     @classmethod
     def open(cls, address: str, store: Backend) -> Self:
-        """Connect to a dataset; see `Source.open`."""
+        """Return the records of a dataset; see `Source.open`."""
         parts = urlsplit(address)
         project, dataset = parts.netloc, parts.path.strip("/")
         if not re.fullmatch(r"[\w.:-]+", project) or not re.fullmatch(r"\w+", dataset):
             raise InputError(
-                f"the address of the BigQuery dataset is not of the form {cls.form}; write it as that"
+                f"the address of the BigQuery dataset is not of the form {cls.form}; write it in that form"
             )
         try:
             import google.auth
@@ -58,19 +58,18 @@ class BigQuery(Source):
                 "`gcloud auth application-default login`"
             ) from error
 
-        def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
-            for place in [*(f"{dataset}_{module}" for module in modules), dataset]:
-                try:
-                    return place, engine.table(table, database=(project, place))
-                except (NotFound, TableNotFound):
-                    continue
-                except (GoogleAPIError, GoogleAuthError) as error:
-                    raise InputError(
-                        f"cannot read {name}: {first_line(error)}; check your rights there"
-                    ) from error
-            return None
+        def open_table(table: str, place: str) -> ir.Table:
+            try:
+                return engine.table(table, database=(project, place))
+            except NotFound as error:
+                raise TableNotFound(table) from error
+            except (GoogleAPIError, GoogleAuthError) as error:
+                raise InputError(
+                    f"cannot read {name}: {first_line(error)}; check your rights there"
+                ) from error
 
-        tables, errors = find_mimic_iv(name, find, TIME_TYPE), (GoogleAPIError, GoogleAuthError)
+        tables = find_mimic_iv(name, open_table, (f"{dataset}_{{module}}",), (dataset,), TIME_TYPE)
+        errors = (GoogleAPIError, GoogleAuthError)
         return cls(address=name, engine=engine, store=store, errors=errors, **tables)
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:

@@ -1,6 +1,5 @@
-"""MIMIC-IV in a DuckDB file, which is attached to the store."""
+"""MIMIC-IV in a DuckDB file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -8,7 +7,7 @@ import duckdb
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from drfuse.cohort.sources.mimic_iv import find_in_schemas, find_mimic_iv
+from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import StoreSource
 from drfuse.cohort.store import first_line
 from drfuse.errors import InputError, MissingInputError
@@ -17,14 +16,14 @@ _ATTACHED = "mimic_iv"
 
 
 class DuckDBFile(StoreSource):
-    """A DuckDB file, opened read-only; the store's memory, threads and spill folder apply."""
+    """A DuckDB file, attached to the store read-only."""
 
     schemes = ("duckdb",)
     form = "duckdb:///folder/file"
 
     @classmethod
     def open(cls, address: str, store: Backend) -> Self:
-        """Attach a file; see `Source.open`."""
+        """Return the records of a DuckDB file; see `Source.open`."""
         path = Path(address.partition("://")[2])
         if not path.is_file():
             raise MissingInputError(f"there is no DuckDB file {path}; expected {cls.form}")
@@ -36,10 +35,9 @@ class DuckDBFile(StoreSource):
                 "again"
             ) from error
 
-        def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
-            return find_in_schemas(
-                lambda name, schema: store.table(name, database=(_ATTACHED, schema)), modules, table, "main"
-            )
+        def open_table(table: str, schema: str) -> ir.Table:
+            return store.table(table, database=(_ATTACHED, schema))
 
         name = f"duckdb://{path}"
-        return cls(address=name, engine=store, store=store, **find_mimic_iv(name, find))
+        tables = find_mimic_iv(name, open_table, last_places=("main",))
+        return cls(address=name, engine=store, store=store, **tables)

@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG 2.x: the metadata of its radiographs, and where the images lie."""
+"""MIMIC-CXR-JPG 2.x: the metadata of its radiographs, and where the images are."""
 
 import re
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ _COLUMNS = {
 class MimicCxr(Images):
     """A release of MIMIC-CXR-JPG.
 
-    The images lie in `files/pXX/pXXXXXXXX/sXXXXXXXX/` where the release has a folder `files`; else in any
-    folder of resized images directly in the release's folder, or in that itself.
+    Images are in `files/pXX/pXXXXXXXX/sXXXXXXXX/`. If a resized copy has no such folders, they are in the
+    release's own folder or directly in one of its subfolders.
     """
 
     @classmethod
     def open(cls, folder: Path, store: Backend) -> Self:
-        """Open the release in a folder or below it; only the names and types of columns are read.
+        """Return the release in or below a folder, opened; only column names and types are read yet.
 
         Raises:
-            MissingInputError: If the folder, the metadata file or one of its columns is not there.
-            InputError: If the metadata file is not what its name says.
+            MissingInputError: If the folder, the metadata file or one of its columns is missing.
+            InputError: If the metadata file is not the kind of file that its name says.
         """
         root = find_release(folder, _STEMS, "a MIMIC-CXR-JPG release (mimic-cxr-2.0.0-metadata.csv.gz)")
         path = next(path for stem in _STEMS if (path := existing_file(root / stem)))
@@ -53,14 +53,13 @@ class MimicCxr(Images):
         )
 
     def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:
-        """Return where an image should lie."""
+        """Return where an image should be."""
         if self._flat is not None:
             return self._flat.get(dicom_id, self.root / f"{dicom_id}.jpg")
-        patient = f"p{subject_id}"
-        return self.root / "files" / patient[:3] / patient / f"s{study_id}" / f"{dicom_id}.jpg"
+        return self.root / image_path(subject_id, study_id, dicom_id)
 
     def may_hold(self, missing: str) -> bool:
-        """Return whether an image that was missing at this path below `root` may lie elsewhere now."""
+        """Return whether an image that was missing at this path below `root` may be elsewhere now."""
         if self._flat is None:
             return not missing.startswith("files/")
         found = self._flat.get(Path(missing).stem)
@@ -68,21 +67,28 @@ class MimicCxr(Images):
 
     @cached_property
     def _flat(self) -> Mapping[str, Path] | None:
-        """The images that lie directly in a folder, by `dicom_id`; None where each study has a folder."""
-        nested = list((self.root / "files").iterdir()) if (self.root / "files").is_dir() else []
-        has_patients = any(re.fullmatch(r"p\d\d", path.name) for path in nested)
-        if (self.root / "files").is_dir() and (has_patients or not any(map(_is_image, nested))):
-            return None
+        """The images of a resized copy, by `dicom_id`; None if each study has a folder."""
+        nested = self.root / "files"
+        if nested.is_dir():
+            inside = list(nested.iterdir())
+            has_patients = any(re.fullmatch(r"p\d\d", path.name) for path in inside)
+            if has_patients or not any(map(_is_image, inside)):
+                return None
         folders = [self.root, *sorted(path for path in self.root.iterdir() if path.is_dir())]
         images = [path for folder in folders for path in folder.iterdir() if _is_image(path)]
-        return {path.stem: path for path in reversed(images)}  # of two with one name, the first
+        return {path.stem: path for path in reversed(images)}  # if two have the same name, the first
+
+
+def image_path(subject_id: int, study_id: int, dicom_id: str) -> Path:
+    """Return where MIMIC-CXR-JPG keeps an image, below the release's folder."""
+    patient = f"p{subject_id}"
+    return Path("files", patient[:3], patient, f"s{study_id}", f"{dicom_id}.jpg")
 
 
 def date_studies(metadata: ir.Table) -> ir.Table:
-    """Return the metadata as `Images.table`; `studied_at` is null where StudyDate or StudyTime is unreadable.
+    """Return the metadata as `Images.table`; `studied_at` is null if StudyDate or StudyTime is unreadable.
 
-    Args:
-        metadata: The metadata of MIMIC-CXR-JPG. `StudyTime` is hhmmss.sss without its leading zeros.
+    `StudyTime` is hhmmss.sss without its leading zeros.
     """
     day = metadata.StudyDate.replace("-", "").substr(0, 8)
     midnight = (day.substr(0, 4) + "-" + day.substr(4, 2) + "-" + day.substr(6, 2)).try_cast("timestamp")
@@ -90,7 +96,8 @@ def date_studies(metadata: ir.Table) -> ir.Table:
     is_time = (clock >= 0) & (clock < 240000) & (clock % 10000 < 6000) & (clock % 100 < 60)
     clock = is_time.ifelse(clock, ibis.null("float64"))
     seconds = (clock // 10000) * 3600 + (clock % 10000 // 100) * 60 + clock % 100
-    # StudyTime stays: if it were only cast, DuckDB would parse it as a number and reject rows with other text
+    # `mutate` keeps StudyTime as text: if it were only cast, DuckDB would parse it as a number, and reject
+    # rows with other text
     return metadata.mutate(
         view_position="ViewPosition",
         studied_at=midnight + (seconds * 1e6).round().cast("int64").as_interval("us"),

@@ -1,4 +1,4 @@
-"""MIMIC-IV as files: a release as PhysioNet publishes it, as CSV, compressed CSV or Parquet."""
+"""MIMIC-IV as files in PhysioNet's layout: CSV, compressed CSV or Parquet."""
 
 from pathlib import Path
 from typing import Self
@@ -17,7 +17,7 @@ class MimicFiles(StoreSource):
 
     @classmethod
     def open(cls, address: str, store: Backend) -> Self:
-        """Open a release; see `Source.open`."""
+        """Return the records of a release; see `Source.open`."""
         root = find_release(
             Path(address), ("icu/icustays",), "a MIMIC-IV release (icu/icustays.csv.gz, hosp/...)"
         )

@@ -1,4 +1,4 @@
-"""The layout of MIMIC-IV 1.0 to 3.1, wherever its tables lie -> the tables of a source."""
+"""The tables of MIMIC-IV 1.0 to 3.1, in files or in a database -> the tables of a source."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ from drfuse.cohort.sources.source import EventKind, Table
 from drfuse.errors import MissingInputError
 
 Schema = Mapping[str, str]
-"""The columns of a table that are read, and their types."""
+"""The columns to read from a table, and their types."""
 
 
 class RawTable(NamedTuple):
-    """A table of MIMIC-IV: the source's table that it feeds, the modules it may be in, what is read of it."""
+    """A table of MIMIC-IV: the source's table that it feeds, the modules that may hold it, what to read."""
 
     feeds: Table
     modules: tuple[str, ...]
@@ -63,7 +63,7 @@ TABLES = {
 
 
 class MimicIV(TypedDict):
-    """What the layout decides of a source (see `Source`)."""
+    """The fields of `Source` that are the same wherever MIMIC-IV is stored."""
 
     name: str
     release: str
@@ -79,17 +79,17 @@ def read_mimic_iv(
     """Return the tables of a release.
 
     Args:
-        folder: The name of its folder or database, which may hold the number of the release.
-        module: Where the table `admissions` lies.
+        folder: The name of its folder or database, which may contain the number of the release.
+        module: The module that holds the table `admissions`.
         admission_columns: The columns of that table.
-        read: Returns a table of the release (a key of `TABLES`) with the columns and types of a schema.
+        read: Takes a key of `TABLES`; returns that table with the columns and types of a schema.
     """
     race = "race" if "race" in admission_columns else "ethnicity"  # before 2.0
     schemas = {name: table.schema for name, table in TABLES.items()}
     schemas["admissions"] = {**schemas["admissions"], race: "string"}
     raw = {name: read(name, schema) for name, schema in schemas.items()}
     patients, admissions = raw["patients"], raw["admissions"]
-    # anchor_age is the age in anchor_year, a year of the subject's own shifted calendar
+    # anchor_age is the age in anchor_year; each subject's calendar is shifted
     born = patients.select("subject_id", "gender", birth_year=patients.anchor_year - patients.anchor_age)
     return MimicIV(
         name="mimic_iv",
@@ -110,29 +110,38 @@ def read_mimic_iv(
 
 def find_mimic_iv(
     address: str,
-    find: Callable[[Sequence[str], str], tuple[str, ir.Table] | None],
+    open_table: Callable[[str, str], ir.Table],
+    places: Sequence[str] = ("mimiciv_{module}", "{module}"),
+    last_places: Sequence[str] = (),
     time_type: str = "timestamp(6)",
 ) -> MimicIV:
     """Return the tables of a release in a database.
 
     Args:
         address: The database, for messages.
-        find: Takes modules (such as `hosp`) and the name of a table; returns where the table lies, and the
-            table. None if no module has it.
-        time_type: The type of times with which the engine calculates.
+        open_table: Takes the name of a table and a place; returns the table, or raises `TableNotFound`.
+        places: Where each module's tables may be, in the order to try, as templates of `{module}` and
+            `{table}`. The default is the MIMIC code repository's schemas, with and without their prefix.
+        last_places: Where to look after all modules.
+        time_type: The timestamp type that the engine calculates with.
 
     Raises:
-        MissingInputError: If a table or a column is not there.
+        MissingInputError: If a table or a column is missing.
     """
-    found = {}
+    found: dict[str, tuple[str, ir.Table]] = {}
     for name, table in TABLES.items():
-        place = find(table.modules, name)
-        if place is None:
+        of_modules = (place.format(module=module, table=name) for module in table.modules for place in places)
+        for place in (*of_modules, *last_places):
+            try:
+                found[name] = place, open_table(name, place)
+                break
+            except TableNotFound:
+                continue
+        else:
             raise MissingInputError(
                 f"{address} lacks the table {name}; expected it in {' or '.join(table.modules)} "
                 "(as a schema, mimiciv_hosp and mimiciv_icu, or a folder)"
             )
-        found[name] = place
 
     def read(name: str, schema: Schema) -> ir.Table:
         _, there = found[name]
@@ -144,34 +153,18 @@ def find_mimic_iv(
     return read_mimic_iv(f"{address.rpartition('/')[2]} {where}", where, admissions.columns, read)
 
 
-def find_in_schemas(
-    open_table: Callable[[str, str], ir.Table], modules: Sequence[str], table: str, *others: str
-) -> tuple[str, ir.Table] | None:
-    """Return the first schema that has a table, and the table as `open_table(table, schema)` returns it.
-
-    The schema of the module `hosp` is called `mimiciv_hosp`, as in the MIMIC code repository, or `hosp`. None
-    if neither these nor the others have the table.
-    """
-    for schema in [name for module in modules for name in (f"mimiciv_{module}", module)] + [*others]:
-        try:
-            return schema, open_table(table, schema)
-        except TableNotFound:
-            continue
-    return None
-
-
 def typed(table: ir.Table, schema: Schema) -> ir.Table:
     """Return the columns of a schema with its types.
 
-    NaN (which pandas writes for a missing number) and infinity become null. A 32-bit float becomes the
-    decimal that it stands for: 36.6, not 36.599998.
+    NaN (pandas writes it for a missing number) and infinity become null. A 32-bit float becomes the decimal
+    that it stands for: 36.6, not 36.599998.
     """
     columns = {}
     for name, kind in schema.items():
         column = table[name]
         if column.type().is_floating():
-            # not `isnan`: DuckDB trusts the smallest and largest value that a Parquet file states, which
-            # leave NaN out, and answers tests of NaN and of ranges without a look at the values
+            # not `isnan`: DuckDB answers tests for NaN and for ranges from the minimum and maximum that a
+            # Parquet file states, without reading the values, and NaN is not among those
             column = (column - column == 0).ifelse(column, ibis.null(column.type()))
         if column.type().is_float32() and kind == "float64":
             column = column.cast("string")
@@ -180,7 +173,7 @@ def typed(table: ir.Table, schema: Schema) -> ir.Table:
 
 
 def _release(folder: str, module: str, admission_columns: Sequence[str]) -> str:
-    """Return the number in a release's name, else what its layout fits."""
+    """Return the number in a release's name, else what its layout suggests."""
     if named := re.search(r"\d[._]\d([._]\d)?", folder):
         return named.group().replace("_", ".")
     if module.endswith("core"):

@@ -1,6 +1,6 @@
 """MIMIC-IV in PostgreSQL, as the MIMIC code repository loads it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
@@ -9,7 +9,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from drfuse.cohort.sources.mimic_iv import find_in_schemas, find_mimic_iv
+from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
 from drfuse.cohort.store import first_line
 from drfuse.errors import InputError
@@ -28,14 +28,14 @@ class PostgreSQL(Source):
 
     @classmethod
     def open(cls, address: str, store: Backend) -> Self:
-        """Connect to a database; see `Source.open`."""
+        """Return the records of a database; see `Source.open`."""
         try:
             import psycopg
         except ImportError as error:
             raise missing_driver("postgresql") from error
         try:
             parts = urlsplit(address)
-            parts.port  # noqa: B018 - raises where it is not a number
+            parts.port  # noqa: B018 - raises if it is not a number
             well_formed = parts.netloc.count("@") <= 1 and parts.path.strip("/") != ""
             options = psycopg.conninfo.conninfo_to_dict(address)
         except (ValueError, psycopg.Error):
@@ -43,8 +43,8 @@ class PostgreSQL(Source):
         if not well_formed:
             raise InputError(
                 "the address of the PostgreSQL database is not of the form "
-                "postgresql://user:password@host:port/database; write @, :, / and % of a password as %40, "
-                "%3A, %2F and %25, or leave the password to PGPASSWORD or ~/.pgpass"
+                "postgresql://user:password@host:port/database; in a password, write @, :, / and % as %40, "
+                "%3A, %2F and %25, or put the password into PGPASSWORD or ~/.pgpass"
             )
         name = without_user(address)
         try:
@@ -52,7 +52,7 @@ class PostgreSQL(Source):
             client = psycopg.connect(psycopg.conninfo.make_conninfo("", **options), autocommit=True)
             client.execute("SET default_transaction_read_only = on")
             client.execute("SET extra_float_digits = 3")  # every digit of a float, on old servers too
-            client.execute("SET cursor_tuple_fraction = 1")  # we fetch all that we ask for
+            client.execute("SET cursor_tuple_fraction = 1")  # every query is fetched to its end
         except psycopg.Error as error:
             reason = first_line(error)
             if secret := options.get("password"):
@@ -62,11 +62,7 @@ class PostgreSQL(Source):
                 "the user and the password"
             ) from None
         engine = ibis.postgres.from_connection(client)
-
-        def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
-            return find_in_schemas(lambda name, schema: engine.table(name, database=schema), modules, table)
-
-        tables = find_mimic_iv(name, find)
+        tables = find_mimic_iv(name, lambda table, schema: engine.table(table, database=schema))
         return cls(address=name, engine=engine, store=store, errors=(psycopg.Error,), **tables)
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
@@ -74,7 +70,7 @@ class PostgreSQL(Source):
 
 
 def without_user(url: str) -> str:
-    """Return an address without user, password and options.
+    """Return an address without its user, password and options.
 
     >>> without_user("postgresql://jane:secret@db.example:5433/mimic?sslmode=require")
     'postgresql://db.example:5433/mimic'

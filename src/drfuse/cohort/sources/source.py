@@ -1,4 +1,4 @@
-"""What a source is: five Ibis tables, and what its engine does in its own way."""
+"""A source: the five Ibis tables of a hospital, and what differs between engines."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +15,12 @@ from ibis.backends.duckdb import Backend as DuckDB
 from drfuse.cohort.store import ROWS_A_BATCH, arrow_schema, cast_batch, first_line, read_batches
 from drfuse.errors import InputError, MissingInputError
 
-_SIMULATION = "simulation.json"  # beside records that `drfuse simulate` wrote
+_SIMULATION = "simulation.json"  # `drfuse simulate` writes it beside the records
 
 EventKind = Literal["chartevents", "labevents"]
-"""How an event finds its stay: a chart event names it, a laboratory result its admission or nothing."""
+"""Chart events carry the id of their stay; laboratory results carry that of their admission, or none."""
 
 Table = Literal["stays", "events", "diagnoses", "admissions", "radiographs"]
-"""The five tables of a source."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class SourceFile:
     """One file that a source reads.
 
     Attributes:
-        kind: Its own name in the source, such as `icustays`.
-        feeds: The table of the source that is made from it.
-        path: Its path.
+        kind: Its name in the source's own layout, such as `icustays`.
+        feeds: The table of the source that it goes into.
+        path: Where it is.
         columns: The names of its columns.
     """
 
@@ -43,15 +42,15 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Images(ABC):
-    """The radiographs of a hospital: their table, and where the image files lie.
+    """The radiographs of a hospital: their table, and where the image files are.
 
     Attributes:
-        name: What the manifest calls them (`mimic_cxr`).
-        release: The release as far as it can be told.
+        name: Their name in the manifest (`mimic_cxr`).
+        release: The release, as far as it can be told.
         root: The folder of the release.
-        files: The files of the table.
-        table: A row an image in the store: `dicom_id`, `subject_id`, `study_id`, `view_position` (as
-            DICOM's ViewPosition), and `studied_at`, null where the time is unknown.
+        files: The files that the table is read from.
+        table: One row per image, in the store: `dicom_id`, `subject_id`, `study_id`, `view_position` (DICOM's
+            ViewPosition), and `studied_at`, null if the time is unknown.
     """
 
     name: str
@@ -62,46 +61,45 @@ class Images(ABC):
 
     @abstractmethod
     def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:
-        """Return where an image should lie."""
+        """Return where an image should be."""
 
     @abstractmethod
     def may_hold(self, missing: str) -> bool:
-        """Return whether an image that was missing at this path below `root` may lie elsewhere now."""
+        """Return whether an image that was missing at this path below `root` may be elsewhere now."""
 
 
 @dataclass(frozen=True)
 class Source(ABC):
     """The raw records of one hospital.
 
-    The tables may have more columns than these. An engine answers for `stays`, `admissions`, `events` and
-    `diagnoses`; `radiographs` lie in the store.
+    The tables may have more columns than listed here. The engine queries `stays`, `admissions`, `events` and
+    `diagnoses`; `radiographs` is a table of the store.
 
     Attributes:
-        name: What the manifest calls records of this kind (`mimic_iv`).
+        name: The name of such records in the manifest (`mimic_iv`).
         address: The folder, or the database's address without user and password.
-        release: The release as far as it can be told.
-        engine: The Ibis backend that answers.
+        release: The release, as far as it can be told.
+        engine: The Ibis backend that runs the queries.
         store: The local DuckDB database.
-        stays: A row an ICU stay: `subject_id`, `hadm_id`, `stay_id`, `gender`, `birth_year`,
+        stays: One row per ICU stay: `subject_id`, `hadm_id`, `stay_id`, `gender`, `birth_year`,
             `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days). Years are those of the
             subject's own calendar, which may be shifted.
-        admissions: A row an admission: `subject_id`, `hadm_id`, `admittime`, `admission_type`, `race`,
-            `in_hospital_mortality` (null where it is unknown).
-        events: A row a measurement: `subject_id`, `hadm_id`, `itemid`, `charttime`, `storetime`, `value`
-            (text), `valuenum`; chart events also have `stay_id`, laboratory results `specimen_id`. There is
-            one table for each kind: engines write a union that a query reads twice to disk.
-        diagnoses: A row a diagnosis: `hadm_id`, `icd_code`, `icd_version`.
+        admissions: One row per admission: `subject_id`, `hadm_id`, `admittime`, `admission_type`, `race`,
+            `in_hospital_mortality` (null if unknown).
+        events: One row per measurement: `subject_id`, `hadm_id`, `itemid`, `charttime`, `storetime`, `value`
+            (text), `valuenum`; chart events also have `stay_id`, laboratory results `specimen_id`. One table
+            for each kind, because engines write a union to disk if a query reads it twice.
+        diagnoses: One row per diagnosis: `hadm_id`, `icd_code`, `icd_version`.
         root: The folder; None for a database.
-        record_files: The files of these tables; none for a database, whose content cannot be recognized
-            later.
+        record_files: The files behind these tables; none for a database: it cannot be checked for changes.
         images: The radiographs; None if there are none.
-        errors: What the engine raises when it cannot answer.
+        errors: What the engine raises if a query fails.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ()
-    """What addresses of this kind begin with, before `://`."""
+    """What addresses of this kind begin with, before `://`; empty for a folder."""
     form: ClassVar[str] = ""
-    """What addresses of this kind look like, for messages; empty if they cannot be given."""
+    """What addresses of this kind look like, for messages."""
 
     name: str
     address: str
@@ -120,10 +118,10 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def open(cls, address: str, store: DuckDB) -> Self:
-        """Open the records at an address; only the names and types of columns are read.
+        """Return the records at an address, opened; only column names and types are read yet.
 
         Raises:
-            MissingInputError: If the records, one of their tables or columns, or a driver are missing.
+            MissingInputError: If the records, one of their tables or columns, or a driver is missing.
             InputError: If the address is malformed, or the records cannot be opened.
         """
 
@@ -134,11 +132,11 @@ class Source(ABC):
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
-        """All files but images."""
+        """All files except images."""
         return self.record_files + (() if self.images is None else self.images.files)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the manifest says of the records and the radiographs."""
+        """Return what the manifest says about the records and the radiographs."""
         folder = self.address if self.root is None else self.root.name
         described = {self.name: _describe(self.release, folder, self.root, self.record_files)}
         if (images := self.images) is not None:
@@ -150,13 +148,13 @@ class Source(ABC):
         self.engine.disconnect()
 
     def batches(self, expr: ir.Table, rows: int = ROWS_A_BATCH) -> Iterator[pa.RecordBatch]:
-        """Yield the engine's answer to a query in batches of about `rows` rows, in the engine's order.
+        """Yield the result of a query in batches of about `rows` rows, in the engine's order.
 
-        The whole answer is never held here. The batches have the types of the expression's schema, times
-        without a zone.
+        The whole result is never in memory. Columns have the types of the expression's schema; times have no
+        zone.
 
         Raises:
-            InputError: If the engine cannot answer.
+            InputError: If the query fails.
         """
         schema = arrow_schema(expr)
         try:
@@ -168,14 +166,14 @@ class Source(ABC):
             ) from error
 
     def materialize(self, expr: ir.Table, name: str, order_by: str | None = None) -> ir.Table:
-        """Return the engine's answer to a query as a table of the store, sorted if a column is named."""
+        """Return the result of a query as a table of the store, sorted by a column if one is given."""
         store = self.store
-        store.con.register("answer", arrow_schema(expr).empty_table())
-        store.raw_sql(f"CREATE TABLE {name} AS FROM answer")
+        store.con.register("result", arrow_schema(expr).empty_table())
+        store.raw_sql(f"CREATE TABLE {name} AS FROM result")
         for batch in self.batches(expr):  # Python waits here, so that Ctrl-C works
-            store.con.register("answer", pa.Table.from_batches([batch]))
-            store.raw_sql(f"INSERT INTO {name} FROM answer")
-        store.con.unregister("answer")
+            store.con.register("result", pa.Table.from_batches([batch]))
+            store.raw_sql(f"INSERT INTO {name} FROM result")
+        store.con.unregister("result")
         if order_by is None:
             return store.table(name)
         store.raw_sql(f"CREATE TABLE {name}_in_order AS FROM {name} ORDER BY {order_by}")
@@ -183,34 +181,31 @@ class Source(ABC):
         return store.table(f"{name}_in_order")
 
     def queryable(self, stored: ir.Table, query: ir.Table) -> ir.Table:  # noqa: ARG002
-        """Return a table that the engine's own queries can join.
+        """Return rows as a table that the engine's queries can join.
 
         Args:
-            stored: The table in the store.
-            query: The engine's query for the same rows.
+            stored: The rows as a table of the store.
+            query: The same rows as a query of the engine.
         """
         return query
 
     def small_table(self, columns: Mapping[str, Sequence[float]], types: Mapping[str, str]) -> ir.Table:
-        """Return a few rows as a table that the engine's own queries can join."""
+        """Return a few rows as a table that the engine's queries can join."""
         return literal_table(columns, types)
 
     @abstractmethod
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the engine's answer to a query in batches, with whatever types the engine gives them."""
+        """Yield the result of a query in batches, with whatever types the engine gives them."""
 
 
 class StoreSource(Source):
-    """Records that the store itself reads: files, or an attached DuckDB file.
-
-    `store.explain_errors` turns DuckDB's errors into sentences.
-    """
+    """Records that the store itself reads: files, or an attached DuckDB file."""
 
     def close(self) -> None:
-        """Do nothing: whoever opened the store closes it."""
+        """Do nothing: the store is closed where it was opened."""
 
     def materialize(self, expr: ir.Table, name: str, order_by: str | None = None) -> ir.Table:
-        """Return the answer to a query as a table of the store, sorted if a column is named."""
+        """Return the result of a query as a table of the store; see `Source.materialize`."""
         return self.store.create_table(name, expr if order_by is None else expr.order_by(order_by))
 
     def queryable(self, stored: ir.Table, query: ir.Table) -> ir.Table:  # noqa: ARG002
@@ -218,7 +213,7 @@ class StoreSource(Source):
         return stored
 
     def small_table(self, columns: Mapping[str, Sequence[float]], types: Mapping[str, str]) -> ir.Table:
-        """Return a few rows as a table in memory, with which DuckDB compiles a query faster."""
+        """Return a few rows as a table in memory: DuckDB compiles it faster than literals."""
         return memory_table(columns, types)
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
@@ -235,15 +230,15 @@ def _describe(release: str, folder: str, root: Path | None, files: Sequence[Sour
 
 
 def memory_table(columns: Mapping[str, Sequence[float]], types: Mapping[str, str]) -> ir.Table:
-    """Return rows as a table in memory, which only the store can join."""
+    """Return rows as a table in memory, for queries of the store alone."""
     return ibis.memtable(pl.DataFrame(dict(columns)), schema=dict(types))
 
 
 def literal_table(columns: Mapping[str, Sequence[float]], types: Mapping[str, str]) -> ir.Table:
-    """Return rows as literals of the query, which every engine can join."""
+    """Return rows as literals of the query, for queries of any engine."""
     tables = []
     for row in zip(*columns.values(), strict=True):
-        # a float as a text, or PostgreSQL and Spark would take 0.1 for a decimal
+        # floats are cast from text: PostgreSQL and Spark take 0.1 for a decimal
         (name, first), *others = (
             (name, ibis.literal(str(value) if types[name] == "float64" else value).cast(types[name]))
             for name, value in zip(columns, row, strict=True)
@@ -253,5 +248,5 @@ def literal_table(columns: Mapping[str, Sequence[float]], types: Mapping[str, st
 
 
 def missing_driver(extra: str) -> MissingInputError:
-    """Return the error that says which extra to install."""
-    return MissingInputError(f"the driver is not installed; run pip install 'drfuse[{extra}]'")
+    """Return the error that tells the user to install an extra."""
+    return MissingInputError(f"this database's driver is not installed; run pip install 'drfuse[{extra}]'")

@@ -1,15 +1,16 @@
-"""MIMIC-IV as Parquet files that a Spark cluster reads."""
+"""MIMIC-IV as Parquet files, read by a Spark cluster."""
 
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Self
 
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
+from ibis.common.exceptions import TableNotFound
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
@@ -28,13 +29,13 @@ class Spark(Source):
 
     @classmethod
     def open(cls, address: str, store: Backend) -> Self:
-        """Connect to a cluster; see `Source.open`."""
+        """Return the records in a folder that a cluster reads; see `Source.open`."""
         host, _slash, path = address.partition("://")[2].partition("/")
         folder = path if "://" in path else f"/{path}"
         if not host or not path:
             raise InputError(
                 "the address of the Spark cluster is not of the form spark://host:port/folder or "
-                "spark://local[N]/folder; write it as one of them"
+                "spark://local[N]/folder; write it in one of them"
             )
         try:
             from py4j.protocol import Py4JError
@@ -48,7 +49,7 @@ class Spark(Source):
         builder = builder.config("spark.log.level", "ERROR")
         if local:
             builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.ui.enabled", "false")
-            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else Spark takes the PATH's Python
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # not the PATH's Python
         try:
             engine = ibis.pyspark.connect(builder.getOrCreate())
         except (Py4JError, PySparkException) as error:
@@ -56,31 +57,30 @@ class Spark(Source):
                 f"cannot connect to the Spark cluster {host}: {first_line(error)}; check the address"
             ) from error
 
-        def find(modules: Sequence[str], table: str) -> tuple[str, ir.Table] | None:
-            for place in (f"{module}/{table}{suffix}" for module in modules for suffix in (".parquet", "")):
-                try:
-                    return place, engine.read_parquet(f"{folder.rstrip('/')}/{place}")
-                except (Py4JError, PySparkException) as error:
-                    if isinstance(error, AnalysisException) and error.getCondition() == "PATH_NOT_FOUND":
-                        continue
-                    raise InputError(
-                        f"Spark cannot read {folder}/{place}: {first_line(error)}; check the files and your "
-                        "rights there"
-                    ) from error
-            return None
+        def open_table(table: str, place: str) -> ir.Table:
+            try:
+                return engine.read_parquet(f"{folder.rstrip('/')}/{place}")
+            except (Py4JError, PySparkException) as error:
+                if isinstance(error, AnalysisException) and error.getCondition() == "PATH_NOT_FOUND":
+                    raise TableNotFound(table) from error
+                raise InputError(
+                    f"Spark cannot read {folder}/{place}: {first_line(error)}; check the files and your "
+                    "rights there"
+                ) from error
 
         inner = re.sub(r"//[^/]*@", "//", path)  # without the keys of an object store
         name = f"spark://{host}/{inner}"
-        tables, errors = find_mimic_iv(name, find), (Py4JError, PySparkException)
+        tables = find_mimic_iv(name, open_table, ("{module}/{table}.parquet", "{module}/{table}"))
+        errors = (Py4JError, PySparkException)
         return cls(address=name, engine=engine, store=store, errors=errors, **tables)
 
     def close(self) -> None:
-        """Do nothing: others may use the Spark session, too."""
+        """Do nothing: other code in this process may use the Spark session."""
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        """Fetch a partition at a time, where Ibis would collect all of them.
+        """Yield one partition at a time, where Ibis would collect them all.
 
-        Each batch travels as one binary value, as Spark has no iterator over Arrow batches.
+        Each batch is packed into one binary value: Spark cannot iterate over Arrow batches.
         """
         session = self.engine._session
         session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows)
