@@ -78,18 +78,21 @@ def test_a_run_predicts_with_nothing_beside_it(run: Path, small_cohort: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("window_hours", "image_size", "complaint"),
     [
-        ({"window_hours": 24}, r"has other hours \(24, and not 48\) .*; prepare it with --window-hours"),
-        ({"image_size": 32}, r"has other image size \(32, and not 48\) .*; prepare it with --image-size"),
+        (24, 48, r"has other hours \(24, and not 48\) .*; prepare it with --window-hours"),
+        (48, 32, r"has other image size \(32, and not 48\) .*; prepare it with --image-size"),
     ],
 )
 def test_a_cohort_that_does_not_fit_is_refused(
-    run: Path, small_cohort: Path, tmp_path: Path, options: dict[str, int], complaint: str
+    run: Path, small_cohort: Path, tmp_path: Path, window_hours: int, image_size: int, complaint: str
 ) -> None:
-    hospital = small_cohort.parent
     prepare(
-        hospital / "mimic-iv", tmp_path / "cohort", hospital / "mimic-cxr", **({"image_size": 48} | options)
+        small_cohort.parent / "mimic-iv",
+        tmp_path / "cohort",
+        small_cohort.parent / "mimic-cxr",
+        window_hours=window_hours,
+        image_size=image_size,
     )
     with pytest.raises(InputError, match=complaint):
         load(run).predict(Cohort.open(tmp_path / "cohort"))

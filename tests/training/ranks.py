@@ -98,7 +98,7 @@ def normalized(
     (made * weights[own]).sum().backward()
     state = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
     gradients = {"maps": maps.grad, "weight.grad": norm.weight.grad, "bias.grad": norm.bias.grad}
-    return {"made": made.detach(), **gradients, **state}  # type: ignore[dict-item]
+    return {"made": made.detach(), **gradients, **state}
 
 
 def norm_to_test() -> nn.BatchNorm2d:

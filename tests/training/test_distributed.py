@@ -22,7 +22,7 @@ from drfuse.errors import InputError
 from drfuse.models import CxrResNet, DrFuse, EhrLstm, LogisticLate, MedFuse
 from drfuse.models.mmtm import MMTM
 from drfuse.run import Predictions, RunFiles
-from drfuse.training import FusionTraining, TrainedRun, train
+from drfuse.training import FusionTraining, TrainedRun, TrainOptions, train
 from drfuse.training.distributed import Ranks, start_ranks
 from tests.builders import TINY_BACKBONE, make_batch, take_stays, tiny_drfuse
 from tests.training import ranks as in_ranks
@@ -42,12 +42,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "linear": {"model": partial(LogisticLate, n_components=4, side=8), "batch_size": 6},
     "resumed": {"model": partial(EhrLstm, dim=8, dropout=0.0), "batch_size": 8},
 }
-COMMON = {
-    "epochs": 2,
-    "lr": 1e-3,
-    "crop_size": 32,
-    "augment": False,
-    "accelerator": "cpu",
+COMMON: dict[str, Any] = {
+    "options": TrainOptions(epochs=2, lr=1e-3, crop_size=32, augment=False, accelerator="cpu"),
     "progress": False,
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from torch.utils.data import get_worker_info
 
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
-from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, Task, TaskName
+from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, StoredBatch, Task, TaskName
 from drfuse.errors import BusyError, InputError, MissingInputError
 from drfuse.files import beside
 from drfuse.inference import Predictor, load
@@ -390,7 +390,7 @@ def test_a_killed_process_that_makes_batches_is_told_in_a_sentence(
 ) -> None:
     make = StayDataset.__getitem__
 
-    def die(dataset: StayDataset, rows: list[int]) -> Batch:
+    def die(dataset: StayDataset, rows: list[int]) -> StoredBatch:
         if get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory is short
         return make(dataset, rows)
@@ -496,7 +496,7 @@ class FloatPart(FirstHour):
     """A part of the loss that is no tensor."""
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, torch.Tensor]:
-        return super().loss(output, batch) | {"part": 0.5}  # type: ignore[dict-item]
+        return super().loss(output, batch) | {"part": cast("torch.Tensor", 0.5)}
 
 
 def test_the_contract_check_leaves_every_modules_mode(small_cohort: Path) -> None:
@@ -708,7 +708,7 @@ def test_a_task_predicts_the_stays_that_take_part(
     assert predictions.phenotypes == of_cohort.label_names
     assert RunFacts.read(result.folder).task == task
     assert yaml.safe_load((result.folder / "config.yaml").read_text())["task"] == task
-    assert load(result.folder).model.head.out_features == n_labels  # type: ignore[union-attr]
+    assert load(result.folder).model.head.out_features == n_labels
 
 
 def test_an_interrupted_run_of_another_task_is_refused(fit: Trainer) -> None:
@@ -724,7 +724,10 @@ MEDFUSE = partial(MedFuse, **ENCODER, fusion_dim=8, lstm_layers=1)
 @pytest.fixture(scope="module")
 def unimodal(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a run of each modality alone."""
-    models = {"ehr": partial(EhrLstm, dim=8, lstm_layers=1), "cxr": partial(CxrResNet, **ENCODER)}
+    models: dict[str, Callable[[int, int], FusionModel]] = {
+        "ehr": partial(EhrLstm, dim=8, lstm_layers=1),
+        "cxr": partial(CxrResNet, **ENCODER),
+    }
     folder = tmp_path_factory.mktemp("unimodal")
     for name, model in models.items():
         train(small_cohort, folder / name, model, epochs=1, lr=1e-2, crop_size=32, accelerator="cpu", seed=1)
@@ -1011,6 +1014,7 @@ def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: P
         seen = model(batch).logits
         blind = model(batch.keep_cxr(torch.empty(0, dtype=torch.int64))).logits
     np.testing.assert_allclose(saved.logits, seen, rtol=1e-4, atol=1e-5)
+    assert saved.logits_without_cxr is not None
     np.testing.assert_allclose(saved.logits_without_cxr, blind, rtol=1e-4, atol=1e-5)
     told = np.isfinite(saved.logits).all(axis=1)
     np.testing.assert_array_equal(told, cohort.has_cxr if kind == "cxr" else np.ones(len(cohort), bool))

@@ -27,10 +27,8 @@ from tests.builders import TINY_BACKBONE, write_cohort
 from tests.training.own_model import FirstHour
 
 OWN = "tests.training.own_model"
-TINY = {
-    "class_path": "drfuse.models.DrFuse",
-    "init_args": {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": TINY_BACKBONE},
-}
+TINY_ARGS = {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": TINY_BACKBONE}
+TINY = {"class_path": "drfuse.models.DrFuse", "init_args": TINY_ARGS}
 QUICK: dict[str, Any] = {"epochs": 1, "crop_size": 32, "accelerator": "cpu"}
 ROOT = Path(__file__).parents[2]
 
@@ -119,11 +117,10 @@ def test_a_folder_says_what_lies_in_it(cohort: Cohort) -> None:
 
 
 def test_the_model_and_its_arguments_change_the_run(cohort: Cohort) -> None:
-    arguments = TINY["init_args"]
-    models = [
+    models: list[dict[str, Any]] = [
         TINY,
-        TINY | {"init_args": arguments | {"dim": 16}},
-        TINY | {"init_args": arguments | {"alignment_weight": 0.5}},
+        TINY | {"init_args": TINY_ARGS | {"dim": 16}},
+        TINY | {"init_args": TINY_ARGS | {"alignment_weight": 0.5}},
         {"class_path": f"{OWN}.FirstHour"},
         {"class_path": f"{OWN}.Killed"},
     ]
@@ -137,7 +134,7 @@ def test_what_changes_no_result_changes_no_run(cohort: Cohort, tmp_path: Path) -
     assert name_of(cohort, lr=1e-3, seed=2, matched_cxr_dropout=0.9) == name  # it trains on all stays
     assert name_of(cohort, lr=1e-3, seed=2, validate_on="full") == name  # as it does anyway
     assert name_of(cohort, TINY | {"class_path": "drfuse.models.drfuse.DrFuse"}, lr=1e-3, seed=2) == name
-    arguments = dict(reversed(TINY["init_args"].items()))
+    arguments = dict(reversed(TINY_ARGS.items()))
     spelled_out = TINY | {"init_args": arguments | {"alignment_weight": 1}}
     assert name_of(cohort, spelled_out, lr=1e-3, seed=2) == name
     moved = Cohort.open(shutil.copytree(cohort.folder, tmp_path / "elsewhere"))
@@ -196,12 +193,11 @@ def test_an_interrupted_run_goes_on(run: Specify, monkeypatch: pytest.MonkeyPatc
         original(task)
 
     monkeypatch.setattr(FusionTraining, "on_train_epoch_start", start)
-    spec = run(epochs=3)
     with pytest.raises(KeyboardInterrupt):
-        train_all([spec])
-    assert not spec.is_done
-    train_all([spec])
-    assert spec.is_done
+        train_all([run(epochs=3)])
+    assert not run(epochs=3).is_done
+    train_all([run(epochs=3)])
+    assert run(epochs=3).is_done
     assert started == [0, 1, 1, 2]
 
 
@@ -277,7 +273,7 @@ def test_runs_that_others_start_from_are_trained_first(run: Specify, small_cohor
     arguments = {"lstm_layers": 1, "fusion_dim": 8, "cxr_backbone": TINY_BACKBONE}
     medfuse = of("MedFuse", {"ehr": ehr, "cxr": cxr}, **arguments)
     other = of("MedFuse", {"ehr": of("EhrLstm", lstm_layers=2), "cxr": cxr}, **arguments)
-    assert len({medfuse.folder, other.folder, of("MedFuse", **arguments).folder}) == 3
+    assert len({medfuse.folder, other.folder, of("MedFuse", None, **arguments).folder}) == 3
     assert not train_all([medfuse])
     assert ehr.is_done
     assert cxr.is_done
@@ -371,7 +367,8 @@ def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path)
         ray.shutdown()
     here = specify(cohort, tmp_path / "here", "tiny", TINY, **QUICK, seed=0)
     train_all([here])
-    np.testing.assert_array_equal(*(Predictions.read(one.run.predictions).logits for one in (here, specs[0])))
+    expected, found = (Predictions.read(one.run.predictions).logits for one in (here, specs[0]))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_ray_that_is_not_there_is_named(run: Specify, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,9 @@ def test_weights_decay_apart_from_the_gradient(weight_decay: float) -> None:
     network = EhrTransformer(N_FEATURES, N_LABELS, dim=8)
     task = FusionTraining(network, TrainOptions(lr=1e-2, weight_decay=weight_decay))
     optimizer = task.configure_optimizers()
-    before = task.model.head.weight.detach().clone()  # type: ignore[union-attr, operator]
+    before = task.model.head.weight.detach().clone()
     for parameter in task.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    after = task.model.head.weight  # type: ignore[union-attr]
+    after = task.model.head.weight
     torch.testing.assert_close(after, before * (1 - 1e-2 * weight_decay))
