@@ -1,8 +1,8 @@
 """A batch in, logits and named losses out: one file per published model, each a `FusionModel`.
 
 Models know tensors and sizes only: no files, no optimizer, no task. They share `ehr_encoders`,
-`cxr_encoders` and `losses`. A file here with a `FusionModel` in it is all that a new shipped model needs: the
-command line and the tests of the contract find it (`shipped_models`).
+`cxr_encoders` and `losses`. To ship a new model, add a file with a `FusionModel` here: the command line and
+the contract tests find it (`shipped_models`).
 """
 
 from importlib import import_module
@@ -54,7 +54,7 @@ __all__ = [
 
 
 def shipped_models() -> dict[str, type[FusionModel]]:
-    """Return the models that the files of this package define, by the names of their classes."""
+    """Return the public model classes of this package by name, sorted."""
     models: dict[str, type[FusionModel]] = {}
     for file in iter_modules(__path__, f"{__name__}."):
         for name, kind in vars(import_module(file.name)).items():
@@ -64,4 +64,4 @@ def shipped_models() -> dict[str, type[FusionModel]]:
     return dict(sorted(models.items()))
 
 
-shipped_models()  # `drfuse train --model NAME` knows the classes that are imported
+shipped_models()  # imports every file: `drfuse train --model NAME` finds only imported classes

@@ -15,18 +15,18 @@ from drfuse.models.cxr_encoders import CxrEncoder
 from drfuse.models.losses import at_least_float32
 
 MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
-"""What the last axis of `FusionOutput.modality_weights` stands for."""
+"""The last axis of `FusionOutput.modality_weights`."""
 
 
 @dataclass(frozen=True)
 class FusionOutput:
-    """What a model returns for B stays and C labels; tensors in half precision become float32.
+    """What a model returns for B stays and C labels; half precision is converted to float32.
 
     Attributes:
         logits: (B, C).
-        modality_weights: (B, C, 3) over EHR-distinct, shared and CXR-distinct, each row summing to 1; the
-            last one is exactly 0 for a stay without a radiograph. None where the model has no such weights.
-        representations: Named representations, (B, D) for stays or (M, D) for radiographs.
+        modality_weights: (B, C, 3), summing to 1 over `MODALITIES`; the last is exactly 0 for a stay without
+            a radiograph. None if the model has no such weights.
+        representations: By name, (B, D) for stays or (M, D) for radiographs.
     """
 
     logits: Tensor
@@ -34,7 +34,7 @@ class FusionOutput:
     representations: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Convert half precision to float32, in which losses and metrics are computed."""
+        """Convert half precision to float32."""
         converted = {name: at_least_float32(tensor) for name, tensor in self.representations.items()}
         object.__setattr__(self, "logits", at_least_float32(self.logits))
         object.__setattr__(self, "representations", converted)
@@ -44,14 +44,14 @@ class FusionOutput:
 
 @dataclass(frozen=True)
 class SharedEncoders:
-    """The shared encoders that a model is made of, for options that act on them.
+    """The shared encoders in a model, for the options that act on them.
 
-    `--init-ehr` and `--init-cxr` copy weights from a trained model of one modality alone; both models must
-    have exactly one encoder of it. `--freeze-cxr` freezes the backbones of all `cxr` encoders.
+    `--init-ehr` and `--init-cxr` copy weights from a trained single-modality model; each model must have
+    exactly one encoder of that modality. `--freeze-cxr` freezes the backbones of all `cxr` encoders.
 
     Attributes:
-        ehr: Encoders of the EHR.
-        cxr: Encoders of radiographs, if all radiographs pass one of them and nothing else.
+        ehr: EHR encoders.
+        cxr: CXR encoders; empty if anything else in the model reads radiographs.
     """
 
     ehr: Sequence[nn.Module] = ()
@@ -61,27 +61,24 @@ class SharedEncoders:
 class FusionModel(nn.Module, ABC):
     """A model of EHR time series and the radiographs that exist.
 
-    A subclass takes F, the number of features of an hour, and C, the number of labels, as its first two
-    arguments, and has two methods, `forward` and `loss`. It may also say what it reads (`reads`) and which of
-    drfuse's encoders it is made of (`shared_encoders`), and take their sizes (`takes_sizes_of`).
+    A subclass takes F, the number of features per hour, and C, the number of labels, as its first two
+    arguments, and defines `forward` and `loss`. It may also set `reads`, return its `shared_encoders` and
+    take their sizes as arguments (`takes_sizes_of`).
 
-    It never sees what an absent radiograph would have shown, and in evaluation mode a stay's output does not
-    depend on the other stays of its batch. Under autocast its encoders may run in half precision; its logits
-    come from a `Head`, which runs in float32, and its LSTMs are `Lstm`s, which run on every device (both in
-    `drfuse.models.precision`).
+    In evaluation mode a stay's output must not depend on the other stays of its batch. Use `Head` for logits,
+    which stays in float32 under autocast, and `Lstm`, which runs on every device (`drfuse.models.precision`).
 
     Attributes:
-        reads: The modalities that the class reads. Without "cxr", no radiograph is loaded for it; without
-            "ehr", matched training takes no radiograph away from it. Not inherited; each subclass sets its
-            own.
-        init_args: The arguments of the constructor, defaults included, from which it can be made again.
+        reads: The modalities that the model reads. Without "cxr", its training loads no radiographs; without
+            "ehr", matched training never drops them. Not inherited; each subclass sets its own.
+        init_args: The constructor's arguments, defaults included; enough to build the model again.
     """
 
     reads: ClassVar[Sequence[Modality]] = ("ehr", "cxr")
     init_args: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Reset `reads` to both modalities in a subclass that does not set it."""
+        """Reset `reads` to both modalities unless the subclass sets it."""
         super().__init_subclass__(**kwargs)
         cls.reads = cls.__dict__.get("reads", FusionModel.reads)
 
@@ -89,10 +86,10 @@ class FusionModel(nn.Module, ABC):
         """Record the constructor's arguments.
 
         Raises:
-            InputError: If one of them is not among the choices of its `Literal`.
+            InputError: If one is not among the choices of its `Literal`.
         """
         model = super().__new__(cls)
-        if args or kwargs:  # none when a model is copied
+        if args or kwargs:  # there are none when a model is copied
             signature = inspect.signature(cls)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
@@ -104,14 +101,14 @@ class FusionModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> FusionOutput:
-        """Return logits (B, C), and whatever else the model computes for each stay."""
+        """Return logits (B, C) and, optionally, modality weights and representations."""
 
     @abstractmethod
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return scalars: `total`, which training minimises, and its named parts."""
 
     def shared_encoders(self) -> SharedEncoders:
-        """Return which of drfuse's encoders the model is made of; none unless a subclass says so."""
+        """Return the drfuse encoders in the model; none unless a subclass overrides this."""
         return SharedEncoders()
 
 
@@ -120,10 +117,10 @@ class FittingData:
     """What a `FittedModel` is fitted to.
 
     Attributes:
-        training: Batches of the training stays, as evaluation sees them. They can be iterated repeatedly.
+        training: Batches of the training stays as evaluation sees them; can be iterated repeatedly.
         validation: Batches of the validation stays, likewise.
-        values_of: Float32 (F, V): the F features of an hour times this matrix are the values of its V
-            variables (see `EhrFeatures.values_of`). The last V features say which variables were observed.
+        values_of: Float32 (F, V): features times this matrix are the values of the V variables (see
+            `EhrFeatures.values_of`). The last V features say which variables were observed.
     """
 
     training: Iterable[Batch]
@@ -134,24 +131,22 @@ class FittingData:
 class FittedModel(FusionModel):
     """A model that a solver fits in one call, instead of gradient steps over epochs.
 
-    `drfuse train` calls `fit` once and saves the result like any other run. Options of gradient steps
-    (epochs, patience, lr, accumulate, precision, augment, matched_cxr_dropout, cxr_share, seed) have no
-    effect: the model is fitted to the stays as they are.
+    `drfuse train` calls `fit` once and saves the result like any other run. The options of gradient steps
+    have no effect (epochs, patience, lr, accumulate, precision, augment, matched_cxr_dropout, cxr_share,
+    seed).
     """
 
     @abstractmethod
     def fit(self, data: FittingData) -> None:
-        """Set the model's weights, in place, on the CPU. The same data give the same weights."""
+        """Set the model's weights in place, on the CPU. The same data give the same weights."""
 
 
 @torch.no_grad()
 def check_contract(model: FusionModel, batch: Batch, n_labels: int) -> None:
-    """Check what a model says of itself, and what it returns when it runs once in evaluation mode.
-
-    The model's mode stays as it was.
+    """Check a model's declarations, and its output and losses on one batch in evaluation mode.
 
     Raises:
-        InputError: If it breaks the contract; the message says how.
+        InputError: If the model breaks the contract; the message says how.
     """
     name = type(model).__name__
     _check_declarations(model)
@@ -182,11 +177,7 @@ def check_contract(model: FusionModel, batch: Batch, n_labels: int) -> None:
 
 
 def _check_declarations(model: FusionModel) -> None:
-    """Check `reads` and `shared_encoders`.
-
-    Raises:
-        InputError: If one of them is not as `FusionModel` asks.
-    """
+    """Raise InputError unless `reads` and `shared_encoders` are valid."""
     name, known = type(model).__name__, get_args(Modality)
     if not model.reads or not set(model.reads) <= set(known):
         raise InputError(f"{name}.reads is {model.reads!r}; expected some of {', '.join(map(repr, known))}")
@@ -198,6 +189,6 @@ def _check_declarations(model: FusionModel) -> None:
         and all(isinstance(encoder, CxrEncoder) for encoder in shared.cxr)
     ):
         raise InputError(
-            f"{name}.shared_encoders must return SharedEncoders of the model's own modules, "
-            "in cxr only CxrEncoders"
+            f"{name}.shared_encoders must return SharedEncoders of the model's own modules, with only "
+            "CxrEncoders in cxr"
         )

@@ -12,21 +12,20 @@ from drfuse.models.losses import at_least_float32
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """A BatchNorm2d whose statistics in training are those of the images of all processes.
+    """A BatchNorm2d whose training statistics cover the images of all processes.
 
-    A process without an image takes part with an empty tensor. The state is that of an `nn.BatchNorm2d`, and
-    so is the behaviour in evaluation. Unlike `nn.SyncBatchNorm` it works on a CPU, and with empty parts in
-    half precision.
+    A process without images takes part with an empty tensor. State and evaluation are those of
+    `nn.BatchNorm2d`. Unlike `nn.SyncBatchNorm`, it works on a CPU, and with empty tensors in half precision.
 
     Attributes:
-        synced: False while each process has the whole batch; its statistics are then its own.
+        synced: False while each process has the whole batch; each then uses its own statistics.
     """
 
     synced = True
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> Self:
-        """Return one that shares the parameters and buffers of another BatchNorm."""
+        """Return a synced BatchNorm that shares the parameters and buffers of `norm`."""
         synced = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         synced._parameters, synced._buffers, synced.training = norm._parameters, norm._buffers, norm.training
         return synced
@@ -35,7 +34,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """Return the normalised maps (M, C, H, W).
 
         Raises:
-            ValueError: If all processes together have a single value per channel.
+            ValueError: If all processes together have only one value per channel.
         """
         if not (self.training and self.synced and dist.is_initialized()):
             return super().forward(input)
@@ -50,7 +49,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             momentum = 1.0 / float(tracked or 1) if self.momentum is None else self.momentum
             with torch.no_grad():
                 self.running_mean.lerp_(mean, momentum)
-                self.running_var.lerp_(variance * (count / (count - 1)), momentum)  # as unbiased as torch's
+                self.running_var.lerp_(variance * (count / (count - 1)), momentum)  # unbiased, as in torch
         return normalized  # type: ignore[no-any-return]
 
 
@@ -61,7 +60,7 @@ class _Normalize(Function):
     def forward(
         ctx: Any, maps: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the result, mean and variance (C,), and the number of values per channel."""
+        """Return the normalised maps, mean and variance (C,), and the number of values per channel."""
         n, channels = len(maps) * maps.shape[2:].numel(), maps.shape[1]
         values = at_least_float32(maps)
         own = values.new_zeros(2, channels)  # sum of squared distances from the mean, and the mean
@@ -71,7 +70,7 @@ class _Normalize(Function):
         dist.all_gather(parts, torch.cat([own.flatten(), own.new_full((1,), n)]))
         squares, means, counts = torch.split(torch.stack(parts), [channels, channels, 1], dim=1)
         count = counts.sum()
-        if n <= 1 and count <= 1:  # if so, it is so in every process
+        if n <= 1 and count <= 1:  # then every process raises
             raise ValueError(f"expected more than 1 value per channel, got {int(count)}")
         mean = (counts * means).sum(0) / count
         variance = (squares + counts * (means - mean) ** 2).sum(0) / count
@@ -83,7 +82,7 @@ class _Normalize(Function):
     def backward(
         ctx: Any, grad: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """Return the gradients of the maps, and those of weight and bias that this process adds."""
+        """Return the gradients of the maps, and this process's part of those of weight and bias."""
         maps, weight, mean, scale, count = ctx.saved_tensors
         to_maps = (None, slice(None), None, None)
         normalized = (at_least_float32(maps) - mean[to_maps]) * scale[to_maps]

@@ -1,4 +1,4 @@
-"""Encoders of radiographs that all models share, and the backbones that they are made of."""
+"""CXR encoders that all models share, and their backbones."""
 
 import inspect
 import re
@@ -15,36 +15,34 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError, MissingInputError
-from drfuse.models.sizes import BackboneSpec, EncoderSizes
+from drfuse.models.sizes import BackboneSpec, EncoderSizes, SizeNames
 
+_BASIC: dict[str, Any] = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}
+_BOTTLENECK: dict[str, Any] = {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048]}
 _RESNETS: dict[str, dict[str, Any]] = {
-    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
-    "resnet34": {"layer_type": "basic", "depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512]},
-    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048]},
-    "resnet101": {
-        "layer_type": "bottleneck",
-        "depths": [3, 4, 23, 3],
-        "hidden_sizes": [256, 512, 1024, 2048],
-    },
+    "resnet18": {**_BASIC, "depths": [2, 2, 2, 2]},
+    "resnet34": {**_BASIC, "depths": [3, 4, 6, 3]},
+    "resnet50": {**_BOTTLENECK, "depths": [3, 4, 6, 3]},
+    "resnet101": {**_BOTTLENECK, "depths": [3, 4, 23, 3]},
 }
 
 
 class CxrEncoder(nn.Module):
     """Radiographs -> one representation each: a backbone, averaged over space, projected to `dim`.
 
-    It runs on the M radiographs that exist; with none, neither the backbone nor its BatchNorm is touched.
+    It runs on the M radiographs that exist; without any, neither the backbone nor its BatchNorms run.
 
     Args:
-        sizes: `dim`, the width of the representation, and `cxr_backbone` (see `build_backbone`).
+        sizes: Reads `dim`, the width of the representation, and `cxr_backbone` (see `build_backbone`).
 
     Attributes:
-        kept: None, or what a frozen backbone returns for every radiograph of a cohort, (images, channels).
-            Then `forward` looks radiographs up by their `cxr_row`, and needs no pixels.
-        runs_on_none: True while another process has radiographs of the same training batch: the backbone
-            then runs here even without one, because its BatchNorms work over all processes together.
+        kept: A frozen backbone's features of every radiograph of the cohort (images, channels), looked up by
+            `cxr_row` instead of running on pixels; otherwise None.
+        runs_on_none: True while another process has radiographs of the same training batch. The backbone then
+            runs even without one, because its BatchNorms average over all processes.
     """
 
-    SIZES: ClassVar[tuple[str, ...]] = ("dim", "cxr_backbone")
+    SIZES: ClassVar[SizeNames] = ("dim", "cxr_backbone")
 
     kept: Tensor | None
     runs_on_none = False
@@ -70,47 +68,45 @@ class CxrEncoder(nn.Module):
         return features.mean(dim=(2, 3))
 
     def freeze(self, cxr: Iterable[Tensor]) -> None:
-        """Stop training the backbone, and keep its features of all of a cohort's radiographs.
+        """Freeze the backbone, and keep its evaluation-mode features of the cohort's radiographs.
 
         Args:
-            cxr: All radiographs in the order of the cohort, in parts (m, 1, H, W). The features are those of
-                evaluation mode.
+            cxr: All radiographs in the order of the cohort, in parts (m, 1, H, W).
         """
         self.backbone.requires_grad_(False)
-        device = self.project.weight.device
-        training = self.backbone.training
-        self.backbone.train(False)
+        device, training = self.project.weight.device, self.backbone.training
+        self.backbone.eval()
         with torch.no_grad():
             self.kept = torch.cat([self.pool(part.to(device)) for part in cxr])
         self.backbone.train(training)
 
 
 class CxrStages(nn.Module):
-    """A ResNet in its parts, for models that change what flows between them.
+    """The parts of a ResNet, for models that change what flows between them.
 
-    `embedder` and then all `stages`, or `embedder` and then all `blocks`, are the whole ResNet.
+    The whole ResNet is `embedder`, then all `stages` or all `blocks`.
 
     Args:
-        sizes: `cxr_backbone`, a ResNet (see `build_backbone`).
+        sizes: Reads `cxr_backbone`, a ResNet (see `build_backbone`).
 
     Attributes:
         embedder: (M, 1, H, W) -> the first stage's input.
         stages: Feature maps -> smaller ones with more channels.
-        channels: Of the output of each stage.
+        channels: The output channels of each stage.
 
     Raises:
         InputError: If the backbone is not a ResNet.
     """
 
-    SIZES: ClassVar[tuple[str, ...]] = ("cxr_backbone",)
+    SIZES: ClassVar[SizeNames] = ("cxr_backbone",)
 
     def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
         resnet = build_backbone(sizes.cxr_backbone)
         if not isinstance(resnet, ResNetBackbone):
             raise InputError(
-                f"{sizes.cxr_backbone} holds a {type(resnet).__name__}, but this model works between the "
-                "stages of a ResNet; choose the folder of a ResNet"
+                f"{sizes.cxr_backbone} holds a {type(resnet).__name__}, but this model needs the stages of a "
+                "ResNet; choose a ResNet as cxr_backbone"
             )
         self.embedder = resnet.embedder
         self.stages = resnet.encoder.stages
@@ -122,39 +118,35 @@ class CxrStages(nn.Module):
         return [block for stage in self.stages for block in cast(Any, stage).layers]
 
     def keep(self, n_stages: int) -> None:
-        """Leave out the stages after the first `n_stages`."""
+        """Drop all but the first `n_stages` stages."""
         self.stages, self.channels = self.stages[:n_stages], self.channels[:n_stages]
 
 
 @contextmanager
 def enough_for_batch_norm(cxr: Tensor) -> Iterator[None]:
-    """Explain BatchNorm's error if it cannot train on cxr (M, 1, H, W).
-
-    Raises:
-        InputError: If the only radiograph is so small that BatchNorm gets a single value per channel.
-    """
+    """Raise InputError if cxr (M, 1, H, W) leaves BatchNorm only one value per channel to train on."""
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise InputError(
-            f"a batch holds one radiograph of {cxr.shape[-1]} pixels, too few for the BatchNorm of this "
-            "backbone; choose a larger crop_size"
+            f"a batch has only one radiograph of {cxr.shape[-1]} pixels, too small for this backbone's "
+            "BatchNorm; choose a larger crop_size"
         ) from error
 
 
 def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
-    """Return a `transformers` backbone that reads grey images in one channel.
+    """Return a `transformers` backbone that reads single-channel (grey) images.
 
     Args:
-        spec: `resnet18`, `resnet34`, `resnet50` or `resnet101`, made new; or the fields of a `ResNetConfig`,
-            made new; or a folder or a name on the Hugging Face hub ("owner/name") with pretrained weights,
-            whose first convolution is summed over its three input channels.
+        spec: For a new network, `resnet18`, `resnet34`, `resnet50`, `resnet101` or the fields of a
+            `ResNetConfig`. For a pretrained one, a folder or a name on the Hugging Face hub ("owner/name");
+            its first convolution is summed over the input channels.
 
     Raises:
         MissingInputError: If `spec` is neither one of these names nor a folder.
-        InputError: If it has no weights that fit a backbone of `transformers`.
+        InputError: If it has no weights that fit a `transformers` backbone.
     """
     if not isinstance(spec, str):
         _check_fields(spec)
@@ -170,11 +162,7 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
-    """Check that every field is one of a `ResNetConfig`, which ignores others.
-
-    Raises:
-        InputError: If a field is unknown, or not every stage has a width and a depth.
-    """
+    """Raise InputError for an unknown field, which `ResNetConfig` would ignore, or unequal stages."""
     known = set(inspect.signature(ResNetConfig).parameters) - {"num_channels"}
     if unknown := sorted(fields.keys() - known):
         raise InputError(
@@ -186,10 +174,10 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def _load_pretrained(spec: str) -> PreTrainedModel:
-    """Return the backbone of a pretrained model in a folder or on the hub, without its classifier."""
+    """Return a pretrained backbone from a folder or the hub, without a classifier."""
     try:
         config = AutoConfig.from_pretrained(spec)
-        with torch.device("meta"):  # AutoBackbone.from_pretrained asks the hub even for a folder
+        with torch.device("meta"):  # AutoBackbone.from_pretrained contacts the hub even for a folder
             kind: Any = type(cast(Any, AutoBackbone).from_config(config))
         backbone, loading = kind.from_pretrained(spec, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -197,17 +185,14 @@ def _load_pretrained(spec: str) -> PreTrainedModel:
         raise InputError(f"{spec} holds no backbone that transformers can load: {reason}") from error
     if missing := loading["missing_keys"]:
         raise InputError(
-            f"{spec} lacks {len(missing)} of the weights of {kind.__name__}, {min(missing)} first"
+            f"{spec} lacks {len(missing)} weights of a {kind.__name__}, the first {min(missing)}; choose a "
+            "complete cxr_backbone"
         )
     return cast(PreTrainedModel, backbone.train())  # transformers returns it in evaluation mode
 
 
 def _sum_channels(backbone: PreTrainedModel) -> None:
-    """Sum the first convolution over its input channels: one channel then acts as several equal ones did.
-
-    Raises:
-        InputError: If the backbone has no convolution.
-    """
+    """Sum the first convolution over its input channels, so that one channel acts as several equal ones."""
     convolution = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
     if convolution is None:
         raise InputError(f"{type(backbone).__name__} has no convolution that reads an image's channels")

@@ -14,48 +14,47 @@ from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
 from drfuse.models.precision import Head
 from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
-_REDUCTION = 7  # how much wider the auxiliary network's input is than its bottleneck
-_LEAST_UNITS = 8  # in a narrower bottleneck, of a toy model, all units could be dead
+_REDUCTION = 7  # how much narrower the bottleneck is than its input
+_MIN_BOTTLENECK = 8  # in a narrower one, as in a toy model, all units could be dead
 
 
 class AffineParameters(nn.Module):
-    """A scale and a shift for each channel, from what both modalities show: DAFT's auxiliary network.
+    """A scale and a shift for each channel, from both modalities: DAFT's auxiliary network.
 
-    W_2 relu(W_1 x), without biases; neither scale nor shift has an activation. The normalisation that follows
-    takes up the size of the scale, which starts near zero.
+    W_2 relu(W_1 x), without biases; neither scale nor shift has an activation. The scale starts near zero;
+    the normalisation that follows makes up for it.
 
     Args:
-        n_conditions: Width of x; the bottleneck has a seventh of it, but 8 units at least.
-        channels: To be scaled and shifted.
+        n_conditions: Width of x; the bottleneck has a seventh of it, but at least 8 units.
+        channels: Number of channels to scale and shift.
     """
 
     def __init__(self, n_conditions: int, channels: int) -> None:
         super().__init__()
-        width = max(_LEAST_UNITS, n_conditions // _REDUCTION)
+        width = max(_MIN_BOTTLENECK, n_conditions // _REDUCTION)
         self.bottleneck = nn.Linear(n_conditions, width, bias=False)
         self.parameters_of = nn.Linear(width, 2 * channels, bias=False)
 
     def forward(self, cxr: Tensor, ehr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (B, channels), from one vector of each modality, together x."""
+        """Return scale and shift (B, channels) from x, one vector of each modality side by side."""
         hidden = self.bottleneck(torch.cat([cxr, ehr], dim=-1)).relu()
         scale, shift = self.parameters_of(hidden).chunk(2, dim=-1)
         return scale, shift
 
 
 class DAFT(FusionModel):
-    """One modality's features, scaled and shifted channel by channel by what both modalities show.
+    """One modality's features, scaled and shifted per channel by both modalities.
 
-    `cxr` modulates the radiograph, as the paper does: the feature maps within the last residual block, after
-    its shortcut has branched off and before its first convolution. The EHR acts through that alone; the
-    block's output, averaged over space, predicts.
+    `cxr`, as in the paper, modulates the feature maps of the last residual block, after its shortcut branches
+    off and before its first convolution. The EHR has no other effect; the block's output, averaged over
+    space, predicts.
 
-    `ehr`, as in MedFuse's comparison (Hayat et al., MLHC 2022), modulates the hours between the Transformer's
-    first layer and its others, by the image features after the ResNet's third stage (the one before the last
-    if there are fewer). The Transformer predicts; the ResNet's later stages are left out.
+    `ehr`, as in MedFuse's comparison (Hayat et al., MLHC 2022), modulates the hours after the Transformer's
+    first layer by the image features after the ResNet's third stage (or the last but one, if there are
+    fewer). The Transformer predicts; the ResNet's later stages are dropped.
 
-    The backbone must be a ResNet. An absent radiograph is an all-zero image, which passes through it like any
-    other (DrFuse, section 4.2).
-    Under `cxr` such a stay is predicted from that image, conditioned on its EHR.
+    The backbone must be a ResNet. An all-zero image stands for an absent radiograph and passes through it
+    (DrFuse, section 4.2); under `cxr` such a stay is predicted from that image, conditioned on its EHR.
 
     Args:
         modulate: The modality that is scaled and shifted, and predicts: `cxr` (the paper) or `ehr` (MedFuse's
@@ -64,11 +63,7 @@ class DAFT(FusionModel):
 
     @takes_sizes_of(EhrEncoder, CxrStages)
     def __init__(
-        self,
-        n_features: int,
-        n_labels: int,
-        sizes: EncoderSizes,
-        modulate: Literal["cxr", "ehr"] = "cxr",
+        self, n_features: int, n_labels: int, sizes: EncoderSizes, modulate: Literal["cxr", "ehr"] = "cxr"
     ) -> None:
         super().__init__()
         self.modulate = modulate
@@ -87,12 +82,9 @@ class DAFT(FusionModel):
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C) and the representation `fused` (B, D) that they are predicted from."""
         images = batch.cxr_or_zeros()
+        modulate = self._modulate_cxr if self.modulate == "cxr" else self._modulate_ehr
         with enough_for_batch_norm(images):
-            fused = (
-                self._modulate_cxr(batch, images)
-                if self.modulate == "cxr"
-                else self._modulate_ehr(batch, images)
-            )
+            fused = modulate(batch, images)
         fused = self.project(fused)
         return FusionOutput(self.head(fused), representations={"fused": fused})
 
@@ -105,7 +97,7 @@ class DAFT(FusionModel):
         return SharedEncoders(ehr=[self.ehr_encoder])
 
     def _modulate_cxr(self, batch: Batch, images: Tensor) -> Tensor:
-        """Return what the last residual block, modulated by the EHR, makes of each image, (B, channels)."""
+        """Return the output (B, channels) of the modulated last residual block, averaged over space."""
         (ehr,) = self.ehr_encoder(batch.ehr, batch.n_hours)
         maps = self.cxr_stages.embedder(images)
         *blocks, last = self.cxr_stages.blocks
@@ -118,7 +110,7 @@ class DAFT(FusionModel):
         return pooled
 
     def _modulate_ehr(self, batch: Batch, images: Tensor) -> Tensor:
-        """Return the EHR's representation (B, D) after its hours were modulated by the image."""
+        """Return the EHR representation (B, D) of the modulated hours."""
         hidden, padded = self.ehr_encoder.embed(batch.ehr, batch.n_hours)
         maps = self.cxr_stages.embedder(images)
         for stage in self.cxr_stages.stages:

@@ -1,4 +1,4 @@
-"""DrFuse (Yao et al., AAAI 2024, Eq. 1 to 13); `docs/fidelity.md` lists where published code differs."""
+"""DrFuse (Yao et al., AAAI 2024, Eq. 1 to 13); `docs/fidelity.md` lists where the published code differs."""
 
 import math
 from typing import Literal
@@ -17,10 +17,10 @@ from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 def logit_pool(a: Tensor, b: Tensor) -> Tensor:
-    """Return the logits of the mean of two Bernoulli probabilities, themselves given as logits (Eq. 2).
+    """Return the logits of the mean of two probabilities, given as logits a and b (Eq. 2).
 
     log(sigmoid(a) + sigmoid(b)) - log(sigmoid(-a) + sigmoid(-b)): equal to the equation's quotient, but
-    accurate where that overflows or cancels. Half precision is raised to float32.
+    accurate where that overflows or cancels. Half precision becomes float32.
 
     >>> logit_pool(torch.tensor([100.0, 3.0]), torch.tensor([100.0, -3.0]))
     tensor([100.,   0.])
@@ -32,7 +32,7 @@ def logit_pool(a: Tensor, b: Tensor) -> Tensor:
 
 
 class DiseaseWiseAttention(nn.Module):
-    """Weigh three representations for each patient and phenotype, and predict from the mix (Eq. 5 to 8).
+    """Weigh three representations for each stay and phenotype, and predict from their mix (Eq. 5 to 8).
 
     Args:
         dim: D, the width of the representations.
@@ -56,7 +56,7 @@ class DiseaseWiseAttention(nn.Module):
 
         Args:
             stacked: The rows of H, (B, 3, D): EHR-distinct, shared, CXR-distinct (zeros where absent).
-            present: Boolean (B, 3); the weight of what is absent is exactly 0.
+            present: Boolean (B, 3); where False, the weight is exactly 0.
         """
         mean = (stacked * present[..., None]).sum(1) / present.sum(1, keepdim=True)
         query = self.query(mean)  # (B, D), Eq. 5
@@ -64,7 +64,7 @@ class DiseaseWiseAttention(nn.Module):
         projected = torch.einsum("bk,cdk->bcd", query, self.key)
         scores = torch.einsum("bcd,brd->bcr", projected, stacked) / math.sqrt(stacked.shape[-1])
         scores = scores.masked_fill(~present[:, None], -math.inf)
-        weights = scores.softmax(dim=-1)  # Eq. 7; the constant 1 that its mask adds changes nothing
+        weights = scores.softmax(dim=-1)  # Eq. 7; its mask's constant 1 changes nothing
         mixed = torch.einsum("bcr,brd->bcd", weights, self.value(stacked))  # Eq. 8
         return torch.einsum("bcd,cd->bc", mixed, self.head) + self.head_bias, weights
 
@@ -72,22 +72,22 @@ class DiseaseWiseAttention(nn.Module):
 class DrFuse(FusionModel):
     """Disentangled shared and distinct representations, fused by disease-wise attention.
 
-    Without a radiograph a stay's shared representation is the EHR's (Eq. 3), the attention weight of
-    CXR-distinct is exactly 0 (Eq. 7), and the loss is prediction and EHR orthogonality alone (Eq. 13).
+    Without a radiograph, the shared representation is the EHR's (Eq. 3), the attention weight of CXR-distinct
+    is exactly 0 (Eq. 7), and the loss has only the prediction and EHR orthogonality terms (Eq. 13).
 
     Args:
         alignment_weight: lambda_1, the weight of the alignment loss.
         orthogonality_weight: lambda_2, the weight of the orthogonality losses.
         auxiliary_weight: lambda_3, the weight of the ranking loss and the auxiliary losses.
         ranking_margin: epsilon, the margin of the ranking loss (Eq. 10).
-        disentangle: False leaves alignment and orthogonality out of the loss (Table 4, first row).
+        disentangle: False drops the alignment and orthogonality losses (Table 4, first row).
         alignment: `jsd` with logit pooling, or `mse` with average pooling (Table 4, second row).
-        attention_ranking: False leaves the ranking loss out (Table 4, third row).
-        common_projection: Pass both shared representations through one three-layer network, as published code
-            does; the paper does not mention it.
+        attention_ranking: False drops the ranking loss (Table 4, third row).
+        common_projection: Pass both shared representations through one three-layer network, as the published
+            code does; the paper does not mention it.
         class_reduction: `sum` over the phenotypes (Eq. 9 and 11), or their `mean` (code).
-        auxiliary_stays: Stays whose EHR-distinct and shared auxiliary losses count: `matched` ones (Eq. 13),
-            or `all` (code).
+        auxiliary_stays: Stays whose EHR-distinct and shared auxiliary losses count: `matched` (Eq. 13) or
+            `all` (code).
         jsd_outcomes: Outcomes of the Bernoulli variables that the divergence counts: `both`, or `one` (code).
         stay_reduction: Divide every loss by all B stays (`batch`, Eq. 13), or by the stays that have it
             (`own`, code).
@@ -134,7 +134,7 @@ class DrFuse(FusionModel):
         self.ehr_encoder = EhrEncoder(n_features, sizes, branches=2)
         self.cxr_shared_encoder = CxrEncoder(sizes)
         self.cxr_distinct_encoder = CxrEncoder(sizes)
-        self.common_projection = _common_projection(sizes.dim) if common_projection else nn.Identity()
+        self.common_projection = _three_layers(sizes.dim) if common_projection else nn.Identity()
         self.attention = DiseaseWiseAttention(sizes.dim, n_labels)
         self.auxiliary_heads = nn.ModuleList(
             _auxiliary_head(sizes.dim, n_labels, auxiliary_layers) for _ in range(3)
@@ -143,7 +143,7 @@ class DrFuse(FusionModel):
     def forward(self, batch: Batch) -> FusionOutput:
         """Return logits (B, C), modality weights (B, C, 3) and the representations.
 
-        Those are `ehr_shared`, `ehr_distinct` and `shared` (B, D), `cxr_shared` and `cxr_distinct` (M, D).
+        `ehr_shared`, `ehr_distinct` and `shared` are (B, D), `cxr_shared` and `cxr_distinct` (M, D).
         """
         encoded = self.ehr_encoder(batch.ehr, batch.n_hours)
         ehr_shared, ehr_distinct = self.common_projection(encoded[0]), encoded[1]
@@ -153,8 +153,8 @@ class DrFuse(FusionModel):
             at_least_float32, (ehr_shared, ehr_distinct, cxr_shared, cxr_distinct)
         )
 
-        pool = logit_pool if self.alignment == "jsd" else _average_pool
-        pooled = pool(ehr_shared[batch.cxr_of], cxr_shared)  # (M, D)
+        matched = ehr_shared[batch.cxr_of]  # (M, D)
+        pooled = logit_pool(matched, cxr_shared) if self.alignment == "jsd" else (matched + cxr_shared) / 2
         shared = ehr_shared.index_copy(0, batch.cxr_of, pooled)  # (B, D), Eq. 3
         cxr_or_zero = torch.zeros_like(ehr_distinct).index_copy(0, batch.cxr_of, cxr_distinct)
         everywhere = torch.ones_like(batch.has_cxr)
@@ -172,13 +172,12 @@ class DrFuse(FusionModel):
         return FusionOutput(logits, weights, representations)
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return `total` (Eq. 12 and 13) and its parts, unweighted.
+        """Return `total` (Eq. 12 and 13) and its parts without their weights.
 
-        Those are `prediction`, `alignment`, `orthogonality_ehr`, `orthogonality_cxr`, `auxiliary` and
+        The parts are `prediction`, `alignment`, `orthogonality_ehr`, `orthogonality_cxr`, `auxiliary` and
         `ranking`.
         """
-        rows = batch.cxr_of
-        h = output.representations
+        rows, h = batch.cxr_of, output.representations
         parts = {"prediction": self._over_classes(_cross_entropy(output.logits, batch.labels)).mean()}
         if self.disentangle:
             alignment = self._align(h["ehr_shared"][rows], h["cxr_shared"])
@@ -194,8 +193,10 @@ class DrFuse(FusionModel):
             everyone, matched = ehr.new_zeros(()), self._over_classes(ehr[rows] + shared[rows] + cxr)
         parts["auxiliary"] = everyone + self._over_stays(matched, batch)  # Eq. 9
         if self.attention_ranking:
+            if output.modality_weights is None:
+                raise ValueError("the output has no modality weights; pass the output of this model")
             ranking = attention_ranking(
-                _present(output.modality_weights)[rows],
+                output.modality_weights[rows],
                 torch.stack([ehr[rows], shared[rows], cxr], dim=-1),
                 self.ranking_margin,
                 self.ranking_normalization,
@@ -218,13 +219,13 @@ class DrFuse(FusionModel):
         )
 
     def _align(self, ehr: Tensor, cxr: Tensor) -> Tensor:
-        """Return how far the shared representations (M, D) of the two modalities are apart, (M,)."""
+        """Return the alignment loss (M,) of the two shared representations (M, D)."""
         if self.alignment == "jsd":
             return jensen_shannon(ehr, cxr, self.jsd_outcomes)
         return F.mse_loss(ehr, cxr, reduction="none").mean(-1)
 
     def _auxiliary_losses(self, h: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the cross entropies of EHR-distinct (B, C), shared (B, C) and CXR-distinct (M, C) alone."""
+        """Return the auxiliary losses of EHR-distinct (B, C), shared (B, C) and CXR-distinct (M, C)."""
         ehr, shared, cxr = self.auxiliary_heads
         return (
             _cross_entropy(ehr(h["ehr_distinct"]), batch.labels),
@@ -236,26 +237,16 @@ class DrFuse(FusionModel):
         return losses.sum(-1) if self.class_reduction == "sum" else losses.mean(-1)
 
     def _over_stays(self, losses: Tensor, batch: Batch) -> Tensor:
-        """Return the sum of the matched stays' losses (M,) over all stays, or over those that have them."""
+        """Return the sum of the matched stays' losses (M,), divided as `stay_reduction` says."""
         n_stays = len(batch) if self.stay_reduction == "batch" else max(1, len(losses))
         return losses.sum() / n_stays
-
-
-def _average_pool(a: Tensor, b: Tensor) -> Tensor:
-    return (a + b) / 2
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
 
-def _present(weights: Tensor | None) -> Tensor:
-    if weights is None:
-        raise ValueError("the output has no modality weights; pass the output of this model")
-    return weights
-
-
-def _common_projection(dim: int) -> nn.Module:
+def _three_layers(dim: int) -> nn.Module:
     return nn.Sequential(
         nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim)
     )

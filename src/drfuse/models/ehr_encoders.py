@@ -1,7 +1,6 @@
-"""Encoders of the EHR that all models share, so that a comparison changes the fusion and nothing else."""
+"""EHR encoders that all models share, so that a comparison of models changes only the fusion."""
 
 import math
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,28 +9,25 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from drfuse.errors import InputError
 from drfuse.models.precision import Lstm
-from drfuse.models.sizes import EncoderSizes
+from drfuse.models.sizes import EncoderSizes, SizeNames
 
 
 class EhrEncoder(nn.Module):
-    """Hourly features -> several representations: a shared first Transformer, then one for each of them.
+    """Hourly features -> one or more representations: a shared first layer, then a Transformer for each.
 
     f(X) = Transformer([phi(x_1) + delta_1, ..., phi(x_T) + delta_T]) (DrFuse, section 3.3), pooled over the
     hours of the stay. Padded hours are masked out of attention and pooling.
 
     Args:
-        n_features: F, the features of an hour.
-        sizes: `dim`, `heads`, `layers` of each branch after the shared first layer, `dropout` of all layers,
-            `feedforward`, `max_hours`, and the `pooling` after the last layer.
-        branches: How many representations.
+        n_features: F, the number of features per hour.
+        sizes: Reads those in `SIZES`; `layers` counts each branch after the shared first layer.
+        branches: Number of representations.
 
     Raises:
         InputError: If a size is out of range.
     """
 
-    SIZES: ClassVar[tuple[str, ...]] = (
-        *("dim", "heads", "layers", "dropout", "feedforward", "max_hours", "pooling"),
-    )
+    SIZES: ClassVar[SizeNames] = ("dim", "heads", "layers", "dropout", "feedforward", "max_hours", "pooling")
 
     def __init__(self, n_features: int, sizes: EncoderSizes, branches: int = 1) -> None:
         super().__init__()
@@ -41,7 +37,7 @@ class EhrEncoder(nn.Module):
                 "expected dim, heads, layers and max_hours of at least 1, dropout from 0 to below 1"
             )
         if dim % heads:
-            raise InputError(f"dim is {dim}, which {heads} heads do not divide; choose a multiple")
+            raise InputError(f"dim is {dim}, which {heads} heads do not divide; choose a multiple of {heads}")
 
         def transformer(n_layers: int) -> nn.TransformerEncoder:
             layer = nn.TransformerEncoderLayer(dim, heads, sizes.feedforward, dropout, batch_first=True)
@@ -53,11 +49,11 @@ class EhrEncoder(nn.Module):
         self.positions = nn.Parameter(torch.empty(max_hours, dim).uniform_(-0.1, 0.1))
         self.first = transformer(1)
         self.branches = nn.ModuleList(transformer(sizes.layers) for _ in range(branches))
-        pool = MeanOverHours if sizes.pooling == "published" else partial(MeanMaxLastHour, dim)
-        self.pools = nn.ModuleList(pool() for _ in range(branches))
+        n_pools = 0 if sizes.pooling == "published" else branches  # a mean has no weights
+        self.pools = nn.ModuleList(MeanMaxLastHour(dim) for _ in range(n_pools))
 
     def forward(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor, ...]:
-        """Return a representation (B, D) for each branch, from ehr (B, T, F) and n_hours (B,).
+        """Return a representation (B, D) of each branch, from ehr (B, T, F) and n_hours (B,).
 
         Raises:
             InputError: If T is more than `max_hours`.
@@ -65,7 +61,7 @@ class EhrEncoder(nn.Module):
         return self.finish(*self.embed(ehr, n_hours))
 
     def embed(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hours (B, T, D) after the first layer, and a mask (B, T), True where they are padding.
+        """Return the hours (B, T, D) after the first layer, and a mask (B, T), True for padding.
 
         Raises:
             InputError: If T is more than `max_hours`.
@@ -73,35 +69,25 @@ class EhrEncoder(nn.Module):
         hours = ehr.shape[1]
         if hours > len(self.positions):
             raise InputError(
-                f"a stay has {hours} hours, but the model has positions for {len(self.positions)}; set "
+                f"a stay has {hours} hours, but the model takes at most {len(self.positions)}; set "
                 f"--model.max_hours {hours}"
             )
         padded = torch.arange(hours, device=ehr.device) >= n_hours[:, None]  # (B, T)
         return self.first(self.project(ehr) + self.positions[:hours], src_key_padding_mask=padded), padded
 
     def finish(self, hidden: Tensor, padded: Tensor) -> tuple[Tensor, ...]:
-        """Return a representation (B, D) for each branch, from what `embed` returned or a changed version."""
+        """Return a representation (B, D) of each branch, from the output of `embed`, changed or not."""
+        pools = self.pools or [mean_over_hours] * len(self.branches)
         return tuple(
             pool(branch(hidden, src_key_padding_mask=padded), padded)
-            for branch, pool in zip(self.branches, self.pools, strict=True)
+            for branch, pool in zip(self.branches, pools, strict=True)
         )
 
 
-class MeanOverHours(nn.Module):
-    """Hours -> their mean."""
-
-    def forward(self, hidden: Tensor, padded: Tensor) -> Tensor:
-        """Return (B, D) of hours (B, T, D) that are not `padded` (B, T)."""
-        return mean_over_hours(hidden, padded)
-
-
 class MeanMaxLastHour(nn.Module):
-    """Hours -> their mean, their maximum and the last one side by side, projected to their width.
+    """Hours -> their mean, maximum and last one side by side, projected to width `dim` (D).
 
-    A mean forgets when something happened and how extreme it was; the three together keep some of both.
-
-    Args:
-        dim: D, the width of an hour.
+    A mean forgets when something happened and how extreme it was; together they keep some of both.
     """
 
     def __init__(self, dim: int) -> None:
@@ -117,16 +103,16 @@ class MeanMaxLastHour(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws its masks as whole random words on a CPU, in less than half the time.
+    """An `nn.Dropout` that takes less than half the time on a CPU: it draws masks as whole random words.
 
-    On a CPU, PyTorch draws each element of a mask by itself, which takes most of a small Transformer's step.
-    An element is zero with probability `p`, to the nearest 2^-32, and divided by 1 - p otherwise.
+    PyTorch draws each element of a mask separately, which takes most of a small Transformer's step. An
+    element is zero with probability `p`, to the nearest 2^-32, and divided by 1 - p otherwise.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout's name
-        """Return the input, in training mode with random elements set to zero."""
-        drawn_here = input.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not (self.training and 0 < self.p < 1 and drawn_here):
+        """Return the input; in training mode, random elements are zero."""
+        draws_words = input.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not (self.training and 0 < self.p < 1 and draws_words):
             return super().forward(input)
         words = torch.empty((input.numel() + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
         words = words.view(torch.int32)[: input.numel()].view(input.shape)
@@ -144,21 +130,21 @@ def mean_over_hours(hidden: Tensor, padded: Tensor) -> Tensor:
 
 
 class EhrLstmEncoder(nn.Module):
-    """Hourly features -> one representation: the last hidden state of stacked LSTM layers, or all pooled.
+    """Hourly features -> one representation: the last hidden state of a stacked LSTM, or all pooled.
 
     As in MedFuse (Hayat et al., MLHC 2022): recurrent weights start orthogonal, input weights by Xavier's
     rule, biases at zero. Padded hours are never read.
 
     Args:
-        n_features: F, the features of an hour.
-        sizes: `dim`, also of every layer; `lstm_layers`, `dropout` of the representation, and the `pooling`
-            of the last layer's hidden states.
+        n_features: F, the number of features per hour.
+        sizes: Reads `dim`, the width of every layer, `lstm_layers`, `dropout` of the representation, and
+            `pooling` of the last layer's hidden states.
 
     Raises:
         InputError: If a size is out of range.
     """
 
-    SIZES: ClassVar[tuple[str, ...]] = ("dim", "lstm_layers", "dropout", "pooling")
+    SIZES: ClassVar[SizeNames] = ("dim", "lstm_layers", "dropout", "pooling")
 
     def __init__(self, n_features: int, sizes: EncoderSizes) -> None:
         super().__init__()
@@ -177,7 +163,7 @@ class EhrLstmEncoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, ehr: Tensor, n_hours: Tensor) -> tuple[Tensor]:
-        """Return the representation (B, D), alone in a tuple, from ehr (B, T, F) and n_hours (B,)."""
+        """Return a tuple of one representation (B, D), from ehr (B, T, F) and n_hours (B,)."""
         hours = pack_padded_sequence(ehr, n_hours.cpu(), batch_first=True, enforce_sorted=False)
         states, (hidden, _) = self.lstm(hours)  # hidden (layers, B, D)
         if self.pool is None:

@@ -1,7 +1,7 @@
-"""How a model's encoders run, with the same results: compiled, or with less memory."""
+"""Faster or leaner execution of a model's encoders, with the same results."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -29,14 +29,10 @@ _LAYERS = (
 
 
 def compile_encoders(model: FusionModel, mode: str = "default") -> None:
-    """Compile the backbones and Transformers of a model, in place; its weights keep their names.
+    """Compile a model's backbones and Transformers in place; its weights keep their names.
 
-    The rest of a model is small, and depends on which stays have a radiograph. The number of radiographs may
-    change from batch to batch.
-
-    Args:
-        model: The model.
-        mode: Of torch.compile.
+    The rest of the model is small and depends on which stays have a radiograph. The number of radiographs may
+    change from batch to batch. `mode` is that of torch.compile.
     """
     for module in model.modules():
         if isinstance(module, CxrStages):
@@ -47,24 +43,26 @@ def compile_encoders(model: FusionModel, mode: str = "default") -> None:
 
 
 def recompute_activations(model: FusionModel) -> None:
-    """Keep only the inputs of a model's residual blocks and Transformer layers, in place.
+    """Save memory in place: a model's residual blocks and Transformer layers keep only their inputs.
 
-    What happens within them is computed again when gradients need it, with the same dropout; running
-    statistics are updated once. Results are the same, bit by bit on a CPU.
+    The backward pass computes the rest again, with the same dropout; running statistics are updated once.
+    Results are the same, bit by bit on a CPU.
     """
     for module in model.modules():
         if isinstance(module, _LAYERS):
-            module.forward = partial(_checkpointed, module.forward, module)  # type: ignore[method-assign]
+            module.forward = partial(_recompute, module.forward, module)  # type: ignore[method-assign]
 
 
-def _checkpointed(forward: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _recompute(forward: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not (module.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _unchanged_statistics(module)
-
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _unchanged_statistics(module)),
+        **kwargs,
+    )
 
 
 @contextmanager

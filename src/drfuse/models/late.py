@@ -1,4 +1,4 @@
-"""Late fusion: separate models of each modality, fused in what they predict (DrFuse, section 2)."""
+"""Late fusion: a separate model of each modality; their predictions are averaged (DrFuse, section 2)."""
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ class LateFusion(FusionModel):
     """The mean of the probabilities of `EhrTransformer` and `CxrResNet`, (p_ehr + p_cxr) / 2.
 
     They share no weights, and each has its own loss; the best epoch is chosen for both together. Without a
-    radiograph, the EHR's probability counts alone.
+    radiograph, the prediction is the EHR's.
     """
 
     @takes_sizes_of(EhrEncoder, CxrEncoder)
@@ -31,7 +31,7 @@ class LateFusion(FusionModel):
         return FusionOutput(logits, representations=ehr.representations | cxr.representations)
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return the models' own losses, `ehr` and `cxr` (0 without radiographs), and their sum `total`."""
+        """Return each model's own loss, `ehr` and `cxr` (0 without radiographs), and their sum `total`."""
         h = output.representations
         ehr = self.ehr.loss(self.ehr.classify(h["ehr"]), batch)["total"]
         cxr = self.cxr.loss(self.cxr.classify(h["cxr"], batch), batch)["total"]

@@ -1,12 +1,12 @@
-"""Linear baselines: logistic regression on summaries of the record and on principal components of the image.
+"""Linear baselines: logistic regression on summaries of the EHR and on principal components of radiographs.
 
-A network should beat them before a comparison of networks means something. scikit-learn fits them; their
-weights are tensors like those of any model, and they predict in float32 whatever the precision.
+Only if networks beat them does comparing networks mean much. scikit-learn fits them; they predict with
+tensors like any model, always in float32.
 """
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,35 +21,31 @@ from drfuse.data.batch import Batch
 from drfuse.errors import InputError
 from drfuse.models.base import FittedModel, FittingData, FusionOutput
 from drfuse.models.drfuse import logit_pool
+from drfuse.models.losses import mean_cross_entropy
 
 logger = logging.getLogger(__name__)
 
 SUMMARIES = ("mean", "standard deviation", "first", "last", "share of hours observed")
-"""Of each variable over the window; the first four are taken over the hours in which it was observed."""
+"""Summaries of each variable over the window; the first four count only the hours with an observation."""
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""The values of scikit-learn's C, the inverse of the L2 penalty, that are tried; a small C penalises more."""
+"""The values of scikit-learn's C, the inverse of the L2 penalty, to choose from."""
 
-_CONSTANT = 1e-5  # a column that varies less than this is not scaled
-_NO_VARIANCE = 1e-4  # a component is rounding error below this share of the first one's singular value
-_IMAGES_AT_A_TIME = 512
-_MOST_ITERATIONS = 1000
+_MIN_SPREAD = 1e-5  # a column with a smaller standard deviation is not scaled
+_MIN_SINGULAR_VALUE = 1e-4  # as a share of the first one; smaller components are rounding errors
+_IMAGES_PER_BLOCK = 512
 
 Floats = NDArray[np.float64]
 
 
 class LogisticHead(nn.Module):
-    """Standardise S inputs over the training stays, and predict C labels by logistic regression.
+    """Logistic regression of C labels on S inputs, standardised over the training stays.
 
-    All labels share one penalty: the one of `STRENGTHS` with the lowest cross entropy on the validation
-    stays; of equals, the strongest. Cross entropy decides rather than PRAUC: PRAUC hardly depends on the
-    penalty if inputs are uncorrelated, while `LogisticLate` averages probabilities, which too strong a
-    penalty shrinks. A label that all or none of the training stays have gets a constant probability,
-    (k + 1/2) / (n + 1) for k of n stays.
-
-    Args:
-        n_inputs: S.
-        n_labels: C.
+    All labels share one penalty: the one in `STRENGTHS` with the lowest cross entropy on the validation
+    stays, the strongest of equals. PRAUC would not do: it hardly depends on the penalty if inputs are
+    uncorrelated, while too strong a penalty shrinks the probabilities that `LogisticLate` averages. A label
+    that all or none of the training stays have gets a constant probability, (k + 1/2) / (n + 1) for k of n
+    stays.
     """
 
     mean: Tensor
@@ -60,7 +56,7 @@ class LogisticHead(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_inputs))
         self.register_buffer("scale", torch.ones(n_inputs))
-        self.register_buffer("strength", torch.tensor(math.nan))  # the one that was chosen
+        self.register_buffer("strength", torch.tensor(math.nan))  # the chosen C
         self.linear = nn.Linear(n_inputs, n_labels)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -72,45 +68,38 @@ class LogisticHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, inputs: Floats, labels: Floats, val_inputs: Floats, val_labels: Floats) -> None:
-        """Fit to inputs (N, S) and labels (N, C), and choose C on those of the validation stays."""
+        """Fit to inputs (N, S) and labels (N, C), and choose the penalty on the validation stays."""
         spread = inputs.std(axis=0)
-        mean, scale = inputs.mean(axis=0), np.where(spread > _CONSTANT, spread, 1.0)
+        mean, scale = inputs.mean(axis=0), np.where(spread > _MIN_SPREAD, spread, 1.0)
         standard, val_standard = (inputs - mean) / scale, (val_inputs - mean) / scale
         fits = {strength: _regress(standard, labels, strength) for strength in STRENGTHS}
         losses = {c: _log_loss(val_labels, val_standard @ w.T + b) for c, (w, b) in fits.items()}
         strength = min(losses, key=lambda c: losses[c])
-        for tensor, value in zip(
-            (self.mean, self.scale, self.linear.weight, self.linear.bias),
-            (mean, scale, *fits[strength]),
-            strict=True,
-        ):
+        tensors = (self.mean, self.scale, self.linear.weight, self.linear.bias)
+        for tensor, value in zip(tensors, (mean, scale, *fits[strength]), strict=True):
             tensor.copy_(torch.from_numpy(value))
         self.strength.fill_(strength)
-        logger.info(
-            "logistic regression with C = %g: cross entropy %.4f on the validation stays",
-            strength,
-            losses[strength],
-        )
+        message = "logistic regression with C = %g: cross entropy %.4f on the validation stays"
+        logger.info(message, strength, losses[strength])
 
 
 class _Logistic(FittedModel):
-    """The loss of the linear models; it only measures them, since a solver fits them."""
+    """A linear model; its loss only measures it, because a solver fits it."""
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return the binary cross entropy over the stays with a prediction as `total`; 0 if there is none."""
+        """Return the binary cross entropy over the stays with a prediction as `total`; 0 without any."""
         rows = output.logits.isfinite().all(dim=1)
-        losses = F.binary_cross_entropy_with_logits(output.logits[rows], batch.labels[rows], reduction="none")
-        return {"total": losses.sum() / max(1, losses.numel())}
+        return {"total": mean_cross_entropy(output.logits[rows], batch.labels[rows])}
 
 
 class LogisticEhr(_Logistic):
-    """Logistic regression on five summaries of each variable (see `SUMMARIES`); radiographs change nothing.
+    """Logistic regression on five summaries of each variable (see `SUMMARIES`); it ignores radiographs.
 
-    A category counts as its number. A variable that was never observed has its normal value, with which
-    batches fill it, and a share of 0. Options of gradient steps have no effect (see `FittedModel`).
+    A category counts as its number. A variable without an observation has its normal value, which batches
+    fill in, and a share of 0. Options of gradient steps have no effect (see `FittedModel`).
 
     Args:
-        n_variables: V, the variables that the features are made of.
+        n_variables: V, the number of variables behind the features.
     """
 
     reads = ("ehr",)
@@ -119,7 +108,7 @@ class LogisticEhr(_Logistic):
     def __init__(self, n_features: int, n_labels: int, n_variables: int = 17) -> None:
         super().__init__()
         if not 0 < n_variables < n_features:
-            raise InputError(f"n_variables is {n_variables}; expected 1 or more, and fewer than the features")
+            raise InputError(f"n_variables is {n_variables}; expected 1 to {n_features - 1}")
         self.register_buffer("values_of", torch.zeros(n_features, n_variables))
         self.head = LogisticHead(len(SUMMARIES) * n_variables, n_labels)
 
@@ -129,7 +118,7 @@ class LogisticEhr(_Logistic):
             return FusionOutput(self.head(self.summaries(batch)))
 
     def summaries(self, batch: Batch) -> Tensor:
-        """Return the five summaries of the V variables (B, 5 V)."""
+        """Return the five summaries of the V variables, (B, 5 V)."""
         n_hours = batch.ehr.shape[1]
         hour = torch.arange(n_hours, device=batch.ehr.device)[:, None]  # (T, 1)
         values = batch.ehr @ self.values_of  # (B, T, V)
@@ -146,7 +135,7 @@ class LogisticEhr(_Logistic):
 
     @torch.no_grad()
     def fit(self, data: FittingData) -> None:
-        """Fit the regression; the summaries of all stays are held in memory, 5 V numbers each.
+        """Fit the regression, with the summaries of all stays in memory.
 
         Raises:
             InputError: If the cohort does not have `n_variables` variables.
@@ -157,27 +146,22 @@ class LogisticEhr(_Logistic):
                 f"{data.values_of.shape[1]}; set --model.n_variables {data.values_of.shape[1]}"
             )
         self.values_of.copy_(data.values_of)
-        training, validation = [
-            _stacked((self.summaries(batch), batch.labels) for batch in batches)
-            for batches in (data.training, data.validation)
-        ]
-        self.head.fit(*training, *validation)
+        _fit_head(self.head, data, lambda batch: (self.summaries(batch), batch.labels))
 
 
 class LogisticCxr(_Logistic):
     """Logistic regression on principal components of the radiograph; a stay without one gets no prediction.
 
-    Radiographs are reduced to `side` x `side` pixels by averaging (smaller ones are enlarged), so that the
-    weights do not depend on the crop. Each component is standardised. Options of gradient steps have no
-    effect (see `FittedModel`).
+    Radiographs are averaged down to `side` x `side` pixels (smaller ones are enlarged), so that the weights
+    do not depend on the crop. Each component is standardised. Options of gradient steps have no effect (see
+    `FittedModel`).
 
     Args:
-        n_components: Principal components, fewer if the training stays have fewer radiographs.
-        side: Side of the reduced radiographs, in pixels.
+        n_components: Principal components; fewer if the training stays have fewer radiographs.
+        side: Side of the averaged radiographs, in pixels.
     """
 
     reads = ("cxr",)
-
     pixel_mean: Tensor
     components: Tensor
 
@@ -190,7 +174,7 @@ class LogisticCxr(_Logistic):
     ) -> None:
         super().__init__()
         if n_components < 1 or side < 1:
-            raise InputError("expected n_components and side of at least 1")
+            raise InputError(f"n_components is {n_components} and side {side}; expected at least 1 of each")
         self.side = side
         self.register_buffer("pixel_mean", torch.zeros(side * side))
         self.register_buffer("components", torch.zeros(n_components, side * side))  # unused ones are 0
@@ -206,17 +190,17 @@ class LogisticCxr(_Logistic):
         return (self.pixels(batch) - self.pixel_mean) @ self.components.T
 
     def pixels(self, batch: Batch) -> Tensor:
-        """Return the reduced radiographs (M, side * side)."""
+        """Return the averaged radiographs (M, side * side)."""
         return F.interpolate(batch.cxr, size=(self.side, self.side), mode="area").flatten(1)
 
     @torch.no_grad()
     def fit(self, data: FittingData) -> None:
         """Find the components in one pass over the radiographs, and fit the regression in a second pass.
 
-        With fewer than two radiographs to learn from, the model predicts NaN for every stay.
+        With fewer than two training radiographs, the model predicts NaN for every stay.
         """
         pixels = (self.pixels(batch).double().numpy() for batch in data.training)
-        blocks = _in_blocks(pixels, max(_IMAGES_AT_A_TIME, len(self.components)))
+        blocks = _in_blocks(pixels, max(_IMAGES_PER_BLOCK, len(self.components)))
         first = next(blocks)
         if len(first) < 2:
             self.head.linear.bias.fill_(math.nan)
@@ -224,35 +208,26 @@ class LogisticCxr(_Logistic):
         pca = IncrementalPCA(min(*self.components.shape, len(first))).partial_fit(first)
         for block in blocks:
             pca.partial_fit(block)
-        varies = pca.singular_values_ > _NO_VARIANCE * pca.singular_values_[0]
+        varies = pca.singular_values_ > _MIN_SINGULAR_VALUE * pca.singular_values_[0]
         self.pixel_mean.copy_(torch.from_numpy(pca.mean_))
         self.components[: varies.sum()].copy_(torch.from_numpy(pca.components_[varies]))
-        training, validation = [
-            _stacked((self.scores(batch), batch.labels[batch.cxr_of]) for batch in batches)
-            for batches in (data.training, data.validation)
-        ]
-        self.head.fit(*training, *validation)
+        _fit_head(self.head, data, lambda batch: (self.scores(batch), batch.labels[batch.cxr_of]))
 
 
 class LogisticLate(_Logistic):
     """The mean of the probabilities of `LogisticEhr` and `LogisticCxr`, each fitted and chosen alone.
 
-    Without a radiograph, the EHR's probability counts alone. Options of gradient steps have no effect (see
+    Without a radiograph, the prediction is the EHR's. Options of gradient steps have no effect (see
     `FittedModel`).
 
     Args:
-        n_variables: V, the variables that the features are made of.
+        n_variables: V, the number of variables behind the features.
         n_components: Principal components of the radiograph.
-        side: Side of the reduced radiographs, in pixels.
+        side: Side of the averaged radiographs, in pixels.
     """
 
     def __init__(
-        self,
-        n_features: int,
-        n_labels: int,
-        n_variables: int = 17,
-        n_components: int = 120,
-        side: int = 64,
+        self, n_features: int, n_labels: int, n_variables: int = 17, n_components: int = 120, side: int = 64
     ) -> None:
         super().__init__()
         self.ehr = LogisticEhr(n_features, n_labels, n_variables)
@@ -262,17 +237,28 @@ class LogisticLate(_Logistic):
         """Return logits (B, C)."""
         ehr, cxr = self.ehr(batch).logits, self.cxr(batch).logits
         both = cxr.isfinite()
-        pooled = logit_pool(ehr, torch.where(both, cxr, ehr))  # no NaN, which would reach gradients
+        pooled = logit_pool(ehr, torch.where(both, cxr, ehr))  # a NaN here would reach gradients
         return FusionOutput(torch.where(both, pooled, ehr))
 
     def fit(self, data: FittingData) -> None:
-        """Fit both."""
+        """Fit both models."""
         self.ehr.fit(data)
         self.cxr.fit(data)
 
 
 def _in_float32(inputs: Tensor) -> Any:
     return torch.autocast(inputs.device.type, enabled=False)
+
+
+def _fit_head(
+    head: LogisticHead, data: FittingData, inputs_and_labels: Callable[[Batch], tuple[Tensor, Tensor]]
+) -> None:
+    """Fit a head to the inputs (n, S) and labels (n, C) of each batch."""
+    stacked: list[Floats] = []
+    for batches in (data.training, data.validation):
+        parts = zip(*map(inputs_and_labels, batches), strict=True)
+        stacked += [torch.cat(part).double().numpy() for part in parts]
+    head.fit(*stacked)
 
 
 def _regress(inputs: Floats, labels: Floats, strength: float) -> tuple[Floats, Floats]:
@@ -283,26 +269,20 @@ def _regress(inputs: Floats, labels: Floats, strength: float) -> tuple[Floats, F
         if n_positive in (0, n):
             bias[c] = math.log((n_positive + 0.5) / (n - n_positive + 0.5))
             continue
-        solver = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-6, max_iter=_MOST_ITERATIONS)
+        solver = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-6, max_iter=1000)
         solver.fit(inputs, labels[:, c])
         weight[c], bias[c] = solver.coef_[0], solver.intercept_[0]
     return weight, bias
 
 
 def _log_loss(labels: Floats, logits: Floats) -> float:
-    """Return the binary cross entropy, the mean over stays and labels; 0 if there are no stays."""
+    """Return the binary cross entropy, averaged over stays and labels; 0 without stays."""
     losses = np.logaddexp(0.0, logits) - labels * logits
     return float(losses.mean()) if losses.size else 0.0
 
 
-def _stacked(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Floats, Floats]:
-    """Return the inputs (N, S) and labels (N, C) of all batches."""
-    inputs, labels = zip(*batches, strict=True)
-    return torch.cat(inputs).double().numpy(), torch.cat(labels).double().numpy()
-
-
 def _in_blocks(parts: Iterable[Floats], size: int) -> Iterator[Floats]:
-    """Yield the rows of arrays in blocks of `size` up to twice as many; all at once, if they are fewer.
+    """Yield the rows of arrays in blocks of `size`; the last has up to twice as many.
 
     >>> [len(block) for block in _in_blocks([np.zeros((3, 1))] * 5, 6)]
     [6, 9]

@@ -1,4 +1,4 @@
-"""The terms of DrFuse's objective: Yao et al., AAAI 2024, Eq. 1, 4 and 10."""
+"""Loss terms: those of DrFuse (Yao et al., AAAI 2024, Eq. 1, 4 and 10), and cross entropy."""
 
 import math
 from typing import Literal
@@ -15,17 +15,23 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the binary cross entropy, averaged over stays and labels (B, C); 0 without stays."""
+    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return losses.sum() / max(1, losses.numel())
+
+
 def jensen_shannon(p_logits: Tensor, q_logits: Tensor, outcomes: Literal["both", "one"] = "both") -> Tensor:
     """Return the Jensen-Shannon divergence (B,) of two vectors of Bernoulli variables, in nats (Eq. 1).
 
-    It is summed over the D features, and so lies between 0 and D ln 2. It is computed from log-probabilities:
-    its values are accurate and its gradients finite for logits of any size.
+    The sum over the D features lies between 0 and D ln 2. Computed from log-probabilities, values are
+    accurate and gradients finite for logits of any size.
 
     Args:
         p_logits: (B, D).
         q_logits: (B, D).
         outcomes: `both` outcomes of each variable, as the divergence is defined, or only the terms of outcome
-            `one`, as published code has it; those alone are not a divergence.
+            `one`, as in the published code; those alone are not a divergence.
 
     >>> jensen_shannon(torch.zeros(1, 4), torch.zeros(1, 4))
     tensor([0.])
@@ -35,19 +41,19 @@ def jensen_shannon(p_logits: Tensor, q_logits: Tensor, outcomes: Literal["both",
     if outcomes == "both":
         divergence = (divergence + _half_divergence(-p, -q)).sum(-1)
         largest = torch.nextafter(divergence.new_tensor(p.shape[-1] * LN_2), divergence.new_zeros(()))
-        return torch.minimum(divergence.clamp(min=0.0), largest)  # rounding may not leave 0 .. D ln 2
+        return torch.minimum(divergence.clamp(min=0.0), largest)  # despite rounding errors
     return divergence.sum(-1)
 
 
 def _half_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return the terms of the divergence that belong to outcome 1, element by element."""
+    """Return the divergence's terms of outcome 1, element by element."""
     log_p, log_q = F.logsigmoid(p), F.logsigmoid(q)
     log_m = torch.logaddexp(log_p, log_q) - LN_2
     return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m))
 
 
 def orthogonality(a: Tensor, b: Tensor) -> Tensor:
-    """Return the absolute cosine similarity (B,) of a and b (B, D); 0 where one of them is zero (Eq. 4).
+    """Return the absolute cosine similarity (B,) of a and b (B, D); 0 where either is zero (Eq. 4).
 
     >>> orthogonality(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
     tensor([0.])
@@ -61,19 +67,19 @@ def attention_ranking(
     margin: float = 0.0,
     normalization: Literal["pairs", "nonzero"] = "pairs",
 ) -> Tensor:
-    """Return the ranking loss (B,): what it costs if a representation with a lower loss weighs less (Eq. 10).
+    """Return the ranking loss (B,), the cost of weighing a representation with a lower loss less (Eq. 10).
 
-    For every ordered pair i != j with loss_i < loss_j, max(0, weight_j - weight_i + margin), summed and
-    divided by 2C. Pairs in the right order add 0 here; Eq. 10 as printed adds the constant margin for them,
-    which changes no gradient. No gradient flows into the losses.
+    The sum of max(0, weight_j - weight_i + margin) over all pairs with loss_i < loss_j, divided by 2C. Other
+    pairs add 0; Eq. 10 as printed adds the constant margin for them, which changes no gradient. No gradient
+    flows into the losses.
 
     Args:
         weights: (B, C, 3), the attention over the three representations.
         losses: (B, C, 3), the auxiliary losses of the three representations.
         margin: The epsilon of Eq. 10.
-        normalization: `pairs` divides by 2C. `nonzero`, as published code, takes the mean over the three
-            pairs of modalities, each over its terms in the batch that are not zero; it is spread over the
-            stays such that their mean is that value.
+        normalization: `pairs` divides by 2C. `nonzero`, as in the published code, averages each of the three
+            pairs of modalities over its non-zero terms in the batch, then over the pairs; the mean over the
+            stays is that value.
 
     >>> weights = torch.tensor([[[0.6, 0.3, 0.1]]])
     >>> attention_ranking(weights, torch.tensor([[[0.5, 0.2, 0.9]]]))  # (0.6 - 0.3) / 2

@@ -18,16 +18,16 @@ from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 class MedFuse(FusionModel):
     """An LSTM over the sequence of EHR and projected CXR, with a linear head on its last hidden state.
 
-    MedFuse trains in two stages: first `EhrLstm` and `CxrResNet` alone, whose encoders are built like
-    `ehr_encoder` and `cxr_encoder` here; then everything, starting from their weights. MedFuse-II (DrFuse,
-    section 4.2) is `MedFuse(ehr_encoder="transformer", cxr_backbone="resnet50")`; its first stage is
-    `EhrTransformer` and `CxrResNet`.
+    MedFuse trains in two stages: first `EhrLstm` and `CxrResNet` alone, whose encoders match `ehr_encoder`
+    and `cxr_encoder` here; then everything, starting from their weights. MedFuse-II (DrFuse, section 4.2) is
+    `MedFuse(ehr_encoder="transformer", cxr_backbone="resnet50")`; its first stage is `EhrTransformer` and
+    `CxrResNet`.
 
     Args:
         ehr_encoder: `lstm` as in `EhrLstm`, or `transformer` as in `EhrTransformer`.
-        fusion_dim: Width of the LSTM that fuses.
-        absent_cxr: What the LSTM reads in place of an absent radiograph: one `learned` representation for all
-            (DrFuse's account of MedFuse), or nothing: `skip` ends the sequence after the EHR (code).
+        fusion_dim: Width of the fusion LSTM.
+        absent_cxr: What stands for an absent radiograph: one `learned` representation (DrFuse's account of
+            MedFuse), or nothing: `skip` ends the sequence after the EHR (code).
     """
 
     @takes_sizes_of(EhrLstmEncoder, EhrEncoder, CxrEncoder, cxr_backbone="resnet34")

@@ -11,16 +11,16 @@ from drfuse.errors import InputError
 from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
 from drfuse.models.cxr_encoders import CxrStages, enough_for_batch_norm
 from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
-from drfuse.models.losses import at_least_float32
+from drfuse.models.losses import at_least_float32, mean_cross_entropy
 from drfuse.models.precision import Head
 from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 class Exchange(nn.Module):
-    """Gate the channels of each modality by what both modalities show: the multimodal transfer module.
+    """Gate each modality's channels by both modalities: the multimodal transfer module.
 
-    With s the means of both modalities side by side, z = relu(W s + b), and each modality's features are
-    multiplied by 2 sigmoid(W_m z + b_m), channel by channel: a gate is 1 if its unit's input is 0.
+    With s the means of both modalities side by side, z = relu(W s + b), and each channel of modality m is
+    multiplied by its gate 2 sigmoid(W_m z + b_m), which is 1 at an input of 0.
 
     Args:
         cxr_channels: C, of the feature maps.
@@ -32,9 +32,7 @@ class Exchange(nn.Module):
         super().__init__()
         channels = cxr_channels + ehr_channels
         if not 1 <= ratio <= 2 * channels:
-            raise InputError(
-                f"ratio is {ratio}; expected 1 to {2 * channels}, so that the joint layer has a unit"
-            )
+            raise InputError(f"ratio is {ratio}; expected 1 to {2 * channels}")
         width = 2 * channels // ratio
         self.joint = nn.Linear(channels, width)
         self.excite_cxr = nn.Linear(width, cxr_channels)
@@ -50,18 +48,18 @@ class Exchange(nn.Module):
 
 
 class MMTM(FusionModel):
-    """A ResNet and a Transformer that gate each other's channels on the way.
+    """A ResNet and a Transformer that gate each other's channels.
 
-    The hours after the Transformer's first layer and the radiograph's feature maps are gated after every
-    stage of the ResNet, or after the last; then come the Transformer's other layers and the means. A joint
-    head on both representations predicts; each modality has a head of its own for the loss.
+    After every stage of the ResNet, or only the last, its feature maps and the hours after the Transformer's
+    first layer gate each other; then come the Transformer's other layers and the means. A joint head on both
+    representations predicts; for the loss, each modality also has its own head.
 
-    The backbone must be a ResNet. An absent radiograph is an all-zero image, which passes through it like any
-    other (DrFuse, section 4.2); the loss of the radiographs' own head leaves such stays out.
+    The backbone must be a ResNet. An all-zero image stands for an absent radiograph and passes through it
+    (DrFuse, section 4.2); the loss of the CXR head leaves such stays out.
 
     Args:
         exchange_after: Stages of the ResNet after which the modalities gate each other: `every`, or `last`.
-        ratio: How much narrower the joint layer of an exchange is than twice its input.
+        ratio: How much narrower an exchange's joint layer is than twice its input.
     """
 
     @takes_sizes_of(EhrEncoder, CxrStages)
@@ -103,15 +101,13 @@ class MMTM(FusionModel):
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return `total` and its parts, the mean binary cross entropies of the `joint`, `ehr` and `cxr` head.
 
-        That of `cxr` is over the stays with a radiograph, and 0 if there is none.
+        That of `cxr` is over the stays with a radiograph, or 0 without any.
         """
         h = output.representations
-        ehr, cxr = self.ehr_head(h["ehr"]), self.cxr_head(h["cxr"])
-        cxr_losses = F.binary_cross_entropy_with_logits(cxr, batch.labels[batch.cxr_of], reduction="none")
         parts = {
             "joint": F.binary_cross_entropy_with_logits(output.logits, batch.labels),
-            "ehr": F.binary_cross_entropy_with_logits(ehr, batch.labels),
-            "cxr": cxr_losses.sum() / max(1, cxr_losses.numel()),
+            "ehr": F.binary_cross_entropy_with_logits(self.ehr_head(h["ehr"]), batch.labels),
+            "cxr": mean_cross_entropy(self.cxr_head(h["cxr"]), batch.labels[batch.cxr_of]),
         }
         return {"total": torch.stack([*parts.values()]).sum(), **parts}
 

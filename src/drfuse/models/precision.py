@@ -17,10 +17,10 @@ _Returned = TypeVar("_Returned")
 
 
 def in_float32(forward: Callable[..., _Returned]) -> Callable[..., _Returned]:
-    """Decorate a module's `forward`: autocast is off within, and tensors in half precision arrive as float32.
+    """Decorate a module's `forward` to run without autocast, on float32 in place of half precision.
 
-    bfloat16 has 8 significant bits. In it, logits near 3 differ by at least 1/64, so that stays tie in their
-    ranks, and modality weights do not add up to 1.
+    bfloat16 has 8 significant bits: logits near 3 are at least 1/64 apart, so stays tie in their ranks, and
+    modality weights do not add up to 1.
     """
 
     @wraps(forward)
@@ -32,7 +32,7 @@ def in_float32(forward: Callable[..., _Returned]) -> Callable[..., _Returned]:
 
 
 class Head(nn.Linear):
-    """A linear layer on the way to logits; it runs in float32 even under autocast."""
+    """A linear layer for logits; it runs in float32 even under autocast."""
 
     @in_float32
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name
@@ -41,7 +41,7 @@ class Head(nn.Linear):
 
 
 class Lstm(nn.LSTM):
-    """An `nn.LSTM` that runs in float32 if the device has no LSTM in autocast's type."""
+    """An `nn.LSTM` that runs in float32 where the device has none for autocast's type."""
 
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:  # noqa: A002
         """Return what `nn.LSTM` returns, from a tensor or a `PackedSequence`."""
@@ -55,10 +55,10 @@ class Lstm(nn.LSTM):
 
 @cache
 def has_lstm(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether a device trains and runs an LSTM under autocast to a type; a tiny one is tried.
+    """Return whether a device trains and runs a tiny LSTM under autocast to `dtype`.
 
-    Processors without AVX-512, and some GPUs, have no LSTM in bfloat16, and no processor trains one in
-    float16. The models' other layers run everywhere: PyTorch emulates those that it has no kernel for.
+    CPUs without AVX-512, and some GPUs, have no LSTM in bfloat16, and no CPU trains one in float16. PyTorch
+    emulates the models' other layers where it has no kernel for them.
     """
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         lstm, hours = nn.LSTM(8, 8, batch_first=True).to(device), torch.zeros(2, 3, 8, device=device)

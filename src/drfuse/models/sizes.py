@@ -1,4 +1,4 @@
-"""Sizes of the shared encoders, described once, and constructors that take them as options of their own."""
+"""Sizes of the shared encoders, described once, and constructors that take them as their own options."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -9,35 +9,34 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 from drfuse.errors import check_choice
 
 BackboneSpec = str | Mapping[str, Any]
-"""A new ResNet by name or by the fields of a `ResNetConfig`, or a folder or hub name of a pretrained one."""
+"""A new ResNet by name or by the fields of a `ResNetConfig`, or a pretrained one by folder or hub name."""
 
 HourPooling = Literal["published", "mean-max-last"]
-"""What becomes of a stay's hours (see `EncoderSizes.pooling`)."""
+SizeNames = tuple[str, ...]
 
 
 class _Sized(Protocol):
-    """An encoder that says which fields of `EncoderSizes` it reads."""
+    """An encoder; `SIZES` lists the fields of `EncoderSizes` that it reads."""
 
-    SIZES: ClassVar[tuple[str, ...]]
+    SIZES: ClassVar[SizeNames]
 
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """Sizes of the encoders of a model.
+    """Sizes of a model's encoders.
 
     Attributes:
-        dim: D, the width of each modality's representation, and of the hours within the EHR's encoder.
-        heads: Attention heads of the EHR's Transformers; they divide `dim`.
-        layers: Layers of the EHR's Transformers after the first one.
-        lstm_layers: Layers of the EHR's LSTM.
-        dropout: Dropout of the EHR's encoder.
-        feedforward: Width of the feed-forward layers of the EHR's Transformers.
-        max_hours: The longest time series that the EHR's Transformers take.
-        pooling: What becomes of the hours: `published`, the mean of a Transformer's and the last of an
-            LSTM's; or `mean-max-last`, all three of mean, maximum and last hour, projected to the width of
-            one.
-        cxr_backbone: Architecture of the radiographs' encoders: `resnet18`, `resnet34`, `resnet50` or
-            `resnet101`; the fields of a `ResNetConfig`; or a pretrained one (see `build_backbone`).
+        dim: D, the width of each modality's representation, and of the hours within the EHR encoder.
+        heads: Attention heads of the EHR Transformer; must divide `dim`.
+        layers: Layers of the EHR Transformer after the first one.
+        lstm_layers: Layers of the EHR LSTM.
+        dropout: Dropout of the EHR encoder.
+        feedforward: Width of the feed-forward layers of the EHR Transformer.
+        max_hours: The longest time series that the EHR Transformer takes.
+        pooling: How hours become one representation: `published` takes a Transformer's mean or an LSTM's last
+            hour; `mean-max-last` projects mean, maximum and last hour to the width of one.
+        cxr_backbone: Architecture of the CXR encoders: `resnet18`, `resnet34`, `resnet50` or `resnet101`; the
+            fields of a `ResNetConfig`; or a pretrained backbone's folder or hub name.
     """
 
     dim: int = 256
@@ -51,11 +50,11 @@ class EncoderSizes:
     cxr_backbone: BackboneSpec = "resnet50"
 
     def __post_init__(self) -> None:
-        """Check what an encoder would not notice."""
+        """Check `pooling`, whose errors the encoders would not notice."""
         check_choice("pooling", self.pooling, get_args(HourPooling))
 
     def of(self, *encoders: type[_Sized]) -> dict[str, Any]:
-        """Return the sizes that these encoders read, by name."""
+        """Return the sizes that some encoders read, by name."""
         return {name: getattr(self, name) for name in _names(encoders)}
 
 
@@ -67,14 +66,14 @@ def _names(encoders: Iterable[type[_Sized]]) -> list[str]:
 def takes_sizes_of(
     *encoders: type[_Sized], **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a model's constructor: callers give the sizes of its encoders one by one.
+    """Decorate a model's constructor: callers pass the sizes of its encoders one by one.
 
-    In place of the constructor's parameter `sizes: EncoderSizes`, its signature and docstring, from which the
-    command line is made, have the sizes that the encoders read: `dim`, `heads`, ...
+    The constructor's signature and docstring, and so the command line, then show the sizes that the encoders
+    read (`dim`, `heads`, ...) in place of its parameter `sizes: EncoderSizes`.
 
     Args:
         encoders: The classes of the encoders.
-        defaults: Defaults of the model that differ from those of `EncoderSizes`.
+        defaults: The model's defaults where they differ from those of `EncoderSizes`.
     """
     names, own = _names(encoders), inspect.signature(EncoderSizes).parameters
 

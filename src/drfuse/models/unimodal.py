@@ -1,6 +1,6 @@
-"""One modality alone: the Transformer and the ResNet that DrFuse is compared with (Yao et al., section 4.2).
+"""Single-modality models: the Transformer and ResNet baselines of DrFuse (Yao et al., section 4.2), an LSTM.
 
-Each is an encoder that all models share, and a linear head. MedFuse trains the LSTM in its first stage.
+Each is a shared encoder with a linear head.
 """
 
 from torch import Tensor
@@ -10,12 +10,13 @@ from drfuse.data.batch import Batch
 from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
 from drfuse.models.cxr_encoders import CxrEncoder
 from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder
+from drfuse.models.losses import mean_cross_entropy
 from drfuse.models.precision import Head
 from drfuse.models.sizes import EncoderSizes, takes_sizes_of
 
 
 class _EhrAlone(FusionModel):
-    """An encoder of the EHR that returns one representation (B, D), and a linear head."""
+    """An EHR encoder that returns one representation (B, D), and a linear head."""
 
     def __init__(self, encoder: EhrEncoder | EhrLstmEncoder, dim: int, n_labels: int) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class _EhrAlone(FusionModel):
 
 
 class EhrTransformer(_EhrAlone):
-    """A Transformer of the EHR; radiographs change nothing."""
+    """A Transformer on the EHR; it ignores radiographs."""
 
     reads = ("ehr",)
 
@@ -51,7 +52,7 @@ class EhrTransformer(_EhrAlone):
 
 
 class EhrLstm(_EhrAlone):
-    """An LSTM of the EHR, the first stage of MedFuse (Hayat et al., 2022); radiographs change nothing."""
+    """An LSTM on the EHR, the first stage of MedFuse (Hayat et al., 2022); it ignores radiographs."""
 
     reads = ("ehr",)
 
@@ -61,7 +62,7 @@ class EhrLstm(_EhrAlone):
 
 
 class CxrResNet(FusionModel):
-    """A ResNet of the radiograph; a stay without one gets no prediction."""
+    """A ResNet on the radiograph; a stay without one gets no prediction."""
 
     reads = ("cxr",)
 
@@ -80,10 +81,9 @@ class CxrResNet(FusionModel):
         return FusionOutput(batch.nan_without_cxr(self.head(cxr)), representations={"cxr": cxr})
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return the binary cross entropy over the stays with a radiograph as `total`; 0 if there is none."""
+        """Return the binary cross entropy over the stays with a radiograph as `total`; 0 without any."""
         rows = batch.cxr_of
-        losses = F.binary_cross_entropy_with_logits(output.logits[rows], batch.labels[rows], reduction="none")
-        return {"total": losses.sum() / max(1, losses.numel())}
+        return {"total": mean_cross_entropy(output.logits[rows], batch.labels[rows])}
 
     def shared_encoders(self) -> SharedEncoders:
         """Return the encoders."""
