@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -35,11 +36,11 @@ def rewrite(path: Path, edit: dict[str, str] | None = None, lines: dict[int, str
     path.write_bytes(gzip.compress("\n".join(rows).encode()))
 
 
-def make(folder: Path, **options: object) -> dict[str, object]:
+def make(folder: Path, **options: Any) -> dict[str, Any]:
     """Prepare the cohort; return its manifest."""
-    given = {"mimic_cxr": folder / "mimic-cxr", "image_size": 32} | options
-    prepare(folder / "mimic-iv", folder / "cohort", **given)  # type: ignore[arg-type]
-    manifest: dict[str, object] = json.loads((folder / "cohort" / "manifest.json").read_text())
+    given: dict[str, Any] = {"mimic_cxr": folder / "mimic-cxr", "image_size": 32} | options
+    prepare(folder / "mimic-iv", folder / "cohort", **given)
+    manifest: dict[str, Any] = json.loads((folder / "cohort" / "manifest.json").read_text())
     return manifest
 
 
@@ -105,8 +106,8 @@ def test_a_stay_that_does_not_parse_is_left_out_and_counted(hospital: Path) -> N
     cells[header.split(",").index("intime")] = "soon"
     path.write_bytes(gzip.compress("\n".join([header, ",".join(cells), *rest]).encode()))
     manifest = make(hospital)
-    assert manifest["warnings"]["rejected_rows"] == {"icustays.csv.gz": 1}  # type: ignore[index]
-    assert manifest["flow"][0]["stays"] == sum(map(bool, rest))  # type: ignore[index]
+    assert manifest["warnings"]["rejected_rows"] == {"icustays.csv.gz": 1}
+    assert manifest["flow"][0]["stays"] == sum(map(bool, rest))
     with pytest.raises(InputError, match=r"1 rows of icustays\.csv\.gz do not parse; fix them"):
         make(hospital, overwrite=True, strict=True)
 
@@ -123,7 +124,7 @@ def test_a_column_without_a_name_is_no_obstacle(hospital: Path) -> None:
     rows = gzip.decompress(path.read_bytes()).decode().splitlines()
     numbered = [f"{'' if number == 0 else number},{row}" for number, row in enumerate(rows)]
     path.write_bytes(gzip.compress(("\n".join(numbered) + "\n").encode()))
-    assert make(hospital)["flow"][-1]["stays"] == 30  # type: ignore[index]
+    assert make(hospital)["flow"][-1]["stays"] == 30
 
 
 def test_dates_with_hyphens_and_views_in_lower_case_are_understood(hospital: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_radiograph_without_a_readable_time_is_counted(
     clock = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(time)).otherwise("StudyTime")
     path.write_bytes(gzip.compress(rows.with_columns(clock.alias("StudyTime")).write_csv().encode()))
     with caplog.at_level(logging.WARNING):
-        assert make(hospital)["warnings"]["undated_images"] == 1  # type: ignore[index]
+        assert make(hospital)["warnings"]["undated_images"] == 1
     assert "1 images have no readable StudyDate and StudyTime" in caplog.text
 
 
@@ -205,7 +206,7 @@ def test_a_split_file_whose_name_is_a_pattern_is_read_itself(hospital: Path) -> 
     for name, split in (("s1.csv", "test"), ("s[1].csv", "train")):
         subjects = pl.read_csv(hospital / "mimic-iv/hosp/patients.csv.gz").select("subject_id")
         subjects.with_columns(split=pl.lit(split)).write_csv(hospital / name)
-    assert make(hospital, split_file=hospital / "s[1].csv")["splits"]["train"]["stays"] == 30  # type: ignore[index]
+    assert make(hospital, split_file=hospital / "s[1].csv")["splits"]["train"]["stays"] == 30
 
 
 def test_overwrite_keeps_what_is_not_the_cohorts(hospital: Path) -> None:
@@ -260,7 +261,7 @@ def test_few_bad_rows_are_left_out_wherever_they_stand(hospital: Path) -> None:
     assert rows.height > 25 / 0.05
     time = pl.when(pl.int_range(pl.len()) < 25).then(pl.lit("soon")).otherwise("charttime")
     path.write_bytes(gzip.compress(rows.with_columns(time.alias("charttime")).write_csv().encode()))
-    assert make(hospital)["warnings"]["rejected_rows"] == {"chartevents.csv.gz": 25}  # type: ignore[index]
+    assert make(hospital)["warnings"]["rejected_rows"] == {"chartevents.csv.gz": 25}
 
 
 def test_a_stray_image_hides_no_patients(hospital: Path) -> None:

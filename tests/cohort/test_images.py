@@ -171,7 +171,12 @@ def test_images_that_were_decoded_before_are_copied(tmp_path: Path) -> None:
     np.save(tmp_path / "before.npy", before)
     (tmp_path / "new.jpg").write_bytes(draw((20, 20), seed=1))
     earlier = [Stored(tmp_path / "before.npy", row) for row in range(3)]
-    images = [[earlier[2]], [tmp_path / "new.jpg"], [tmp_path / "missing.jpg"], [earlier[0]]]
+    images: list[list[Path | Stored]] = [
+        [earlier[2]],
+        [tmp_path / "new.jpg"],
+        [tmp_path / "missing.jpg"],
+        [earlier[0]],
+    ]
     assert list(store_images(images, 16, tmp_path / "cxr.npy")) == [0, 0, None, 0]
     stored = np.load(tmp_path / "cxr.npy")
     assert np.array_equal(stored, np.stack([before[2], decode(tmp_path / "new.jpg", 16), before[0]]))

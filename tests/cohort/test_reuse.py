@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,9 +25,9 @@ def hospital(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(folder: Path, out: str = "cohort", **options: object) -> Manifest:
-    given = {"mimic_cxr": folder / "mimic-cxr", "image_size": 32} | options
-    return prepare(folder / "mimic-iv", folder / out, **given)  # type: ignore[arg-type]
+def make(folder: Path, out: str = "cohort", **options: Any) -> Manifest:
+    given: dict[str, Any] = {"mimic_cxr": folder / "mimic-cxr", "image_size": 32} | options
+    return prepare(folder / "mimic-iv", folder / out, **given)
 
 
 def spoil(path: Path) -> None:
@@ -101,13 +102,13 @@ def test_without_overwrite_another_option_is_refused(hospital: Path) -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_another_option_makes_again_only_what_depends_on_it(
-    options: dict[str, object], spoilt: list[str], hospital: Path
+    options: dict[str, Any], spoilt: list[str], hospital: Path
 ) -> None:
     (hospital / "own.yaml").write_text(OWN_CODES)
     subjects = pl.read_parquet(hospital / "cohort/stays.parquet")["subject_id"].unique(maintain_order=True)
     pl.DataFrame({"subject_id": subjects, "split": "train"}).write_csv(hospital / "split.csv")
     files = {key: hospital / str(options[key]) for key in ("phenotypes", "split_file") if key in options}
-    named = options | files
+    named: dict[str, Any] = options | files
     expected = make(hospital, "fresh", **named)
     known = set(pl.read_parquet(hospital / "cohort/stays.parquet")["dicom_id"])
     for name in spoilt:
@@ -132,7 +133,7 @@ def test_what_no_longer_holds_is_read_again(
     change: str, hospital: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_tables(hospital, "chartevents")
-    options: dict[str, object] = {"seed": 3}
+    options: dict[str, Any] = {"seed": 3}
     if change == "event":
         touch(hospital / "mimic-iv/hosp/labevents.csv.gz")
     elif change == "window":

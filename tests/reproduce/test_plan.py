@@ -116,7 +116,8 @@ def test_medfuse_starts_from_runs_of_each_modality_alone(
         expected = [alone[replace(cell, system=one)] for one in first_stage]
         assert list(spec.after) == expected
         starts = [getattr(spec.options, option) for option in ("init_ehr", "init_cxr")]
-        assert starts == ([one.folder for one in expected] or [None, None])
+        folders: list[Path | None] = [one.folder for one in expected]
+        assert starts == (folders or [None, None])
 
 
 def test_radiographs_are_dropped_for_all_systems_that_read_both_modalities(cohort: Cohort) -> None:
@@ -221,7 +222,7 @@ def test_a_system_has_its_own_settings_before_those_for_all(cohort: Cohort) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dr-fuse": {"lr": 1e-4}}, "there is no system 'dr-fuse'"),
+        ({"dr-fuse": {"lr": 1e-4}}, "'dr-fuse' is not a system"),
         ({"logistic-ehr": {"lr": 1e-4}}, "a solver fits logistic-ehr"),
         ({"drfuse": {"seed": 1}}, "'seed' cannot be set for drfuse alone"),
         ({"drfuse": {"lr": "fast"}}, "lr of drfuse is 'fast'"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset
+from drfuse.data import Cohort, CohortDataModule, StayDataset, StoredBatch
 from drfuse.errors import InputError
 from drfuse.models import DrFuse, FusionModel, LateFusion
 from drfuse.reproduce import representations
@@ -68,7 +68,7 @@ def test_representations_are_the_model_s_own(
     monkeypatch.setattr(representations, "_STAYS_AT_A_TIME", at_a_time)
     asked: list[int] = []
 
-    def counted(data: StayDataset, rows: list[int]) -> Batch:
+    def counted(data: StayDataset, rows: list[int]) -> StoredBatch:
         asked.append(len(rows))
         return get(data, rows)
 
@@ -142,7 +142,7 @@ def test_a_probe_never_sees_a_subject_in_fitting_and_scoring() -> None:
     # a subject's stays are alike: known ones would give the modality away
     generator = np.random.default_rng(0)
     subjects = np.repeat(np.arange(40), 10)
-    ehr, cxr = (generator.standard_normal((40, 60))[subjects] for _ in range(2))
+    ehr, cxr = (generator.standard_normal((40, 60)).astype(np.float32)[subjects] for _ in range(2))
     assert probe_origin(ehr, cxr, subjects) < 0.7
     assert probe_origin(ehr, cxr, np.arange(400)) > 0.95
 

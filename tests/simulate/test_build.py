@@ -14,6 +14,7 @@ from drfuse.cohort import prepare
 from drfuse.cohort.images import decode
 from drfuse.errors import InputError
 from drfuse.simulate import Simulation, Truth, build, simulate
+from drfuse.simulate.record import draw_events
 from tests.builders import left_in
 from tests.mimic import image_path
 from tests.simulate.samples import Simulated, study_times
@@ -331,7 +332,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_failure_leaves_the_old_hospital_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulate(tmp_path / "hospital", stays=3, image_size=32)
     before = sums(tmp_path / "hospital")
-    monkeypatch.setattr(build, "draw_events", failing_the_second_time(build.draw_events))
+    monkeypatch.setattr(build, "draw_events", failing_the_second_time(draw_events))
     with pytest.raises(OSError, match="no space left"):
         simulate(tmp_path / "hospital", stays=45, image_size=32, overwrite=True)
     assert sums(tmp_path / "hospital") == before

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import expit
 from scipy.stats import kstest, norm
@@ -38,7 +39,7 @@ def given(patients: Patients) -> dict[tuple[Modality, ...], Floats]:
     return {view: patients.given(*view) for view in VIEWS}
 
 
-def deciles(scores: Floats) -> Iterator[tuple[int, Floats]]:
+def deciles(scores: Floats) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yield the phenotype and the rows of each tenth of the stays in the order of its scores."""
     for c in range(scores.shape[1]):
         for rows in np.array_split(np.argsort(scores[:, c]), 10):

@@ -1,7 +1,7 @@
 import dataclasses
 import math
 from collections import defaultdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -79,7 +79,7 @@ def test_stays_lie_within_their_admission(stays: pl.DataFrame) -> None:
 
 
 def test_the_admissions_of_a_subject_follow_each_other(admitted: Admitted) -> None:
-    ends: dict[int, list[tuple[object, object]]] = defaultdict(list)
+    ends: dict[int, list[tuple[datetime, datetime]]] = defaultdict(list)
     for row in admitted.hospital.admissions.sort("hadm_id").iter_rows(named=True):
         ends[row["subject_id"]].append((row["admittime"], row["dischtime"]))
     times = [[time for admission in of_one for time in admission] for of_one in ends.values()]

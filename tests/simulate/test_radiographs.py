@@ -1,5 +1,6 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -16,7 +17,11 @@ BELOW_LEFT_SHOULDER = (slice(10, 16), slice(46, 54))
 
 
 def readings(
-    disease: Disease, n: int = 48, reliability: float = 0.98, seed: int | None = None, **values: float
+    disease: Disease,
+    values: Mapping[str, float] = MappingProxyType({}),
+    n: int = 48,
+    reliability: float = 0.98,
+    seed: int | None = None,
 ) -> Readings:
     """Return n readings that are 0 (or random, of `seed`), but for `values`."""
     shape = (n, len(disease.factors))
@@ -80,7 +85,7 @@ def test_a_lateral_view_is_the_same_whatever_the_readings_are(disease: Disease) 
 def test_a_factor_that_an_image_does_not_show_leaves_no_trace(disease: Disease) -> None:
     hidden = np.array(disease.factors)[~disease.seen["cxr"]]
     shown = readings(disease, n=2, seed=1)
-    changed = readings(disease, n=2, seed=1, **dict.fromkeys(hidden, 2.0))
+    changed = readings(disease, dict.fromkeys(hidden, 2.0), n=2, seed=1)
     assert len(hidden) == 6
     assert draw(disease, shown) == draw(disease, changed)
 
@@ -88,7 +93,7 @@ def test_a_factor_that_an_image_does_not_show_leaves_no_trace(disease: Disease) 
 def test_every_factor_that_an_image_shows_changes_it(disease: Disease) -> None:
     plain = draw(disease, readings(disease, n=2))
     for name in np.array(disease.factors)[disease.seen["cxr"]]:
-        assert set(plain).isdisjoint(draw(disease, readings(disease, n=2, **{name: 1.0}))), name
+        assert set(plain).isdisjoint(draw(disease, readings(disease, {name: 1.0}, n=2))), name
 
 
 @pytest.mark.parametrize(
@@ -103,27 +108,27 @@ def test_what_a_radiologist_looks_for_is_brighter_the_larger_the_reading_is(
     disease: Disease, factor: str, region: tuple[slice, slice]
 ) -> None:
     brightness = [
-        pixels(draw(disease, readings(disease, **{factor: value})))[:, *region].mean()
+        pixels(draw(disease, readings(disease, {factor: value})))[:, *region].mean()
         for value in (-2.0, -1.0, 0.0, 1.0, 2.0)
     ]
     assert (np.diff(brightness) > 0.005).all()
-    elsewhere = pixels(draw(disease, readings(disease, **{factor: 2.0})))[:, 50:, :20].mean()
+    elsewhere = pixels(draw(disease, readings(disease, {factor: 2.0})))[:, 50:, :20].mean()
     assert elsewhere == pytest.approx(
-        pixels(draw(disease, readings(disease, **{factor: -2.0})))[:, 50:, :20].mean(), abs=0.002
+        pixels(draw(disease, readings(disease, {factor: -2.0})))[:, 50:, :20].mean(), abs=0.002
     )
 
 
 def test_a_congested_heart_is_wide(disease: Disease) -> None:
     def width(value: float) -> float:
-        middle = pixels(draw(disease, readings(disease, congestion=value)))[:, 36:42].mean(axis=(0, 1))
+        middle = pixels(draw(disease, readings(disease, {"congestion": value})))[:, 36:42].mean(axis=(0, 1))
         return float((middle > 0.5).sum())
 
     assert width(2) >= width(-2) + 4
 
 
 def test_fluid_and_collapse_are_on_either_side(disease: Disease) -> None:
-    plain = pixels(draw(disease, readings(disease, effusion=-3.0)))
-    fluid = pixels(draw(disease, readings(disease, effusion=3.0)))
+    plain = pixels(draw(disease, readings(disease, {"effusion": -3.0})))
+    fluid = pixels(draw(disease, readings(disease, {"effusion": 3.0})))
     rise = (fluid - plain)[:, 36:44]
     right, left = rise[:, :, 12:26].mean(axis=(1, 2)), rise[:, :, 38:52].mean(axis=(1, 2))
     assert (np.maximum(right, left) > 0.08).mean() > 0.9

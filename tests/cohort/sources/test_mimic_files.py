@@ -28,7 +28,8 @@ def tables(source: Source) -> dict[str, ir.Table]:
         "stays": source.stays,
         "admissions": source.admissions,
         "diagnoses": source.diagnoses,
-        **source.events,
+        "chartevents": source.events["chartevents"],
+        "labevents": source.events["labevents"],
     }
 
 

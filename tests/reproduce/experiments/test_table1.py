@@ -7,7 +7,7 @@ from tests.reproduce.samples import make_results, published
 def test_table_1_counts_the_stays_of_each_split() -> None:
     table = table1(make_results(["drfuse"], seeds=1))
     assert [row.header for row in table.rows] == ["full dataset", "matched subset"]
-    counted = [[cell.shown.value for cell in row.cells] for row in table.rows]  # type: ignore[union-attr]
+    counted = [[cell.shown.value for cell in row.cells] for row in table.rows]
     # every fourth stay has no radiograph, from the second on: 8 of the first 30, 1 of 6, 10 of the last 40
     assert counted == [["30", "6", "40"], ["22", "5", "30"]]
     assert [one.paper for one in table.numbers] == [42628, 4802, 11914, 7637, 857, 2136]

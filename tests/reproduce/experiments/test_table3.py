@@ -27,6 +27,7 @@ from tests.reproduce.samples import (
     make_cohort,
     make_results,
     number,
+    numbers,
     of_seeds,
     predict,
     published,
@@ -121,16 +122,16 @@ def test_a_users_own_system_is_beside_the_ranks_of_the_paper_s() -> None:
 
 def test_ranks_among_fewer_systems_are_not_held_against_the_paper_s() -> None:
     table = table3(make_results(["transformer", "drfuse"]))
-    assert published(table.rows[-1].cells[1:]) == [None] * 6  # type: ignore[arg-type]
+    assert published(numbers(table.rows[-1])) == [None] * 6
     assert number(table, "Shock", "DrFuse").paper == 0.542
 
 
 def test_table_3_averages_the_ranks_ties_included(by_rank: Table) -> None:
     # ResNet50: 5, 5, 1; Transformer: 2, 2, 2; MedFuse: 4, 4, 2; MedFuse-II: 2, 1, 4; DrFuse: 1, 2, 4
     *_, last = by_rank.rows
-    ranks = [cell.value for cell in last.cells[1:]]  # type: ignore[union-attr]
+    ranks = [cell.value for cell in last.cells[1:]]
     assert ranks == pytest.approx([11 / 3, 6 / 3, 10 / 3, 7 / 3, 7 / 3])
-    assert [cell.paper for cell in last.cells[1:]] == [3.96, 3.24, 2.68, 2.84, 2.04]  # type: ignore[union-attr]
+    assert [cell.paper for cell in last.cells[1:]] == [3.96, 3.24, 2.68, 2.84, 2.04]
     assert last.rule_above
     assert last.cells[0] == ""
 
@@ -166,7 +167,7 @@ def test_a_phenotype_without_positive_is_in_no_rank() -> None:
         [[number(table, PHENOTYPES[c], paper_systems()[name].title).value for name in names] for c in (0, 2)]
     )
     expected = [np.mean([1 + (row > row[place]).sum() for row in occurring]) for place in range(len(names))]
-    assert [cell.value for cell in table.rows[-1].cells[1:]] == pytest.approx(expected)  # type: ignore[union-attr]
+    assert [cell.value for cell in table.rows[-1].cells[1:]] == pytest.approx(expected)
 
 
 def test_without_a_model_of_one_modality_nothing_is_held_against_it() -> None:
@@ -211,7 +212,7 @@ def test_a_phenotype_without_positive_is_not_tested() -> None:
     (table,) = compare_labels(results_of(runs, make_cohort(labels)))
     absent = number(table, PHENOTYPES[1], "Transformer")
     assert (absent.shown.value, absent.note) == ("–", "")
-    p, corrected = re.fullmatch(r"p = (.*), corrected = (.*)", table.numbers[0].note).groups()  # type: ignore[union-attr]
+    p, corrected = re.fullmatch(r"p = (.*), corrected = (.*)", table.numbers[0].note).groups()
     assert float(corrected) <= min(1, 2 * float(p)) + 0.001  # of two labels, not three
 
 
