@@ -84,10 +84,10 @@ def test_what_was_made_of_other_input_is_refused(small_demo: Demo, tmp_path: Pat
     simulate(out / "hospital", STAYS, 0.5, image_size=64, seed=1, overwrite=True)
     settings = out / "hospital" / "simulation.json"
     settings.write_text(settings.read_text().replace('"seed": 1', '"seed": 0'))
-    with pytest.raises(InputError, match=r"cohort is not of the hospital beside it; delete it, or choose"):
+    with pytest.raises(InputError, match=r"cohort was not made from .*hospital; delete it, or choose"):
         demo(out, stays=STAYS, fast=True)
     shutil.rmtree(out / "cohort")
-    with pytest.raises(InputError, match=r"runs/ehr is not of the cohort .*; delete it, or choose"):
+    with pytest.raises(InputError, match=r"runs/ehr was not trained on .*cohort; delete it, or choose"):
         demo(out, stays=STAYS, fast=True)
 
 

@@ -90,7 +90,7 @@ def test_what_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
 
 def test_the_working_directory_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="name a folder within it"):
+    with pytest.raises(InputError, match="choose a folder inside it"):
         make(Path())
 
 

@@ -1,6 +1,6 @@
-"""drfuse: raw ICU records and chest radiographs in, predictions of phenotypes and their evaluation out.
+"""drfuse: raw ICU records and chest radiographs in, phenotype predictions and their evaluation out.
 
-Every sub-package is one step of the way: `cohort`, `data`, `models`, `training`, `inference`, `evaluation`.
+Each sub-package is one step: `cohort`, `data`, `models`, `training`, `inference`, `evaluation`.
 """
 
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""The `drfuse` command: each sub-command is one function, whose signature and docstring are its options."""
+"""The `drfuse` command: each sub-command is one function; its signature and docstring give the options."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ from drfuse.command_line import Parser, run_command
 
 @dataclass(frozen=True)
 class _Command:
-    """A sub-command: the function behind it, how its result is shown, and which arguments are special.
+    """A sub-command.
 
     Attributes:
-        function: Import path of the function.
-        summary: What it does, in the list of commands.
-        show: Shows what it returned.
-        positional: Arguments without a name.
-        python_only: Arguments that only a caller in Python can give.
+        function: Import path of the function that it runs.
+        summary: Its line in the list of commands.
+        show: Prints the function's result.
+        positional: Parameters given by position, not as options.
+        python_only: Parameters that the command line does not offer.
     """
 
     function: str
@@ -32,7 +32,7 @@ class _Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the `drfuse` command; wrong input ends in one sentence and exit code 2."""
+    """Run the `drfuse` command; invalid input ends in one sentence and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in _COMMANDS:
         overview = _overview()
@@ -44,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result, called_with = run_command(
         command.function, f"drfuse {name}", rest, command.positional, command.python_only
     )
-    command.show(result, called_with, Console(markup=False))  # names of phenotypes and systems are no markup
+    command.show(result, called_with, Console(markup=False))  # a phenotype's name may contain brackets
 
 
 def _overview() -> Parser:
-    """Return the parser of `drfuse --help`; it imports no command, so that the help comes at once."""
+    """Return the parser of `drfuse --help`, which is fast because it imports no command."""
     parser = Parser(prog="drfuse", description="Predictions from ICU records and chest radiographs.")
     parser.add_argument("--version", action="version", version=f"drfuse {__version__}")
     commands = parser.add_subcommands(required=False)
@@ -65,7 +65,7 @@ def _show_cohort(manifest: Any, arguments: dict[str, Any], console: Console) -> 
 
 
 def _show_run(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
-    if os.environ.get("RANK", "0") != "0":  # torchrun or srun runs the command once for every device
+    if os.environ.get("RANK", "0") != "0":  # torchrun and srun run the command once per device
         return
     _say(
         console,
@@ -88,7 +88,7 @@ def _show_metrics(metrics: Any, arguments: dict[str, Any], console: Console) -> 
 def _show_simulation(result: Any, arguments: dict[str, Any], console: Console) -> None:
     _say(
         console,
-        f"wrote {arguments['out']}: {result.icu_stays:,} ICU stays, {result.eligible:,} to be included, "
+        f"wrote {arguments['out']}: {result.icu_stays:,} ICU stays, {result.eligible:,} of them eligible, "
         f"{result.with_cxr:,} of those with a radiograph; {result.events:,} events, {result.images:,} images",
     )
 
@@ -102,12 +102,12 @@ def _show_demo(result: Any, arguments: dict[str, Any], console: Console) -> None
     }
     console.print(contest_table(contest))
     console.print(weights_table(result.patient.stay_id, result.patient.likeliest))
-    for place, what in (
+    for name, content in (
         ("hospital", "raw files in MIMIC's layout, and truth.parquet"),
-        ("cohort", "what `drfuse prepare` made of them"),
+        ("cohort", "the cohort that `drfuse prepare` made from them"),
         ("runs", "trained models, predictions and metrics"),
     ):
-        _say(console, f"wrote {result.folder / place}: {what}")
+        _say(console, f"wrote {result.folder / name}: {content}")
 
 
 def _show_reproduced(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
@@ -115,7 +115,7 @@ def _show_reproduced(result: Any, arguments: dict[str, Any], console: Console) -
 
     for table in result.shown:
         console.print(paper_table(table))
-    _say(console, f"wrote {result.report}, and its tables and figures beside")
+    _say(console, f"wrote {result.report}, with its tables and figures next to it")
 
 
 def _show_tuned(result: Any, arguments: dict[str, Any], console: Console) -> None:
@@ -136,9 +136,7 @@ def _say(console: Console, sentence: str) -> None:
 _COMMANDS = {
     "demo": _Command("drfuse.demo.demo", "The whole system on a simulated hospital.", _show_demo),
     "simulate": _Command(
-        "drfuse.simulate.simulate",
-        "Raw files of a simulated hospital, with the truth beside.",
-        _show_simulation,
+        "drfuse.simulate.simulate", "Raw files of a simulated hospital, and the truth.", _show_simulation
     ),
     "prepare": _Command(
         "drfuse.cohort.prepare", "Raw MIMIC-IV and MIMIC-CXR-JPG files -> a cohort.", _show_cohort
@@ -155,7 +153,7 @@ _COMMANDS = {
     ),
     "reproduce": _Command(
         "drfuse.reproduce.reproduce",
-        "A cohort -> the paper's tables and figure, beside the paper's numbers.",
+        "A cohort -> the paper's tables and figure, next to the paper's numbers.",
         _show_reproduced,
         ("what", "cohort"),
     ),

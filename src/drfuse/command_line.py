@@ -1,7 +1,7 @@
-"""Turns a function into a command: its signature and docstring are the options and their help.
+"""Turns a function into a command: its signature and docstring give the options and their help.
 
 `drfuse` and the benchmarks share it. Options are spelled with hyphens (underscores work too), a bare flag
-means true, a list is written without brackets, and wrong input ends in one sentence and exit code 2.
+means true, a list needs no brackets, and invalid input ends in one sentence and exit code 2.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, cast, get_args, get_origin
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, set_parsing_settings
-from jsonargparse._actions import ActionConfigFile  # the package exports it to no type checker
+from jsonargparse._actions import ActionConfigFile  # type checkers do not find it in the package itself
 from rich.console import Console
 
 from drfuse.errors import InputError
@@ -32,23 +32,23 @@ _NESTED = re.compile(r"NestedArg\(key='(.*?)', val='(.*?)'\)")
 
 
 class Parser(ArgumentParser):
-    """A parser that writes options with hyphens, and says in one sentence what is wrong.
+    """A parser that writes options with hyphens and reports an error in one sentence.
 
     Attributes:
-        positional: Arguments without a name.
+        positional: Parameters given by position, not as options.
     """
 
     positional: Sequence[str] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        """Say what is wrong with the arguments, and end with exit code 2."""
+        """Print what is wrong with the arguments and end with exit code 2."""
         problem = re.sub(
             r'Parser key "([\w.]+)"(?=:)|(?<=arguments are required: )(.*)',
-            lambda found: ", ".join(map(self._as_written, (found[1] or found[2]).split(", "))),
+            lambda found: ", ".join(map(self._spelled, (found[1] or found[2]).split(", "))),
             " ".join(message.split()),
         )
         problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
-        problem = _NESTED.sub(r"\1=\2", _UNION.sub(_as_sentence, _readable(problem)))
+        problem = _NESTED.sub(r"\1=\2", _UNION.sub(_union_error, _readable(problem)))
         self.exit(2, f"{self.prog}: error: {problem}; see `{self.prog} --help`\n")
 
     def format_help(self, *arguments: Any) -> str:  # noqa: D102
@@ -57,7 +57,7 @@ class Parser(ArgumentParser):
     def format_usage(self) -> str:  # noqa: D102
         return _readable(super().format_usage())
 
-    def _as_written(self, parameter: str) -> str:
+    def _spelled(self, parameter: str) -> str:
         return parameter if parameter in self.positional else f"--{parameter}"
 
 
@@ -68,25 +68,22 @@ def run_command(
     positional: Sequence[str] = (),
     python_only: Sequence[str] = (),
 ) -> tuple[Any, dict[str, Any]]:
-    """Call a function with arguments from the command line.
+    """Return a function's result, called with arguments from the command line, and those arguments.
 
     Args:
-        function: What the command runs, or its import path.
+        function: The function, or its import path.
         program: How the user starts it: `drfuse train`.
-        arguments: What the user gave; None: `sys.argv`.
-        positional: Parameters that are arguments without a name.
-        python_only: Parameters that only a caller in Python can give.
-
-    Returns:
-        What the function returned, and the arguments that it was called with.
+        arguments: The words after the program's name; by default those in `sys.argv`.
+        positional: Parameters given by position, not as options.
+        python_only: Parameters that the command line does not offer.
 
     Raises:
-        SystemExit: With exit code 2 after wrong input, 130 after an interruption; stderr says why.
+        SystemExit: With exit code 2 after invalid input, 130 after an interruption; stderr says why.
     """
     errors = Console(stderr=True)
-    sys.path.append(str(Path.cwd()))  # for a model of the user's own
+    sys.path.append(str(Path.cwd()))  # where a user's own model may be
     try:
-        if isinstance(function, str):  # an interruption during a long import ends in a sentence too
+        if isinstance(function, str):  # imported here, so that an interruption is caught as well
             module, _, name = function.rpartition(".")
             function = cast(Callable[..., Any], getattr(import_module(module), name))
         log_to(errors)
@@ -95,12 +92,12 @@ def run_command(
         options = parser.instantiate(parser.parse_args(_as_parameters(given, function)))
         called_with = _call_arguments(dict(options.items()), function)
         return function(**called_with), called_with
-    except (InputError, OSError) as error:  # what the user can put right: input, permissions, a full disk
+    except (InputError, OSError) as error:  # the user can fix these: input, permissions, a full disk
         message = f"{program}: error: {error}"
         errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        errors.print(f"{program}: interrupted; the same command goes on or starts again")
+        errors.print(f"{program}: interrupted; run the same command again to continue or to start over")
         raise SystemExit(130) from None
 
 
@@ -126,16 +123,16 @@ def _parser(
 
 @dataclass(frozen=True)
 class _Signature:
-    """What a command takes: its function's own parameters, and the fields of a dataclass of options.
+    """The options of a command: its function's parameters and the fields of a dataclass of options.
 
-    Such a dataclass is the annotation of a parameter; its fields become options of the command. The
-    function's own parameters go before fields of the same name.
+    The dataclass is the annotation of one parameter. Where a field and a parameter share a name, the
+    parameter wins.
 
     Attributes:
-        own: The annotation of each parameter by name, but for that of the dataclass and for `**changes`.
+        own: Annotations of the parameters by name, without the dataclass's and `**changes`.
         group: Name of the parameter that takes the dataclass, if there is one.
         options: The dataclass.
-        hidden: Fields of it that are no options of this command.
+        hidden: Its fields that this command does not offer.
     """
 
     own: dict[str, Any]
@@ -145,7 +142,7 @@ class _Signature:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> "_Signature":
-        """Return what a function takes."""
+        """Return the signature of a function."""
         own: dict[str, Any] = {}
         group, options, decided = None, None, ()
         for name, parameter in inspect.signature(function).parameters.items():
@@ -158,7 +155,7 @@ class _Signature:
                 decided = get_args(kind)[1].names if annotated else ()
             else:
                 own[name] = kind
-        return cls(own, group, options, frozenset(own) | frozenset(decided))
+        return cls(own, group, options, frozenset((*own, *decided)))
 
     @property
     def kinds(self) -> dict[str, Any]:
@@ -170,7 +167,7 @@ class _Signature:
 
 
 def _call_arguments(arguments: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """Return what to call a function with; a dataclass takes its fields back."""
+    """Return the function's arguments: fields of its dataclass are put back into one."""
     arguments.pop("config", None)
     signature = _Signature.of(function)
     if signature.group is not None:
@@ -180,10 +177,10 @@ def _call_arguments(arguments: dict[str, Any], function: Callable[..., Any]) -> 
 
 
 def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """Return the arguments as jsonargparse reads them.
+    """Return the arguments in jsonargparse's syntax.
 
-    Options are named like the function's parameters, a bare flag means true, and what follows an option that
-    takes several values, up to the next option, becomes a list; after `=`, that is one value.
+    Hyphens in an option's name become underscores, a bare flag becomes `=true`, and the words after an option
+    that takes several values, up to the next option, become a list; after `=` that is a single value.
     """
     kinds = _Signature.of(function).kinds
     named: list[str] = []
@@ -196,8 +193,7 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
             continue
         first, dot, key = option[2:].partition(".")
         first = first.replace("-", "_")
-        of_systems = _is_by_name(kinds.get(first))
-        name = f"{first}{dot}{key if of_systems else key.replace('-', '_')}"
+        name = f"{first}{dot}{key if _has_free_keys(kinds.get(first)) else key.replace('-', '_')}"
         kind = kinds.get(name)
         is_bare = not left or left[0].startswith("-") or (kind is bool and left[0] not in _BOOLEANS)
         if bool in (kind, *get_args(kind)) and not equals and is_bare:
@@ -213,31 +209,28 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
     return named
 
 
-def _is_by_name(kind: Any) -> bool:
-    """Return whether an option's keys are names, like those of systems, and not parameters.
+def _has_free_keys(kind: Any) -> bool:
+    """Return whether an option's keys are free text, such as names of systems, and not parameters.
 
-    >>> _is_by_name(dict[str, dict[str, float]] | None), _is_by_name(dict[str, Any] | None)
+    >>> _has_free_keys(dict[str, dict[str, float]] | None), _has_free_keys(dict[str, Any] | None)
     (True, False)
     """
     mappings = [get_args(one) for one in (kind, *get_args(kind)) if get_origin(one) is dict]
     return any(get_origin(of_name) is dict for _, of_name in mappings)
 
 
-def _as_sentence(union: re.Match[str]) -> str:
-    """Return what jsonargparse says of a value that fits none of several types, in one sentence.
-
-    None, which is what an option is when it is left out, is not among them.
-    """
+def _union_error(union: re.Match[str]) -> str:
+    """Return one sentence for a value that fits none of several types; None is not offered as a choice."""
     kinds = [re.sub(r"^[Ee]xpected an? ", "a value of type ", kind) for kind in union[1].split(" - ")]
-    told = [
+    expected = [
         kind.removeprefix("expected ").split(". Got value: ")[0]
         for kind in kinds
         if not kind.endswith(" NoneType")
     ]
-    return f"expected {' or '.join(told)}. Got value: "
+    return f"expected {' or '.join(expected)}. Got value: "
 
 
 def _readable(text: str) -> str:
-    """Return jsonargparse's words with options as the user writes them and types without their modules."""
+    """Return jsonargparse's text with hyphens in options and without the modules of types."""
     text = re.sub(r"<class '(\w+)'>|\btyping\.|collections\.abc\.", r"\1", text)
     return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)

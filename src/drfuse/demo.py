@@ -1,4 +1,4 @@
-"""The whole system on a simulated hospital: from raw files to a table that can be held against the truth."""
+"""The whole system on a simulated hospital: from raw files to a table with the known truth next to it."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -41,20 +41,20 @@ MODELS: dict[Reader, _Model] = {
     "cxr": partial(CxrResNet, dim=64, cxr_backbone=_BACKBONE),
     "fused": partial(DrFuse, **_TRANSFORMER, cxr_backbone=_BACKBONE),
 }
-"""Small models of either modality, and of both, by what they read."""
+"""Small models by what they read."""
 
 NAMES: dict[Reader, str] = {"ehr": "EHR Transformer", "cxr": "CXR ResNet", "fused": "DrFuse"}
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model of the demo, beside the perfect model of the same modalities.
+    """A model of the demo, and the perfect model of the same modalities.
 
     Attributes:
-        name: What the table calls it.
+        name: Its name in the table.
         run: Its run.
-        measured: Its metrics on each test set for which it can predict all stays.
-        ceiling: Those of the perfect model.
+        measured: Its metrics on each test set whose stays it can all predict.
+        ceiling: The metrics of the perfect model.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Patient:
-    """What DrFuse says of one stay.
+    """DrFuse's prediction for one stay.
 
     Attributes:
         stay_id: The stay.
-        likeliest: A row for each of the likeliest phenotypes: `phenotype`, `probability`, `present` (whether
-            the stay has it), the weights `ehr_distinct`, `shared` and `cxr_distinct`, and `cxr_advantage`, by
-            how many nats the radiograph tells more than the EHR.
+        likeliest: One row per phenotype, the likeliest first: `phenotype`, `probability`, `present` (whether
+            the stay has it), the weights `ehr_distinct`, `shared` and `cxr_distinct`, and `cxr_advantage`:
+            how much more the radiograph tells than the EHR, in nats.
     """
 
     stay_id: int
@@ -80,7 +80,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo came to."""
+    """The result of the demo."""
 
     folder: Path
     contestants: list[Contestant]
@@ -92,21 +92,21 @@ def demo(
 ) -> Demo:
     """Simulate a hospital, prepare its cohort, train DrFuse and both unimodal models, and compare them.
 
-    Half of the stays have a radiograph. What `out` already holds is not done again; an interrupted training
-    goes on. Everything is small: images of 64 pixels, a ResNet of four blocks. It is trained in float32:
-    networks of this size gain nothing from bfloat16, and processors without it are slow at it.
+    Half of the stays have a radiograph. Steps that `out` already holds are skipped; an interrupted training
+    resumes. Everything is small: images of 64 pixels, a ResNet of four blocks. Training uses float32:
+    networks this small gain nothing from bfloat16, which is slow on processors that lack it.
 
     Args:
         out: Folder for the simulated hospital, the cohort and the runs.
-        stays: ICU stays that can be included: 2000, or 400 with `fast`.
-        fast: See every step within a minute or so, with too few stays and epochs to learn much.
+        stays: Eligible ICU stays: 2000, or 400 with `fast`.
+        fast: Run every step within a minute or so, on too few stays and epochs to learn much.
         seed: Seed of the simulation and of the trainings.
 
     Returns:
-        The metrics of each model beside the best that is possible, and the modality weights of one patient.
+        The metrics of each model and of the best possible one, and the modality weights of one patient.
 
     Raises:
-        InputError: If `out` holds something else, or a demo with other options.
+        InputError: If `out` holds anything else, or a demo with different options.
     """
     if stays is None:
         stays = 400 if fast else 2000
@@ -122,7 +122,7 @@ def demo(
         TrainOptions(epochs=epochs, patience=patience, lr=1e-3, batch_size=32, seed=seed),
         MODELS,
     )
-    logger.info("evaluating, beside the perfect models")
+    logger.info("evaluating the models and the perfect ones")
     truth = Truth.read(out / "hospital")
     contestants = [_compare(reader, run_of(out, reader), truth) for reader in MODELS]
     fused = Predictions.read(run_of(out, "fused").predictions)
@@ -141,32 +141,30 @@ def learn(
     models: Mapping[Reader, _Model] | Mapping[str, _Model],
     own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Simulate a hospital, prepare its cohort and train models on it; nothing is done twice.
+    """Simulate a hospital, prepare its cohort and train models on it; finished steps are skipped.
 
     Args:
         out: Folder for `hospital`, `cohort` and `runs`.
-        simulated: Options of `simulate`, with the image size and the seed, which are also those of `prepare`.
-        options: How all models are trained; the crop and the augmentation are this function's.
+        simulated: Options of `simulate`; its image size and seed are also those of `prepare`.
+        options: How all models are trained; this function sets the crop and the augmentation.
         models: The models, by the name of their run.
-        own: Options for one of them, by the same name; they go before those for all.
+        own: Options for single models, by the same names; they override those for all.
 
     Raises:
-        InputError: If something of it is there, but was made in another way.
+        InputError: If a step was done with different options.
     """
     hospital, cohort = out / "hospital", out / "cohort"
     prepared = {name: simulated[name] for name in ("image_size", "seed")}
     if _is_done(hospital / "simulation.json", simulated):
-        logger.info("the simulated hospital %s is there", hospital)
+        logger.info("the simulated hospital %s exists", hospital)
     else:
         logger.info("simulating a hospital of %s stays", f"{simulated['stays']:,}")
         simulate(hospital, **simulated)
     if _is_done(cohort / "manifest.json", prepared):
         stays = Truth.read(hospital).stays.filter("eligible")["stay_id"].sort()
         if not Cohort.open(cohort).stays["stay_id"].equals(stays):
-            raise InputError(
-                f"{cohort} is not of the hospital beside it; delete it, or choose a different --out"
-            )
-        logger.info("the cohort %s is there", cohort)
+            raise InputError(f"{cohort} was not made from {hospital}; delete it, or choose a different --out")
+        logger.info("the cohort %s exists", cohort)
     else:
         logger.info("preparing the cohort from raw files")
         prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", **prepared)
@@ -182,36 +180,36 @@ def learn(
             "model": describe_model(model(n_features, len(opened.phenotypes))),
             **{key: value for key, value in trained.written().items() if key in deciding},
         }
-        if _is_done(run.config, described) and run.predictions.is_file():
+        if _is_done(run.config, described) and run.is_finished:
             try:
-                known = RunFacts.read(run.folder).cohort == opened.fingerprint
+                trained_on = RunFacts.read(run.folder).cohort
             except InputError as error:
-                raise InputError(f"{error}: delete {run.folder}, and it will be") from error
-            if not known:
+                raise InputError(f"{error}: delete {run.folder} first") from error
+            if trained_on != opened.fingerprint:
                 raise InputError(
-                    f"{run.folder} is not of the cohort {cohort}; delete it, or choose a different --out"
+                    f"{run.folder} was not trained on {cohort}; delete it, or choose a different --out"
                 )
-            logger.info("the run %s is there", run.folder)
+            logger.info("the run %s exists", run.folder)
         else:
             logger.info("training %s", run.folder)
             train(cohort, run.folder, model, trained)
 
 
 def _is_done(settings: Path, options: dict[str, Any]) -> bool:
-    """Return whether a step left its settings (JSON or YAML), and with them what it made.
+    """Return whether a step has written its settings (JSON or YAML) to its folder.
 
     Raises:
-        InputError: If it was done with other options, or something else lies there.
+        InputError: If it was done with different options, or the folder holds something else.
     """
     folder = settings.parent
     if not settings.is_file():
         left = folder.iterdir() if folder.exists() else ()
-        if any(not path.name.startswith(".") for path in left):  # a lock may be left of a killed command
+        if any(not path.name.startswith(".") for path in left):  # a killed command may leave a hidden lock
             raise InputError(f"{folder} has no {settings.name}; delete it, or choose a different --out")
         return False
     try:
         written = yaml.safe_load(settings.read_text(encoding="utf-8"))
-        # an option that a later version added had its default
+        # an option missing from an older run had its default value
         written = written["options"] if settings.suffix == ".json" else DEFAULTS.written() | written
         different = [name for name, value in options.items() if written.get(name) != value]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -238,13 +236,13 @@ def _compare(reader: Reader, run: RunFiles, truth: Truth) -> Contestant:
 
 
 def _first_patient(predictions: Predictions, truth: Truth, n_phenotypes: int = 5) -> Patient:
-    """Return what is said of the first test stay with a radiograph."""
+    """Return the prediction for the first test stay with a radiograph."""
     stays = predictions.stays
     row = int(np.flatnonzero((stays["split"] == "test").to_numpy() & stays["has_cxr"].to_numpy())[0])
     stay_id = stays["stay_id"][row]
     likeliest = np.argsort(-predictions.logits[row], kind="stable")[:n_phenotypes]
     if predictions.modality_weights is None:
-        raise ValueError("the run has no modality weights; pass one of DrFuse")
+        raise ValueError("expected a run with modality weights; pass one of DrFuse")
     weights = predictions.modality_weights[row, likeliest]
     return Patient(
         stay_id,

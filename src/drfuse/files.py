@@ -1,4 +1,4 @@
-"""Files and folders that are never seen half-written."""
+"""Writes files and folders so that nobody ever sees them half-written."""
 
 import shutil
 from collections.abc import Collection, Iterator
@@ -9,66 +9,66 @@ from filelock import FileLock, Timeout
 
 from drfuse.errors import BusyError, InputError
 
-_SECONDS_OF_A_LOOK = 1.0
-"""How long to wait for a lock: longer than `is_locked` holds one."""
+_LOCK_TIMEOUT_SECONDS = 1.0
+"""Longer than `is_locked` holds a lock."""
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` when it is complete."""
-    beside = path.with_name(f".{path.name}.partial")
+    """Yield a temporary path to write to; it replaces `path` if nothing is raised."""
+    partial = beside(path, "partial")
     try:
-        yield beside
+        yield partial
     except BaseException:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
-    beside.replace(path)
+    partial.replace(path)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is never seen half-written."""
-    with atomic_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write a text file atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def atomic_folder(
     out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool
 ) -> Iterator[Path]:
-    """Yield a folder beside `out` that takes its place when all went well, and vanishes when not.
+    """Yield a temporary folder, which replaces `out` if nothing is raised and is deleted otherwise.
 
     Args:
         out: The folder to write.
-        what: What it will be, for messages.
-        marker: Name of the file by which such a folder is known; one without it is never replaced.
-        contents: Names of all that lies in such a folder; one that holds anything else is never replaced.
-        overwrite: Whether one that lies at `out` is replaced.
+        what: What the folder is, for messages.
+        marker: A file that every such folder has; a folder without it is never replaced.
+        contents: Every name that such a folder may hold; a folder with any other is never replaced.
+        overwrite: Whether to replace an existing `out`.
 
     Raises:
-        InputError: If `out` is in the way, or another command is writing it.
+        InputError: If `out` may not be replaced, or another command is writing it.
     """
     out = out.resolve()
     recover_interrupted_write(out)
-    _check_place(out, what, marker, contents, overwrite)
+    _check_replaceable(out, what, marker, contents, overwrite)
     partial, replaced = beside(out, "partial"), beside(out, "replaced")
     with locked(out):
-        _check_place(out, what, marker, contents, overwrite)  # another command may just have written it
-        _settle(out)
+        _check_replaceable(out, what, marker, contents, overwrite)  # another command may have just written it
+        _recover(out)
         try:
             partial.mkdir()
             yield partial
-            _check_place(out, what, marker, contents, overwrite)  # somebody may have put something there
+            _check_replaceable(out, what, marker, contents, overwrite)  # something may have appeared there
             if out.exists():
                 out.rename(replaced)
             partial.rename(out)
             shutil.rmtree(replaced, ignore_errors=True)
         except BaseException:
-            _settle(out)
+            _recover(out)
             raise
 
 
 def recover_interrupted_write(out: Path) -> None:
-    """Undo or complete what a killed command left of `out`.
+    """Clean up after a command that was killed while it wrote `out`.
 
     Raises:
         BusyError: If another command is writing it.
@@ -76,27 +76,27 @@ def recover_interrupted_write(out: Path) -> None:
     out = out.resolve()
     if beside(out, "partial").exists() or beside(out, "replaced").exists():
         with locked(out):
-            _settle(out)
+            _recover(out)
 
 
-def _settle(out: Path) -> None:
+def _recover(out: Path) -> None:
     partial, replaced = beside(out, "partial"), beside(out, "replaced")
-    if replaced.exists() and not out.exists():  # it is the only one there is
+    if replaced.exists() and not out.exists():  # killed between the two renames
         replaced.rename(out)
     for left in (partial, replaced):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def beside(out: Path, state: str) -> Path:
-    """Return where a `partial` or `replaced` folder, or the `lock`, of `out` lies."""
+    """Return the hidden path next to `out` for its `partial` or `replaced` version, or its `lock`."""
     return out.with_name(f".{out.name}.{state}")
 
 
 @contextmanager
-def locked(out: Path, seconds: float = _SECONDS_OF_A_LOOK) -> Iterator[None]:
+def locked(out: Path, seconds: float = _LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
     """Keep other commands from writing `out`.
 
-    The lock is a file beside `out`, which stays: a command that waits for it may have it open already.
+    The lock file is never deleted: a command that waits for it may have it open already.
 
     Raises:
         BusyError: If another command is writing it.
@@ -107,7 +107,7 @@ def locked(out: Path, seconds: float = _SECONDS_OF_A_LOOK) -> Iterator[None]:
             yield
     except Timeout:
         raise BusyError(
-            f"another command is writing {out}; wait for it, or choose a different --out"
+            f"another command is writing {out}; wait until it ends, or choose a different --out"
         ) from None
 
 
@@ -122,14 +122,10 @@ def is_locked(out: Path) -> bool:
         return True
 
 
-def _check_place(out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool) -> None:
-    """Check that a folder may appear at `out`.
-
-    Raises:
-        InputError: If not.
-    """
+def _check_replaceable(out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool) -> None:
+    """Raise InputError if `out` may not be written or replaced."""
     if out.is_mount() or out == Path.cwd():
-        raise InputError(f"{out} cannot be replaced as a whole; name a folder within it as --out")
+        raise InputError(f"{out} cannot be replaced as a whole; choose a folder inside it as --out")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:

@@ -1,4 +1,4 @@
-"""Classes that users name by their import path: models and optimizers."""
+"""Classes that users choose by import path: models and optimizers."""
 
 from importlib import import_module
 from typing import Any
@@ -15,7 +15,7 @@ def import_class(path: str, base: type) -> Any:
     module, _, name = path.rpartition(".")
     try:
         kind = getattr(import_module(module), name)
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module may raise anything
         raise InputError(f"{path} cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise InputError(f"{path} is not a subclass of {base.__name__}")

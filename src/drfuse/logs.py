@@ -1,4 +1,4 @@
-"""What is said while a command works, in its own process and in those that it starts."""
+"""Logging to the terminal, in a command's own process and in those that it starts."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from rich.logging import RichHandler
 
 
 def log_to(console: Console, level: int = logging.INFO) -> None:
-    """Show log messages on a console, and leave out warnings that are nothing of the user's."""
+    """Show log messages on a console, and hide warnings that the user can do nothing about."""
     logging.basicConfig(
         level=level,
         format="%(message)s",

@@ -1,4 +1,4 @@
-"""A run on disk: what `drfuse train` writes and everything after it reads."""
+"""A run on disk, which `drfuse train` writes and every later command reads."""
 
 import json
 from collections.abc import Sequence
@@ -20,78 +20,49 @@ if TYPE_CHECKING:
     from drfuse.cohort import Variable
 
 
-@dataclass(frozen=True)
 class RunFiles:
-    """Where the files of a run lie.
+    """The paths of a run's files.
 
     Attributes:
         folder: The run.
+        config: Every option, defaults included; `drfuse train --config` repeats the run.
+        facts: What a prediction needs besides the weights (see `RunFacts`).
+        model: The weights of the best epoch.
+        predictions: One row per stay (see `Predictions`).
+        metrics: What `drfuse evaluate` measured.
+        metrics_table: The same as a table, one row per test set and phenotype.
+        subgroups_table: Metrics of groups of patients, one row per test set and group; written only if the
+            cohort was given.
+        checkpoints: What an interrupted run resumes from.
+        last_checkpoint: The state after the last complete epoch.
+        logs: Losses and validation PRAUC of each epoch, for TensorBoard and as CSV (one folder per start).
     """
 
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        """Every option that was set, defaults included; `drfuse train --config` repeats the run."""
-        return self.folder / "config.yaml"
-
-    @property
-    def facts(self) -> Path:
-        """What the weights need beside them to predict (see `RunFacts`)."""
-        return self.folder / "config.json"
-
-    @property
-    def model(self) -> Path:
-        """The best weights."""
-        return self.folder / "model.safetensors"
-
-    @property
-    def predictions(self) -> Path:
-        """A row a stay (see `Predictions`)."""
-        return self.folder / "predictions.parquet"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.facts = folder / "config.json"
+        self.model = folder / "model.safetensors"
+        self.predictions = folder / "predictions.parquet"
+        self.metrics = folder / "metrics.json"
+        self.metrics_table = folder / "metrics.csv"
+        self.subgroups_table = folder / "subgroups.csv"
+        self.checkpoints = folder / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.logs = folder / "logs"
 
     @property
     def is_finished(self) -> bool:
         """Whether the run is finished: its predictions are written last."""
         return self.predictions.is_file()
 
-    @property
-    def metrics(self) -> Path:
-        """What `drfuse evaluate` measured."""
-        return self.folder / "metrics.json"
-
-    @property
-    def metrics_table(self) -> Path:
-        """The same as a table, a row a test set and phenotype."""
-        return self.folder / "metrics.csv"
-
-    @property
-    def subgroups_table(self) -> Path:
-        """Metrics of groups of patients, a row a test set and group; only with the cohort at hand."""
-        return self.folder / "subgroups.csv"
-
-    @property
-    def checkpoints(self) -> Path:
-        """What an interrupted run resumes from."""
-        return self.folder / "checkpoints"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """The state after the last complete epoch."""
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def logs(self) -> Path:
-        """Losses and validation PRAUC of each epoch, for TensorBoard and, a folder for each start, in CSV."""
-        return self.folder / "logs"
-
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run says of itself (`config.json`): with the weights, all that a prediction needs.
+    """The content of `config.json`: with the weights, all that a prediction needs.
 
     Attributes:
-        drfuse: Version of this package that trained it.
+        drfuse: The version of drfuse that trained the run.
         cohort: Fingerprint of its cohort.
         model: `class_path`, and `init_args`: the arguments after the two sizes, defaults included.
         n_features: F, the features of an hour.
@@ -99,11 +70,11 @@ class RunFacts:
         label_names: The C labels, in order.
         variables: The variables of an hour, in order, as the cohort's manifest describes them.
         normalization: `mean` and `std` of each continuous variable over the training split.
-        window_hours: Hours after ICU admission that are read.
+        window_hours: Hours of data after ICU admission.
         image_size: Side of the stored radiographs, in pixels.
         crop_size: Side of their centre crop, in pixels.
-        batch_size: Stays that are predicted at a time.
-        precision: Numbers that it was trained with.
+        batch_size: Stays predicted at a time.
+        precision: Numeric precision of the training.
         best_epoch: The epoch whose weights were kept, from 0.
         val_prauc_macro: Its macro PRAUC on the validation split.
     """
@@ -134,7 +105,7 @@ class RunFacts:
 
         Raises:
             MissingInputError: If `run` is not a finished run, or an earlier version trained it.
-            InputError: If they, or the weights, are damaged.
+            InputError: If the facts or the weights are damaged.
         """
         from drfuse.cohort import Variable
 
@@ -148,7 +119,7 @@ class RunFacts:
                 f"{run} has no {files.facts.name}: an earlier version of drfuse trained it; train it again"
             )
         try:
-            with safe_open(files.model, "numpy"):  # reads how long it should be
+            with safe_open(files.model, "numpy"):  # checks the file's length
                 pass
         except SafetensorError as error:
             raise InputError(f"{files.model} is damaged: {error}; train the run again") from error
@@ -162,15 +133,15 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run says of every stay of its cohort: N stays, C phenotypes (or labels of another task).
+    """The predictions of a run for N stays of a cohort: C phenotypes, or labels of another task.
 
     Attributes:
         phenotypes: The C names.
         stays: `subject_id`, `stay_id`, `split` and `has_cxr` of each stay.
-        logits: Float32 (N, C); NaN where the model cannot tell.
+        logits: Float32 (N, C); NaN where the model makes no prediction.
         labels: Uint8 (N, C).
         modality_weights: Float32 (N, C, 3) over EHR-distinct, shared and CXR-distinct, if the model has them.
-        logits_without_cxr: Float32 (N, C), the logits if no stay had a radiograph, if that was asked.
+        logits_without_cxr: Float32 (N, C), the logits with every radiograph removed, if they were computed.
     """
 
     phenotypes: list[str]
@@ -181,7 +152,7 @@ class Predictions:
     logits_without_cxr: NDArray[np.float32] | None = None
 
     def rows(self, split: Split, subset: Subset = "full") -> NDArray[np.bool_]:
-        """Return which stays are in a split (N,): all of them, or those with a radiograph (`matched`)."""
+        """Return a mask (N,) of the stays in a split: all of them, or those with a radiograph (`matched`)."""
         in_split = (self.stays["split"] == split).to_numpy()
         return in_split & self.stays["has_cxr"].to_numpy() if subset == "matched" else in_split
 
@@ -199,7 +170,7 @@ class Predictions:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """Return the predictions of several parts of a cohort, one after the other."""
+        """Return the predictions of several parts of a cohort in one, in the order given."""
 
         def joined(name: str) -> Any:
             arrays = [getattr(part, name) for part in parts]
@@ -213,7 +184,7 @@ class Predictions:
         )
 
     def write(self, path: Path) -> None:
-        """Write a Parquet file; it appears when it is complete."""
+        """Write a Parquet file atomically."""
         n_labels = len(self.phenotypes)
         table = self.stays.with_columns(
             pl.Series("logits", self.logits, dtype=pl.Array(pl.Float32, n_labels)),
@@ -226,10 +197,10 @@ class Predictions:
             shape = (n_labels, 3)
             weights = pl.Series("modality_weights", self.modality_weights, dtype=pl.Array(pl.Float32, shape))
             table = table.with_columns(weights)
-        with atomic_file(path) as beside:
+        with atomic_file(path) as partial:
             try:
-                table.write_parquet(beside, metadata={"phenotypes": json.dumps(self.phenotypes)})
-            except pl.exceptions.PolarsError as error:  # a full disk
+                table.write_parquet(partial, metadata={"phenotypes": json.dumps(self.phenotypes)})
+            except pl.exceptions.PolarsError as error:  # such as a full disk
                 raise OSError(f"{path} cannot be written: {error}") from error
 
     @classmethod
@@ -237,8 +208,8 @@ class Predictions:
         """Return the predictions in a file.
 
         Raises:
-            MissingInputError: If there is no such file.
-            InputError: If it is not a file of predictions.
+            MissingInputError: If the file is missing.
+            InputError: If the file does not hold predictions.
         """
         if not path.is_file():
             raise MissingInputError(

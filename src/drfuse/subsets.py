@@ -1,4 +1,4 @@
-"""Which stays are meant: those of a split, and of these all or the ones with a radiograph."""
+"""The names of splits, and of the subsets of stays within them."""
 
 from typing import Literal
 

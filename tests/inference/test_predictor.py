@@ -80,8 +80,8 @@ def test_a_run_predicts_with_nothing_beside_it(run: Path, small_cohort: Path, tm
 @pytest.mark.parametrize(
     ("window_hours", "image_size", "complaint"),
     [
-        (24, 48, r"has other hours \(24, and not 48\) .*; prepare it with --window-hours"),
-        (48, 32, r"has other image size \(32, and not 48\) .*; prepare it with --image-size"),
+        (24, 48, r"has different hours \(24, not 48\) .*; prepare it with --window-hours"),
+        (48, 32, r"has different image size \(32, not 48\) .*; prepare it with --image-size"),
     ],
 )
 def test_a_cohort_that_does_not_fit_is_refused(
@@ -104,7 +104,7 @@ def test_other_labels_are_refused(run: Path, small_cohort: Path, tmp_path: Path)
     prepare(
         hospital / "mimic-iv", tmp_path / "cohort", hospital / "mimic-cxr", image_size=48, phenotypes=codes
     )
-    with pytest.raises(InputError, match="has other labels than the model predicts"):
+    with pytest.raises(InputError, match="has different labels from those"):
         load(run).predict(Cohort.open(tmp_path / "cohort"))
 
 

@@ -1,15 +1,33 @@
-"""Models as a user would write them: classes under the contract, in a module of their own."""
+"""Models as a user would write them, in a module of their own, and helpers of tests that stop a training."""
 
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drfuse.data import Batch
 from drfuse.models import FusionModel, FusionOutput
+from drfuse.training import FusionTraining
+
+
+def interrupt_second(task: FusionTraining) -> None:
+    """Stop a training at the start of its second epoch; stands for `FusionTraining.on_train_epoch_start`."""
+    if task.current_epoch == 1:
+        raise KeyboardInterrupt
+    torch.manual_seed(task.options.seed * 1_000_003)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition, at most two minutes."""
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class FirstHour(FusionModel):

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from drfuse.training import FusionTraining, TrainedRun, TrainOptions, train
 from drfuse.training.distributed import Ranks, start_ranks
 from tests.builders import TINY_BACKBONE, make_batch, take_stays, tiny_drfuse
 from tests.training import ranks as in_ranks
-from tests.training.own_model import FirstHour, Killed
+from tests.training.own_model import FirstHour, Killed, interrupt_second, wait_until
 
 SMALL = {"dim": 8, "cxr_backbone": TINY_BACKBONE}
 TRAININGS: dict[str, dict[str, Any]] = {
@@ -75,12 +73,6 @@ def together(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         return start_ranks(in_ranks.everything, {"folder": folder, "trainings": trainings}, 2)
     finally:
         torch.set_num_threads(n_threads)
-
-
-def interrupt_second(task: FusionTraining) -> None:
-    if task.current_epoch == 1:
-        raise KeyboardInterrupt
-    torch.manual_seed(task.options.seed * 1_000_003)
 
 
 @pytest.mark.slow
@@ -245,13 +237,6 @@ def test_an_interruption_ends_all(tmp_path: Path) -> None:
     assert not any(is_running(int(path.name)) for path in tmp_path.iterdir())
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def is_running(pid: int) -> bool:
     state = Path(f"/proc/{pid}/stat")
     try:
@@ -322,6 +307,6 @@ def test_a_batch_has_a_stay_for_every_device(small_cohort: Path) -> None:
 
 
 def test_a_model_that_cannot_travel_is_refused(small_cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be handed over"):
+    with pytest.raises(InputError, match="cannot be sent to them"):
         train(small_cohort, tmp_path / "run", lambda n, p: FirstHour(n, p, scale=2.0), devices=2, **COMMON)
     assert not (tmp_path / "run").exists()

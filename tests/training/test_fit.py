@@ -48,7 +48,7 @@ from drfuse.training.claim import claim
 from drfuse.training.optimizers import cosine
 from tests.builders import TINY_BACKBONE
 from tests.mimic import write_hospital
-from tests.training.own_model import FirstHour
+from tests.training.own_model import FirstHour, interrupt_second
 
 BACKBONE = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"}
 TINY = partial(DrFuse, dim=16, heads=2, cxr_backbone=BACKBONE)
@@ -337,7 +337,7 @@ def test_a_run_cut_before_its_predictions_trains_no_further(
 def test_a_damaged_checkpoint_is_named(fit: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cut(fit, 1, monkeypatch)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"PK half")
-    with pytest.raises(InputError, match=r"last\.ckpt is damaged; start the run anew with --overwrite"):
+    with pytest.raises(InputError, match=r"last\.ckpt is damaged; start the run again with --overwrite"):
         fit()
     fit(overwrite=True)
 
@@ -551,7 +551,7 @@ def test_it_trains_on_a_gpu(fit: Trainer, precision: str) -> None:
 def test_an_interrupted_run_with_other_options_is_refused(fit: Trainer, tmp_path: Path) -> None:
     fit()
     (tmp_path / "run" / "predictions.parquet").unlink()
-    with pytest.raises(InputError, match="interrupted run with another lr"):
+    with pytest.raises(InputError, match="interrupted run with a different lr"):
         fit(lr=1e-4)
 
 
@@ -562,7 +562,7 @@ def test_an_interrupted_run_on_another_cohort_is_refused(tmp_path: Path) -> None
         if seed == 1:
             train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32)
             (tmp_path / "run" / "predictions.parquet").unlink()
-    with pytest.raises(InputError, match="interrupted on another cohort"):
+    with pytest.raises(InputError, match="interrupted run on another cohort"):
         train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32)
 
 
@@ -635,15 +635,11 @@ def test_the_validation_stays_belong_to_a_run(fit: Trainer, monkeypatch: pytest.
         patch.setattr(FusionTraining, "on_train_epoch_start", interrupt_second)
         with pytest.raises(KeyboardInterrupt):
             fit(train_on="matched")
-    with pytest.raises(InputError, match="is an interrupted run with another validate_on; start it with"):
+    with pytest.raises(
+        InputError, match="is an interrupted run with a different validate_on; use the options"
+    ):
         fit(train_on="matched", validate_on="full")
     assert fit(train_on="matched", validate_on="matched").epochs == 2  # as it was without the option
-
-
-def interrupt_second(task: FusionTraining) -> None:
-    if task.current_epoch == 1:
-        raise KeyboardInterrupt
-    torch.manual_seed(task.options.seed * 1_000_003)
 
 
 @pytest.mark.parametrize(
@@ -713,7 +709,7 @@ def test_a_task_predicts_the_stays_that_take_part(
 
 def test_an_interrupted_run_of_another_task_is_refused(fit: Trainer) -> None:
     RunFiles(fit(model=FirstHour, epochs=1).folder).predictions.unlink()
-    with pytest.raises(InputError, match="interrupted run with another task; start it"):
+    with pytest.raises(InputError, match="interrupted run with a different task; use the"):
         fit(model=FirstHour, epochs=1, task="los")
 
 
@@ -884,7 +880,7 @@ def test_logits_in_half_precision_are_told(
     fit: Trainer, caplog: pytest.LogCaptureFixture, model: Any, told: bool
 ) -> None:
     fit(model=model, epochs=1, precision="bf16-mixed")
-    assert ("the logits of FirstHour have the few digits of half precision" in caplog.text) == told
+    assert ("the logits of FirstHour are rounded to half precision" in caplog.text) == told
 
 
 def weights_of(run: TrainedRun) -> dict[str, torch.Tensor]:
@@ -931,7 +927,7 @@ def test_recomputed_activations_change_no_result(fit: Trainer, tmp_path: Path) -
 
 
 def test_recomputed_activations_are_not_compiled(fit: Trainer) -> None:
-    with pytest.raises(InputError, match="--compile does not go with --checkpoint-activations"):
+    with pytest.raises(InputError, match="--compile does not work with --checkpoint-activations"):
         fit(compile=True, checkpoint_activations=True)
 
 
@@ -971,7 +967,7 @@ def test_a_resumed_run_freezes_the_backbones_of_its_checkpoint(
 def test_what_cannot_be_frozen_is_refused(
     fit: Trainer, tmp_path: Path, model: Callable[[int, int], FusionModel]
 ) -> None:
-    with pytest.raises(InputError, match=r"--freeze-cxr: .* does not read radiographs by encoders"):
+    with pytest.raises(InputError, match=r"--freeze-cxr: .* has no encoder of radiographs"):
         fit(model=model, freeze_cxr=True)
     assert not (tmp_path / "run").exists()
 

@@ -4,7 +4,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from drfuse.run import Predictions
 from drfuse.training import FusionTraining, TrainOptions, train
 from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one
 from tests.builders import TINY_BACKBONE, write_cohort
-from tests.training.own_model import FirstHour
+from tests.training.own_model import FirstHour, wait_until
 
 OWN = "tests.training.own_model"
 TINY_ARGS = {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": TINY_BACKBONE}
@@ -224,7 +223,7 @@ def test_a_run_of_another_command_is_waited_for(
     with caplog.at_level(logging.INFO, "drfuse"):
         train_all([theirs, ours])
     assert waited == [0.25]
-    assert "waiting for 1 runs that another command is doing" in caplog.text
+    assert "waiting for 1 runs that another command is training" in caplog.text
     assert predictions_of(theirs) == (finished / "predictions.parquet").read_bytes()
 
 
@@ -313,13 +312,6 @@ def test_a_process_that_dies_ends_in_one_sentence(run: Specify) -> None:
         train_all([done, run(kind="Killed")], workers=2)
     assert "\n" not in str(error.value)
     assert done.is_done
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ OUT_OF_RANGE = [
     ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),
     ({"train_on": "all"}, "train_on is 'all'; expected one of"),
     ({"validate_on": "all"}, "validate_on is 'all'; expected one of"),
-    ({"compile": True, "checkpoint_activations": True}, "--compile does not go with"),
+    ({"compile": True, "checkpoint_activations": True}, "--compile does not work with"),
 ]
 
 
@@ -73,5 +73,5 @@ def test_only_what_is_not_a_default_decides() -> None:
 
 def test_options_that_a_command_decides_are_refused() -> None:
     refuse_decided(TrainOptions(lr=1.0), ("seed",), "reproduce")
-    with pytest.raises(InputError, match="reproduce decides seed for each run; leave it out"):
+    with pytest.raises(InputError, match="reproduce sets seed for each run; leave it out"):
         refuse_decided(TrainOptions(seed=1), ("seed",), "reproduce")

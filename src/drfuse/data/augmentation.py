@@ -1,4 +1,4 @@
-"""Stored radiographs -> what an encoder reads; whole batches at once, on the device."""
+"""Scales, crops and augments stored radiographs, a whole batch at a time, on the device."""
 
 from typing import Literal
 
@@ -6,25 +6,25 @@ import torch
 from kornia import augmentation
 from torch import Tensor, nn
 
-# Mean over the three channels of the ImageNet statistics that published code uses: the input is grey.
+# Published code uses ImageNet's statistics; these are their means over the three channels, for grey images.
 _MEAN = (0.485 + 0.456 + 0.406) / 3
 _STD = (0.229 + 0.224 + 0.225) / 3
 
 
 Augmentation = bool | Literal["shifts"]
-"""How training radiographs are changed at random: as published (True), shifted alone, or not at all."""
+"""How training radiographs are changed at random: as published (True), only shifted, or not at all."""
 
 
 class CxrTransform(nn.Module):
-    """Scale radiographs to zero mean and unit deviation, and crop them; in training mode, augment them first.
+    """Standardizes and crops radiographs; in training mode it augments them first.
 
-    The published augmentation: horizontal flip, then rotation within 45 degrees, scaling by 0.85 to 1.15 and
-    translation by up to 0.15 of the side; areas from outside the image are black. With `shifts`: translation
-    by up to a sixteenth of the side, and areas from outside repeat the edge.
+    The published augmentation is a horizontal flip, then rotation by up to 45 degrees, scaling by 0.85 to
+    1.15 and translation by up to 0.15 of the side, with black around the image. With `shifts` it is a
+    translation by up to a sixteenth of the side, which repeats the edge pixels.
 
     Args:
         crop_size: Side of the centre crop, in pixels.
-        shifts: Only shift, for radiographs in which the chest is always upright and in place.
+        shifts: Only shift, for radiographs in which the chest is always upright and centred.
     """
 
     def __init__(self, crop_size: int, shifts: bool = False) -> None:
@@ -42,7 +42,7 @@ class CxrTransform(nn.Module):
     @torch.no_grad()
     def forward(self, cxr: Tensor) -> Tensor:
         """Return float32 (M, 1, crop, crop) of uint8 (M, 1, size, size); M may be 0."""
-        if cxr.shape[-1] == 0:  # of a batch without pixels, for a model that knows each radiograph by its row
+        if cxr.shape[-1] == 0:  # a batch without pixels, for frozen backbones
             return cxr.float()
         if len(cxr) == 0:
             return cxr.new_zeros((0, 1, self.crop_size, self.crop_size), dtype=torch.float32)

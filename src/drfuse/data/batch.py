@@ -1,4 +1,4 @@
-"""What a loader makes of some stays (`StoredBatch`), and what every model receives (`Batch`)."""
+"""The batches that a loader makes (`StoredBatch`) and that every model reads (`Batch`)."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Modality = Literal["ehr", "cxr"]
 
 @dataclass(frozen=True, kw_only=True)
 class Stays:
-    """B stays, M <= B of them with a radiograph: everything about them but the pixels.
+    """Everything about B stays, M of them with a radiograph, except the pixels.
 
     Attributes:
         stay_id: Int64 (B,).
@@ -44,18 +44,18 @@ class Stays:
         return present.index_fill(0, self.cxr_of, True)
 
     def keep_cxr(self, kept: Tensor) -> Self:
-        """Return the batch with only the radiographs whose numbers, 0 to M - 1, are in `kept` (K,)."""
+        """Return the batch with K of its radiographs, by their numbers from 0 to M - 1 in `kept` (K,)."""
         kept = kept.sort().values
         names = ("cxr_of", "cxr_row", self._images)
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
     def with_cxr(self, cxr: Tensor) -> "Batch":
-        """Return the batch of these stays whose radiographs are `cxr` (M, 1, H, W)."""
+        """Return these stays with `cxr` (M, 1, H, W) as their radiographs."""
         stays = {field.name: getattr(self, field.name) for field in fields(Stays)}
         return Batch(**stays, cxr=cxr)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
-        """Return the batch on a device; `kwargs` as those of `Tensor.to`."""
+        """Return the batch on a device; `kwargs` go to `Tensor.to`."""
         return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> Self:
@@ -68,10 +68,10 @@ class Stays:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBatch(Stays):
-    """A batch whose radiographs are as the cohort stores them; the data module makes a `Batch` of it.
+    """A batch with its radiographs as stored; the data module turns it into a `Batch`.
 
     Attributes:
-        pixels: Uint8 (M, 1, S, S), S the side of stored radiographs; 0 if no pixels were asked for.
+        pixels: Uint8 (M, 1, S, S), S the side of stored radiographs; S is 0 if the pixels are left out.
     """
 
     pixels: Tensor
@@ -81,11 +81,11 @@ class StoredBatch(Stays):
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Stays):
-    """B stays and the M <= B radiographs that exist among them; absent ones take no memory and no compute.
+    """B stays and the M <= B radiographs that exist among them; absent ones cost no memory or compute.
 
     Attributes:
         cxr: Float32 (M, 1, H, W), scaled and cropped. H and W are 0 for a model with frozen backbones, which
-            needs only `cxr_row`.
+            only needs `cxr_row`.
     """
 
     cxr: Tensor
@@ -93,7 +93,7 @@ class Batch(Stays):
     _images: ClassVar[str] = "cxr"
 
     def nan_without_cxr(self, of_cxr: Tensor) -> Tensor:
-        """Return (B, C) from values of the radiographs (M, C), NaN for stays without one."""
+        """Return (B, C) from values of the radiographs (M, C): NaN for stays without one."""
         unknown = of_cxr.new_full((len(self), of_cxr.shape[-1]), math.nan)
         return unknown.index_copy(0, self.cxr_of, of_cxr)
 
@@ -103,7 +103,7 @@ class Batch(Stays):
         return zeros.index_copy(0, self.cxr_of, self.cxr)
 
     def matched_without_cxr(self) -> "Batch":
-        """Return the M stays that have a radiograph, with all radiographs taken away."""
+        """Return the M stays with a radiograph, but without their radiographs."""
         rows = self.cxr_of
         matched = {name: getattr(self, name)[rows] for name in ("stay_id", "ehr", "n_hours", "labels")}
         return replace(self.keep_cxr(rows[:0]), **matched)

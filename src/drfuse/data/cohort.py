@@ -1,4 +1,4 @@
-"""Open a cohort on disk, memory-mapped, and look things up in it."""
+"""Opens a cohort on disk, memory-mapped."""
 
 import json
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Cohort:
     Attributes:
         folder: Where it is.
         manifest: How it was made.
-        stays: A row a stay, ordered by `stay_id`.
+        stays: One row per stay, ordered by `stay_id`.
         ehr: Float32 (N, H, V) in physical units, NaN where nothing was observed; memory-mapped.
-        cxr: Uint8 (M, size, size); memory-mapped. `stays["cxr_row"]` points into it, null without radiograph.
+        cxr: Uint8 (M, size, size), memory-mapped; `stays["cxr_row"]` is the row of each stay, else null.
         normalization: `mean` and `std` of each continuous variable over the training split.
     """
 
@@ -37,15 +37,15 @@ class Cohort:
 
     @classmethod
     def open(cls, folder: Path, verify: bool = False) -> "Cohort":
-        """Return the cohort in `folder`; nothing but the stays is read.
+        """Return the cohort in `folder`; only the stays are read.
 
         Args:
             folder: The cohort.
-            verify: Check every file against its SHA-256 in the manifest; this reads them all.
+            verify: Check every file against its SHA-256 in the manifest, which reads them all.
 
         Raises:
             MissingInputError: If `folder` is not a cohort, or one of its files is missing.
-            InputError: If a file is damaged, or does not belong to the others.
+            InputError: If a file is damaged, or the files do not belong together.
         """
         folder = Path(folder)
         manifest = Manifest.read(folder)
@@ -70,7 +70,10 @@ class Cohort:
         if absent := sorted(continuous - set(normalization)):
             raise InputError(f"{folder}/normalization.json lacks {absent[0]}; run `drfuse prepare` again")
         if ehr.dtype != np.float32 or cxr.dtype != np.uint8 or not stays["stay_id"].is_sorted():
-            raise InputError(f"{folder} is not as `drfuse prepare` writes a cohort; run it again")
+            raise InputError(
+                f"{folder}: expected float32 values, uint8 images and stays sorted by stay_id; "
+                "run `drfuse prepare` again"
+            )
         expected = (stays.height, manifest.options["window_hours"], len(manifest.variables))
         if ehr.shape != expected or len(cxr) != stays["has_cxr"].sum():
             raise InputError(
@@ -84,7 +87,7 @@ class Cohort:
         return self.stays.height
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the path alone: another process maps the same files instead of copying them."""
+        """Pickle only the path: another process maps the same files instead of copying them."""
         return Cohort.open, (self.folder,)
 
     @property
@@ -99,7 +102,7 @@ class Cohort:
 
     @cached_property
     def labels(self) -> NDArray[np.float32]:
-        """The labels (N, C), 1 where the admission has the phenotype; NaN where its labels are unknown."""
+        """The labels (N, C): 1 where the admission has the phenotype, NaN where that is unknown."""
         return self.stays.select(self.phenotypes).cast(pl.Float32).to_numpy()
 
     @cached_property
@@ -119,13 +122,13 @@ class Cohort:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the manifest, which holds that of every other file."""
+        """SHA-256 of the manifest, which holds the SHA-256 of every other file."""
         return sha256(self.folder / "manifest.json")
 
     def rows(self, split: Split | None = None, subset: Subset = "full") -> NDArray[np.int64]:
-        """Return the rows of a split (None: of all), in order: all stays, or those with a radiograph.
+        """Return the rows, in order, of all stays of a split or of those with a radiograph (`matched`).
 
-        `Task.rows` leaves out the stays that a task cannot use.
+        None means all splits. `Task.rows` leaves out the stays that a task cannot use.
 
         Raises:
             InputError: If `split` or `subset` is not one of its choices.
@@ -139,9 +142,11 @@ class Cohort:
         """Return the row of a stay.
 
         Raises:
-            InputError: If the cohort does not have it.
+            InputError: If it is not in the cohort.
         """
         row = self.stays["stay_id"].search_sorted(stay_id)
         if row == len(self) or self.stays["stay_id"][row] != stay_id:
-            raise InputError(f"the cohort {self.folder} has no stay {stay_id}")
+            raise InputError(
+                f"the cohort {self.folder} has no stay {stay_id}; choose one in its stays.parquet"
+            )
         return int(row)

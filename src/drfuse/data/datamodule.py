@@ -1,4 +1,4 @@
-"""A cohort -> batches for training, validation and prediction."""
+"""Makes the batches of training and validation from a cohort."""
 
 from collections.abc import Collection, Iterator
 from functools import cached_property
@@ -26,21 +26,22 @@ class CohortDataModule(L.LightningDataModule):
     Args:
         cohort: The cohort.
         train_on: Train on all stays (`full`), or on those with a radiograph (`matched`).
-        batch_size: The most stays a batch.
-        matched_cxr_dropout: With `matched`, the share of radiographs taken away from each training batch.
+        batch_size: The most stays per batch.
+        matched_cxr_dropout: With `matched`, the share of radiographs dropped from each training batch.
         crop_size: Side of the centre crop of the radiographs, in pixels.
         augment: How training radiographs are augmented.
         num_workers: Processes that make batches; 0 makes them in this one.
         seed: Seed of the order of the training batches.
-        task: What is predicted; stays that do not take part in it are in no batch.
-        cxr_share: Share of each training batch's radiographs that is used at all.
-        rank: Number of this process among those that share the batches.
-        n_ranks: How many processes share them; each makes its own part of every batch.
-        validate_on: Validate on all stays or those with a radiograph; None is the same as `train_on`.
-        accumulate: Training batches a step of the optimizer.
+        task: What is predicted; only stays with known labels are used.
+        cxr_share: Share of each training batch's radiographs to use.
+        rank: This process's number among those that share the batches.
+        n_ranks: How many processes share the batches; each makes its part of every batch.
+        validate_on: Validate on all stays or those with a radiograph; by default the same as `train_on`.
+        accumulate: Training batches per optimizer step.
 
     Raises:
-        InputError: If the radiographs are smaller than the crop, or a split has no stay to use.
+        InputError: If an argument is out of range, the radiographs are smaller than the crop, or a split has
+            no stay to use.
     """
 
     def __init__(
@@ -71,12 +72,12 @@ class CohortDataModule(L.LightningDataModule):
         if batch_size < n_ranks:
             raise InputError(
                 f"batch_size is {batch_size}, the stays of all {n_ranks} devices together; choose at least "
-                "one for each"
+                f"{n_ranks}"
             )
         if not 1 <= crop_size <= cohort.image_size:
             raise InputError(
-                f"crop_size is {crop_size}, but the cohort's radiographs have {cohort.image_size} pixels a "
-                f"side; choose a smaller crop, or prepare the cohort with --image-size {crop_size}"
+                f"crop_size is {crop_size}, but the cohort's radiographs are only {cohort.image_size} pixels "
+                f"wide; choose a smaller crop, or prepare the cohort with --image-size {crop_size}"
             )
         self.dataset = StayDataset(cohort, task)
         self.rows = self.dataset.task.rows()  # of all splits
@@ -93,14 +94,14 @@ class CohortDataModule(L.LightningDataModule):
         self.accumulate = accumulate
 
     def read_only(self, modalities: Collection[Modality], cxr_pixels: bool = True) -> None:
-        """Leave out of all batches what a model does not read.
+        """Leave what a model does not read out of all batches.
 
-        A model of the EHR alone gets no radiographs, as if no stay had one. A model of radiographs alone
-        keeps them all in matched training: without them nothing would be left.
+        For a model that reads only the EHR, it is as if no stay had a radiograph. A model that reads only
+        radiographs keeps them all in matched training.
 
         Args:
             modalities: What the model reads.
-            cxr_pixels: Whether it reads the pixels of radiographs, and not only their rows in the cohort.
+            cxr_pixels: Whether it reads the radiographs' pixels, or only their rows in the cohort.
         """
         cxr: CxrContent = "nothing" if "cxr" not in modalities else "pixels" if cxr_pixels else "rows"
         self.dataset = StayDataset(self.dataset.cohort, self.dataset.task.name, cxr)
@@ -109,17 +110,23 @@ class CohortDataModule(L.LightningDataModule):
 
     @property
     def cxr_dropout(self) -> float:
-        """The share of each training batch's radiographs that is taken away."""
+        """The share of radiographs dropped from each training batch."""
         dropout = self._matched_cxr_dropout
         return 1 - (1 - dropout) * self.cxr_share if self.cxr_share < 1 else dropout
 
     def train_dataloader(self) -> BatchLoader:
-        """Return batches with even shares of radiographs, in an order of their own each epoch."""
+        """Return batches with even shares of radiographs, in a new order each epoch."""
         return batch_loader(self.dataset, self._training_batches(), self.num_workers)
 
     def val_dataloader(self) -> BatchLoader:
-        """Return the validation split in order."""
-        return batch_loader(self.dataset, self._in_order(self.validation_rows), self.num_workers)
+        """Return the validation split in order, or this process's part of each batch."""
+        batches = [
+            batch
+            if len(batch) < self.n_ranks
+            else np.array_split(np.asarray(batch, np.int64), self.n_ranks)[self.rank].tolist()
+            for batch in split_rows(self.validation_rows, self.batch_size)
+        ]
+        return batch_loader(self.dataset, batches, self.num_workers)
 
     def transfer_batch_to_device(
         self,
@@ -127,18 +134,18 @@ class CohortDataModule(L.LightningDataModule):
         device: torch.device,
         dataloader_idx: int,  # noqa: ARG002
     ) -> StoredBatch:
-        """Return the batch on the device; a copy to a GPU goes on while the processor works."""
+        """Return the batch on the device; a copy to a GPU is asynchronous."""
         return batch.to(device, non_blocking=device.type == "cuda")
 
     def on_after_batch_transfer(self, batch: StoredBatch, dataloader_idx: int) -> Batch:  # noqa: ARG002
-        """Drop radiographs (in training, if asked for) and transform those that are left."""
+        """Return the batch with its radiographs transformed; training drops some first, if asked to."""
         training = self.trainer is not None and self.trainer.training
         if training and self.cxr_dropout:
             batch = drop_cxr(batch, self.cxr_dropout, self.rank)
         return self._transform(batch, augment=training and self.augment)
 
     def as_evaluated(self, batch: StoredBatch) -> Batch:
-        """Return a batch of the dataset as evaluation sees it."""
+        """Return a batch of the dataset for evaluation: nothing is dropped or augmented."""
         return self._transform(batch, augment=False)
 
     def _transform(self, batch: StoredBatch, augment: bool) -> Batch:
@@ -146,10 +153,7 @@ class CohortDataModule(L.LightningDataModule):
         return batch.with_cxr(self.transform_cxr(batch.pixels))
 
     def every_cxr(self) -> Iterator[Tensor]:
-        """Yield all radiographs of the cohort in order, a batch at a time, as evaluation sees them.
-
-        Every process gets all of them.
-        """
+        """Yield all radiographs of the cohort in order, unaugmented, a batch at a time, in every process."""
         self.transform_cxr.eval()
         n_images = len(self.dataset.cohort.cxr)
         for start in range(0, n_images, self.batch_size):
@@ -157,12 +161,12 @@ class CohortDataModule(L.LightningDataModule):
             yield self.transform_cxr(self.dataset.pixels(rows))
 
     def batches(self, rows: NDArray[np.int64]) -> EvaluationBatches:
-        """Return the batches of some rows, in order, whole in every process."""
+        """Return the evaluation batches of some rows, in order, whole in every process."""
         split = split_rows(rows, self.batch_size)
         return EvaluationBatches(self.dataset, self.transform_cxr, split, self.num_workers)
 
     def example(self) -> Batch:
-        """Return a batch of the longest stay with and without a radiograph, as evaluation sees it."""
+        """Return an evaluation batch of the longest stay with a radiograph and the longest without."""
         cohort = self.dataset.cohort
         has_cxr = cohort.has_cxr[self.rows]
         parts = (self.rows[has_cxr], self.rows[~has_cxr])
@@ -170,7 +174,7 @@ class CohortDataModule(L.LightningDataModule):
         return self.as_evaluated(self.dataset[rows])
 
     def is_whole(self, number: int) -> bool:
-        """Return whether every process gets batch `number` of the current stage whole, not a part of it."""
+        """Return whether every process gets all of batch `number` of the current stage, not a part of it."""
         trainer = self.trainer
         if trainer is not None and trainer.training:
             return self._training_sizes[number] < self.n_ranks
@@ -185,7 +189,7 @@ class CohortDataModule(L.LightningDataModule):
         if len(rows) == 0:
             raise InputError(
                 f"the {split} split of {self.dataset.cohort.folder} has no stay in the {subset} set; prepare "
-                "a larger cohort, or one with another --seed or --split-file"
+                "a larger cohort, or one with a different --seed or --split-file"
             )
         return rows
 
@@ -195,25 +199,11 @@ class CohortDataModule(L.LightningDataModule):
             self.train_rows, has_cxr, self.batch_size, self.seed, self.rank, self.n_ranks, self.accumulate
         )
 
-    def _in_order(self, rows: NDArray[np.int64]) -> list[list[int]]:
-        """Return batches, or this process's part of each; the parts of all, in order, are the batch."""
-        return [
-            batch
-            if len(batch) < self.n_ranks
-            else np.array_split(np.asarray(batch, np.int64), self.n_ranks)[self.rank].tolist()
-            for batch in split_rows(rows, self.batch_size)
-        ]
-
 
 def drop_cxr(batch: StoredBatch, share: float, rank: int = 0) -> StoredBatch:
-    """Return the batch without a random `share` of its radiographs, rounded to whole ones.
+    """Return the batch without a random `share` (0 to 1) of its radiographs, rounded to whole ones.
 
-    If several processes hold parts of one size, each rounds so that together they lose that share.
-
-    Args:
-        batch: The batch, or a part of it.
-        share: Between 0 and 1.
-        rank: Number of the part.
+    Several processes with parts of one size round by their `rank` so that together they drop that share.
     """
     n = len(batch.cxr_of)
     n_kept = n - (round(share * n * (rank + 1)) - round(share * n * rank))

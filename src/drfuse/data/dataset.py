@@ -1,4 +1,4 @@
-"""The stays of a cohort by their rows, many at a time."""
+"""The stays of a cohort, a batch of rows at a time."""
 
 from typing import Literal
 
@@ -14,19 +14,18 @@ from drfuse.data.features import EhrFeatures
 from drfuse.data.tasks import Task, TaskName
 
 CxrContent = Literal["pixels", "rows", "nothing"]
-"""What batches hold of radiographs: their pixels and rows in the cohort, their rows alone, or nothing, as if
-no stay had one."""
+"""What batches hold of radiographs: pixels and rows in the cohort, only rows, or nothing, as if no stay had
+one."""
 
 
 class StayDataset(Dataset[StoredBatch]):
-    """The stays of a cohort: indexing with B rows makes the batch of those stays.
+    """The stays of a cohort; indexing with a list of B rows returns their batch.
 
     Args:
         cohort: The cohort.
         task: What is predicted.
         cxr: What the batches hold of radiographs.
-        features: What makes features of the hourly values, such as that of an earlier training; by default
-            with the normalization of the cohort itself.
+        features: Makes features of the hourly values; by default with the cohort's own normalization.
     """
 
     def __init__(
@@ -65,5 +64,5 @@ class StayDataset(Dataset[StoredBatch]):
         )
 
     def pixels(self, cxr_row: NDArray[np.int64]) -> Tensor:
-        """Return the radiographs uint8 (M, 1, size, size) at some rows (M,) of the cohort's `cxr`."""
+        """Return radiographs, uint8 (M, 1, size, size), by their rows (M,) in the cohort's `cxr`."""
         return torch.from_numpy(self.cohort.cxr[cxr_row])[:, None]

@@ -1,4 +1,4 @@
-"""Hourly values in physical units -> what a model reads: imputed, scaled, one-hot, with masks."""
+"""Turns hourly values in physical units into features: imputed, scaled, one-hot, with masks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,15 +7,14 @@ from torch import Tensor
 
 from drfuse.cohort.variables import Variable
 
-_FARTHEST = 10.0  # deviations from the mean; published code sets values farther out to the mean
+_MAX_DEVIATIONS = 10.0  # from the mean; published code replaces values farther out by the mean
 
 
 class EhrFeatures:
     """The features of an hour: scaled continuous variables, one-hot categories, observation masks.
 
-    A variable that is not observed in an hour keeps its last value, before its first observation its normal
-    value. Categories are the whole numbers of a variable's valid range. With the 17 variables that is
-    12 + 30 + 17 = 59 features.
+    A missing value is the variable's last one or, before its first observation, its normal value. Categories
+    are the whole numbers of a variable's valid range. The 17 variables give 12 + 30 + 17 = 59 features.
 
     Args:
         variables: The V variables, in the order of the values' last axis.
@@ -53,10 +52,10 @@ class EhrFeatures:
 
     @property
     def values_of(self) -> Tensor:
-        """Float32 (F, V): features times this matrix are the values of the variables, in their order.
+        """Float32 (F, V): features times this matrix give the variables' values, in order.
 
-        A continuous variable stays scaled; a categorical one becomes the number of its category. The last V
-        features, which say what was observed, do not count.
+        A continuous variable stays scaled, a categorical one becomes the number of its category. The
+        observation masks, the last V features, have weight 0.
         """
         n_continuous = len(self._continuous)
         matrix = torch.zeros(len(self), len(self._normal))
@@ -69,11 +68,11 @@ class EhrFeatures:
         return matrix
 
     def __call__(self, values: Tensor, n_hours: Tensor) -> Tensor:
-        """Return the features (B, T, F) of values (B, T, V); hours from `n_hours` (B,) on are zero."""
+        """Return the features (B, T, F) of values (B, T, V), zero from hour `n_hours` (B,) on."""
         observed = values.isfinite()
         filled = _carry_forward(values, observed, self._normal)
         scaled = (filled[..., self._continuous] - self._mean) / self._std
-        scaled = scaled.masked_fill(scaled.abs() > _FARTHEST, 0.0)
+        scaled = scaled.masked_fill(scaled.abs() > _MAX_DEVIATIONS, 0.0)
         category = filled[..., self._categorical].round().clamp(self._lowest, self._highest) - self._lowest
         one_hot = scaled.new_zeros(*scaled.shape[:2], self._n_categories)
         one_hot.scatter_(-1, category.long() + self._first_column, 1.0)
@@ -83,7 +82,7 @@ class EhrFeatures:
 
 
 def _carry_forward(values: Tensor, observed: Tensor, normal: Tensor) -> Tensor:
-    """Return values (B, T, V) with gaps filled by the last observation, before the first one by `normal`."""
+    """Return values (B, T, V) with gaps filled by the last observation, or `normal` (V,) before the first."""
     hours = torch.arange(values.shape[1])[:, None]
     last_observed = torch.where(observed, hours, -1).cummax(dim=1).values
     carried = values.gather(1, last_observed.clamp(min=0))

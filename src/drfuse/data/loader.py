@@ -1,4 +1,4 @@
-"""Batches that are ready when the model asks for them."""
+"""Loads batches ahead of the model."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,37 +16,37 @@ from drfuse.data.batch import Batch, StoredBatch
 from drfuse.data.dataset import StayDataset
 from drfuse.errors import InputError
 
-_AHEAD = 2
-"""How many batches wait, or are being made, while the model works."""
+_PREFETCHED = 2
+"""How many batches the thread makes ahead."""
 
 
 class BatchLoader(DataLoader[StoredBatch]):
-    """A loader that makes the next batches in a thread while the model works, in the same order.
+    """A loader that makes the next batches in a thread while the model works.
 
-    A thread is enough: batches are gathered from memory-mapped files by code that releases the interpreter's
+    A thread is enough: the code that gathers batches from memory-mapped files releases the interpreter's
     lock. With `num_workers`, processes make them.
     """
 
     def __iter__(self) -> Iterator[StoredBatch]:  # type: ignore[override]
-        """Yield the batches. Their order is drawn only when the first one is asked for.
+        """Yield the batches. Their order is drawn when the first one is requested.
 
-        Lightning starts to iterate before it tells the sampler at which epoch an interrupted run resumes.
+        Lightning calls this before it tells the sampler at which epoch an interrupted run resumes.
         """
         batches = super().__iter__()
-        yield from batches if self.num_workers else _made_ahead(batches)
+        yield from batches if self.num_workers else _prefetch(batches)
 
 
-def _made_ahead(batches: Iterator[Any]) -> Iterator[StoredBatch]:
-    """Yield the items of an iterator, read ahead by a thread; what it raises is raised in its turn."""
+def _prefetch(batches: Iterator[Any]) -> Iterator[StoredBatch]:
+    """Yield the items of an iterator that a thread reads ahead; an error is raised where it occurred."""
     with ThreadPoolExecutor(1, "batches") as thread:
-        coming = deque(thread.submit(next, batches, None) for _ in range(_AHEAD))
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, batches, None))
+        pending = deque(thread.submit(next, batches, None) for _ in range(_PREFETCHED))
+        while (batch := pending.popleft().result()) is not None:
+            pending.append(thread.submit(next, batches, None))
             yield cast(StoredBatch, batch)
 
 
 def batch_loader(dataset: StayDataset, batches: Any, num_workers: int) -> BatchLoader:
-    """Return a loader of batches, each a list of rows of the dataset."""
+    """Return a loader of the dataset for `batches`, each a list of rows."""
     return BatchLoader(
         dataset,
         sampler=batches,  # with batch_size=None, an item is a whole batch
@@ -54,7 +54,7 @@ def batch_loader(dataset: StayDataset, batches: Any, num_workers: int) -> BatchL
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else starting an epoch would draw from the global generator
+        generator=torch.Generator(),  # otherwise each epoch would draw from the global generator
     )
 
 
@@ -68,7 +68,7 @@ def split_rows(rows: NDArray[np.int64], batch_size: int) -> list[list[int]]:
 
 
 class EvaluationBatches:
-    """Batches as evaluation sees them: no radiograph is dropped or augmented. They can be iterated again.
+    """Batches for evaluation: no radiograph is dropped or augmented. They can be iterated repeatedly.
 
     Args:
         dataset: The stays.
@@ -99,17 +99,13 @@ class EvaluationBatches:
 
 @contextmanager
 def explain_killed_workers() -> Iterator[None]:
-    """Turn what PyTorch says of a killed process that makes batches into one sentence.
-
-    Raises:
-        InputError: If one was killed.
-    """
+    """Turn PyTorch's error about a killed process that makes batches into an InputError."""
     try:
         yield
-    except RuntimeError as error:  # raised by a signal handler, wherever the main thread is
+    except RuntimeError as error:  # raised by a signal handler, anywhere in the main thread
         if not str(error).startswith("DataLoader worker"):
             raise
         raise InputError(
-            "a process that makes batches was killed, perhaps for lack of memory; lower --num-workers (0 "
-            "needs none), and the same command goes on after the last complete epoch"
+            "a process that makes batches was killed, perhaps because memory ran out; lower --num-workers (0 "
+            "needs no such process), and the same command resumes after the last complete epoch"
         ) from error

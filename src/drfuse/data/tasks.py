@@ -13,7 +13,7 @@ from drfuse.subsets import Split, Subset
 
 TaskName = Literal["phenotyping", "mortality", "los"]
 
-_LOS_EDGES = (3, 4, 5, 6, 7, 14)  # days; the classes of CareBench, each with its upper edge
+_LOS_EDGES = (3, 4, 5, 6, 7, 14)  # days; the classes of CareBench, each including its upper edge
 _LOS_NAMES = (
     "up to 3 days",
     *(f"{day} to {day + 1} days" for day in (3, 4, 5, 6)),
@@ -30,10 +30,9 @@ class Task:
         cohort: The cohort.
         name: Which task.
         label_names: The C names, in order.
-        labels: Float32 (N, C), 0 or 1; NaN where they are unknown.
-        eligible: Which stays take part (N,): those whose labels are known. Death and length of stay are
-            predicted only for stays that are still in the ICU when the window ends; for the others, the
-            answer is known by then.
+        labels: Float32 (N, C), 0 or 1; NaN where unknown.
+        eligible: Which stays take part (N,): those with known labels. Death and length of stay are predicted
+            only for stays still in the ICU when the window ends; for the others the outcome is known by then.
     """
 
     cohort: Cohort
@@ -46,8 +45,8 @@ class Task:
     def of(cls, cohort: Cohort, name: TaskName = "phenotyping") -> "Task":
         """Return a task of a cohort.
 
-        `los` has a label for each of seven classes of days, of which a stay has exactly one: up to 3, 4, 5,
-        6, 7 and 14 days, and more. Models treat them as seven yes-no questions.
+        `los` has seven labels, of which each stay has exactly one: up to 3, 4, 5, 6, 7 and 14 days, and more.
+        Models treat them as seven yes-no questions.
 
         Raises:
             InputError: If the task is unknown, or no stay takes part.
@@ -57,7 +56,7 @@ class Task:
             known = np.isfinite(cohort.labels).min(axis=1)
             if not known.any():
                 raise InputError(
-                    f"no stay of {cohort.folder} has diagnoses, so no labels; prepare it again with them"
+                    f"no stay of {cohort.folder} has diagnoses, so there are no labels; prepare it with them"
                 )
             return cls(cohort, name, cohort.phenotypes, cohort.labels, known)
         column = "in_hospital_mortality" if name == "mortality" else "los"
@@ -68,8 +67,8 @@ class Task:
         days = cohort.stays["los"].cast(pl.Float64).to_numpy()  # NaN where unknown
         if np.isnan(days).all():
             raise InputError(
-                f"{cohort.folder} does not say for any stay how long it lasted (los); choose a "
-                "different --task"
+                f"{cohort.folder} does not say for any stay how long it lasted (los); choose a different "
+                "--task"
             )
         outlasts = days > cohort.manifest.options["window_hours"] / 24
         if not outlasts.any():
@@ -85,21 +84,11 @@ class Task:
                     "died; choose a different --task"
                 )
             return cls(cohort, name, ["death in hospital"], labels, eligible)
-        # an edge belongs to the class below it
-        class_of = np.searchsorted(_LOS_EDGES, days, side="left")
-        labels = np.eye(len(_LOS_NAMES), dtype=np.float32)[class_of]
+        labels = np.eye(len(_LOS_NAMES), dtype=np.float32)[np.searchsorted(_LOS_EDGES, days, side="left")]
         labels[np.isnan(days)] = np.nan
         return cls(cohort, name, list(_LOS_NAMES), labels, outlasts)
 
     def rows(self, split: Split | None = None, subset: Subset = "full") -> NDArray[np.int64]:
-        """Return the rows of the stays that the task uses, in order.
-
-        Args:
-            split: A split, or None for all of them.
-            subset: All stays, or those with a radiograph (`matched`).
-
-        Raises:
-            InputError: If `split` or `subset` is not one of its choices.
-        """
+        """Return the rows of the stays that the task uses, in order (see `Cohort.rows`)."""
         rows = self.cohort.rows(split, subset)
         return rows[self.eligible[rows]]

@@ -1,4 +1,4 @@
-"""A trained model with everything it needs to read a cohort."""
+"""Predicts the stays of a cohort with a trained run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ def load(run: Path) -> "Predictor":
 
     Raises:
         MissingInputError: If `run` is not a finished run.
-        InputError: If its files do not fit each other, or the model's class cannot be imported.
+        InputError: If its files do not fit together, or the model's class cannot be imported.
     """
     facts = RunFacts.read(run)
     try:
@@ -47,20 +47,20 @@ def load(run: Path) -> "Predictor":
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model, and how it reads variables and radiographs.
+    """A trained model with what it needs to read a cohort.
 
     Attributes:
         model: The model, in evaluation mode, on `device`.
-        facts: What its run says of it.
+        facts: The facts of its run.
         device: Where it predicts.
     """
 
     model: FusionModel
     facts: RunFacts
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 - it cannot change
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
 
     def to(self, device: torch.device) -> Self:
-        """Return the predictor on another device; the model moves there, and is laid out as in training."""
+        """Return a predictor on another device; the model itself moves, in the memory layout of training."""
         self.model.to(device)
         if self.facts.precision in _HALF:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -73,20 +73,20 @@ class Predictor:
         num_workers: int = 0,
         progress: bool = False,
     ) -> Predictions:
-        """Return the logits, with and without the radiograph, and the modality weights of N stays.
+        """Return logits with and without the radiograph, and the modality weights, of N stays.
 
-        A stay without a radiograph has the same logits twice. On a CPU the stays of a run's own cohort get,
-        to the bit, what its `predictions.parquet` holds.
+        For a stay without a radiograph, both logits are the same. On a CPU, predictions for the run's own
+        cohort equal its `predictions.parquet` to the bit.
 
         Args:
-            cohort: The cohort, which may be another than that of the training.
-            rows: Rows of stays whose labels are known (N,); by default all of them.
+            cohort: The cohort, which need not be the one of the training.
+            rows: Rows of stays with known labels (N,); by default all of them.
             num_workers: Processes that make batches; 0 makes them in this one.
             progress: Whether to show a progress bar.
 
         Raises:
-            InputError: If the cohort has other variables, hours, images or labels than the model reads and
-                predicts, or `rows` is empty or holds a row without known labels.
+            InputError: If the cohort's variables, hours, image size or labels are not the model's, or `rows`
+                is empty or holds a stay without known labels.
         """
         dataset = self._dataset(cohort)
         known = dataset.task.rows()
@@ -96,8 +96,8 @@ class Predictor:
                 f"rows: expected at least one, each of a stay of {cohort.folder} with known labels"
             )
         batches = split_rows(rows, self.facts.batch_size)
-        parts = self._each(dataset, batches, partial(predict_batch, self.model), num_workers, progress)
-        stay_id, logits, without, weights = (torch.cat(of).numpy() for of in zip(*parts, strict=True))
+        parts = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
+        stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
         at = np.searchsorted(cohort.stays["stay_id"].to_numpy(), stay_id)
         return Predictions(
             phenotypes=self.facts.label_names,
@@ -109,31 +109,30 @@ class Predictor:
         )
 
     def represent(self, cohort: Cohort, batches: Sequence[Sequence[int]]) -> dict[str, NDArray[np.float32]]:
-        """Return the model's representations of the stays of some batches of rows, in order.
+        """Return the model's representations by name for batches of rows, in order.
 
-        Each is (N, D) of N stays, or (M, D) of the M radiographs among them.
+        Each is (N, D) for the N stays, or (M, D) for the M radiographs among them.
 
         Raises:
             InputError: If the cohort does not fit the model.
         """
-        parts = self._each(self._dataset(cohort), batches, lambda batch: self.model(batch).representations)
+        parts = self._map(lambda batch: self.model(batch).representations, self._dataset(cohort), batches)
         return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
 
-    def _each(
+    def _map(
         self,
+        function: Callable[[Batch], _Returned],
         dataset: StayDataset,
         batches: Sequence[Sequence[int]],
-        function: Callable[[Batch], _Returned],
         num_workers: int = 0,
         progress: bool = False,
     ) -> list[_Returned]:
-        """Return what a function of the model returns of each batch, computed as in training."""
+        """Return a function's result for each batch, computed in the precision of the training."""
         half = _HALF.get(self.facts.precision)
-        if half == torch.float16 and self.device.type == "cpu":  # no processor trains in it
+        if half == torch.float16 and self.device.type == "cpu":  # CPUs do not train in float16
             half = None
-        read = EvaluationBatches(
-            dataset, CxrTransform(self.facts.crop_size), batches, num_workers, self.device
-        )
+        transform = CxrTransform(self.facts.crop_size)
+        read = EvaluationBatches(dataset, transform, batches, num_workers, self.device)
         shown = track(read, "predicting", len(batches), disable=not progress, transient=True)
         with (
             explain_killed_workers(),
@@ -143,7 +142,7 @@ class Predictor:
             return [function(batch) for batch in shown]
 
     def _dataset(self, cohort: Cohort) -> StayDataset:
-        """Return the stays of a cohort, read as in training.
+        """Return the dataset of a cohort, with the features of the training.
 
         Raises:
             InputError: If the cohort does not fit the model.
@@ -159,31 +158,31 @@ class Predictor:
             expected["image size"] = (cohort.image_size, facts.image_size, "--image-size")
         for what, (found, needed, option) in expected.items():
             if found != needed:
-                shown = "" if what == "variables" else f" ({found}, and not {needed})"
+                shown = "" if what == "variables" else f" ({found}, not {needed})"
                 raise InputError(
-                    f"{cohort.folder} has other {what}{shown} than the cohort that the model was trained on; "
-                    f"prepare it with {option}"
+                    f"{cohort.folder} has different {what}{shown} from the cohort that the model was trained "
+                    f"on; prepare it with {option}"
                 )
         features = EhrFeatures(facts.variables, facts.normalization)
         dataset = StayDataset(cohort, cast(TaskName, facts.task), cxr, features)
         if dataset.task.label_names != facts.label_names:
             raise InputError(
-                f"{cohort.folder} has other labels than the model predicts; prepare it with the same "
-                "--phenotypes"
+                f"{cohort.folder} has different labels from those that the model predicts; prepare it with "
+                "the same --phenotypes"
             )
         return dataset
 
 
 def predict_batch(model: FusionModel, batch: Batch) -> tuple[Tensor, ...]:
-    """Return what is kept of B stays, on the CPU, in float32.
+    """Return the predictions for B stays, on the CPU, in float32.
 
-    These are ids (B,), logits (B, C), logits with every radiograph taken away (B, C), and modality weights
-    (B, C, 3), or (B, 0) where the model has none.
+    They are the stays' ids (B,), logits (B, C), logits with every radiograph removed (B, C), and modality
+    weights (B, C, 3), or (B, 0) if the model has none.
     """
     output = model(batch)
     without, weights = output.logits, output.modality_weights
-    if len(batch.cxr_of):  # no image is encoded twice, and no stay without one
+    if len(batch.cxr_of):  # only stays with a radiograph need the second pass
         blind = model(batch.matched_without_cxr())
         without = without.index_copy(0, batch.cxr_of, blind.logits)
-    told = (output.logits, without, output.logits[:, :0] if weights is None else weights)
-    return (batch.stay_id.cpu(), *(tensor.float().cpu() for tensor in told))
+    results = (output.logits, without, output.logits[:, :0] if weights is None else weights)
+    return (batch.stay_id.cpu(), *(tensor.float().cpu() for tensor in results))

@@ -1,7 +1,6 @@
-"""A cohort and a model in, a run on disk out (`drfuse.run`): fit, resume, best weights, predictions.
+"""A cohort and a model in, a run on disk out (see `drfuse.run`).
 
-`options` describes every option, `fit` trains one run, `matrix` many, each once, and `tune` searches for the
-best.
+`options` describes every option, `fit` trains one run, `matrix` trains many, `tune` searches for the best.
 """
 
 from drfuse.training.fit import TrainedRun, data_module, train

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the last epoch's, to go on from, and the best one's, to keep."""
+"""The checkpoints of a run: of the last epoch, to resume from, and of the best epoch, to keep."""
 
 import math
 import pickle
@@ -16,7 +16,7 @@ from drfuse.training.metrics import MONITORED
 
 
 def checkpoint_callbacks(run: RunFiles, patience: int) -> list[L.Callback]:
-    """Return what stops a training, keeps the weights of its best epoch, and all of the last one."""
+    """Return callbacks for early stopping, the weights of the best epoch and the state after the last one."""
     return [
         EarlyStopping(**MONITORED, patience=patience, check_finite=False),
         _BestCheckpoint(
@@ -36,7 +36,7 @@ def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(run.checkpoints / name, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, BadZipFile) as error:
         raise InputError(
-            f"{run.checkpoints / name} is damaged; start the run anew with --overwrite"
+            f"{run.checkpoints / name} is damaged; start the run again with --overwrite"
         ) from error
     return checkpoint
 
@@ -47,20 +47,21 @@ def load_best(run: RunFiles) -> dict[str, Any]:
     Raises:
         InputError: If there is none, or it has no validation PRAUC.
     """
-    # a kill between two checkpoints may leave two: the better one counts, of equals the earlier
+    # a kill while a better checkpoint replaces the old one may leave both
     names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
     if not names:
-        raise InputError(f"{run.folder} has lost its best checkpoint; remove the folder, and train it again")
-    best = max((load_checkpoint(run, name) for name in names), key=_rank)
+        raise InputError(f"{run.folder} has lost its best checkpoint; start the run again with --overwrite")
+    best = max((load_checkpoint(run, name) for name in names), key=_score)
     if not math.isfinite(best["val_prauc"]):
         raise InputError(
-            f"no epoch of {run.folder} has a validation PRAUC: the model predicts no finite numbers"
+            f"no epoch of {run.folder} has a validation PRAUC: the model's predictions or losses are not "
+            "finite; lower --lr, or check the model for a division by zero or a logarithm of 0"
         )
     return best
 
 
 def is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
-    """Return whether nothing was left to train when a checkpoint was written."""
+    """Return whether training was complete when a checkpoint was written."""
     waited = next(
         state["wait_count"]
         for key, state in checkpoint["callbacks"].items()
@@ -69,13 +70,14 @@ def is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
     return bool(checkpoint["epoch"] + 1 >= epochs or waited >= patience)
 
 
-def _rank(checkpoint: dict[str, Any]) -> tuple[float, int]:
+def _score(checkpoint: dict[str, Any]) -> tuple[float, int]:
+    """Return the validation PRAUC, then the epoch: of equal ones, the earlier is better."""
     prauc = checkpoint["val_prauc"]
     return (prauc if math.isfinite(prauc) else -math.inf, -checkpoint["epoch"])
 
 
 class _BestCheckpoint(ModelCheckpoint):
-    """The best epoch's checkpoint, known again in a run that was moved since."""
+    """Keeps the best epoch's checkpoint, and finds it again after the run's folder has moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Who may write a run's folder: one command at a time, and nothing is lost."""
+"""Lets one command at a time write a run's folder, without losing an earlier run."""
 
 import logging
 import shutil
@@ -18,27 +18,27 @@ from drfuse.training.options import DEFAULTS, TrainOptions
 logger = logging.getLogger(__name__)
 
 _MAY_CHANGE = {"cohort", *TrainOptions.names("starts", "computes")}
-"""What an interrupted run goes on with another value of; a cohort is known by its fingerprint."""
+"""Settings that may differ when a run resumes; `cohort` is a path, and the fingerprint is checked instead."""
 
 
 @contextmanager
 def claim(
     run: RunFiles, config: dict[str, Any], cohort: str, overwrite: bool
 ) -> Iterator[dict[str, Any] | None]:
-    """Yield the last checkpoint of an interrupted run with the same options, or None to start anew.
+    """Lock a run's folder, and yield the checkpoint to resume from, or None to start from scratch.
 
-    Within, the folder belongs to this command. A run that is replaced is kept until the new one is complete;
-    it comes back, and nothing of the new one stays, if that fails before its first checkpoint.
+    A replaced run is kept until the new one is complete. If the new one fails before its first checkpoint,
+    it is deleted and the replaced run is restored.
 
     Args:
         run: The run.
-        config: What goes into `config.yaml`.
+        config: The content of `config.yaml`.
         cohort: Fingerprint of the cohort.
-        overwrite: Whether a run that lies there is replaced.
+        overwrite: Whether to replace an existing run.
 
     Raises:
-        InputError: If the folder holds a finished run, an interrupted one that this is not, or something
-            else.
+        InputError: If the folder holds a finished run, an interrupted run with different options, or
+            something else.
         BusyError: If another command is writing it.
     """
     text = yaml.safe_dump(config, sort_keys=False)
@@ -56,9 +56,9 @@ def claim(
             write_whole(run.config, text)
             yield checkpoint
         except BaseException:
-            if not _has_begun(run):
+            if not _has_weights(run):
                 _empty(run)
-                with suppress(OSError):  # something that is not ours
+                with suppress(OSError):  # someone else put a file there
                     run.folder.rmdir()
                     replaced.rename(run.folder)
             elif replaced.exists():
@@ -68,9 +68,9 @@ def claim(
 
 
 def _put_aside(run: RunFiles, replaced: Path) -> None:
-    """Make room for a new run; of two earlier ones, a finished one is kept rather than an interrupted one."""
+    """Make room for a new run; if two earlier runs exist, a finished one is kept over an interrupted one."""
     is_better = RunFiles(replaced).is_finished and not run.is_finished
-    if _has_begun(run) and not is_better:
+    if _has_weights(run) and not is_better:
         shutil.rmtree(replaced, ignore_errors=True)
         run.folder.rename(replaced)
     else:
@@ -78,27 +78,31 @@ def _put_aside(run: RunFiles, replaced: Path) -> None:
 
 
 def _last_checkpoint(run: RunFiles, config: dict[str, Any], cohort: str) -> dict[str, Any] | None:
-    """Return the checkpoint to go on from, if there is one."""
+    """Return the checkpoint to resume from, if there is one.
+
+    Raises:
+        InputError: If the run is finished, or was interrupted with different options.
+    """
     if run.is_finished:
-        raise InputError(f"{run.folder} is a finished run; choose a different --out, or give --overwrite")
+        raise InputError(f"{run.folder} is a finished run; choose a different --out, or add --overwrite")
     if not run.last_checkpoint.is_file():
         return None
-    # an option that a later version added had its default
+    # an option missing from an older run had its default value
     earlier = DEFAULTS.written() | yaml.safe_load(run.config.read_text(encoding="utf-8"))
     changed = sorted(name for name in config if name not in _MAY_CHANGE and config[name] != earlier.get(name))
     if changed:
         raise InputError(
-            f"{run.folder} is an interrupted run with another {', '.join(changed)}; "
-            "start it with the options of its config.yaml, or give --overwrite"
+            f"{run.folder} is an interrupted run with a different {', '.join(changed)}; "
+            "use the options of its config.yaml to resume it, or --overwrite to replace it"
         )
     checkpoint = load_checkpoint(run, run.last_checkpoint.name)
     if checkpoint["cohort"] != cohort:
-        raise InputError(f"{run.folder} was interrupted on another cohort; start it anew with --overwrite")
+        raise InputError(f"{run.folder} is an interrupted run on another cohort; replace it with --overwrite")
     return checkpoint
 
 
 def _empty(run: RunFiles) -> None:
-    """Remove everything in the folder; what makes it known as a run goes last."""
+    """Delete everything in the folder; `config.yaml`, which marks it as a run, goes last."""
     if run.folder.is_dir():
         for path in sorted(run.folder.iterdir(), key=lambda path: path == run.config):
             if path.is_dir():
@@ -108,18 +112,18 @@ def _empty(run: RunFiles) -> None:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Return whether there is nothing at a path but what a command leaves that has just begun a run."""
-    begun = {".config.yaml.partial"}
-    return not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= begun)
+    """Return whether a folder is missing, empty, or holds only the temporary file of a killed command."""
+    leftover = {".config.yaml.partial"}
+    return not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= leftover)
 
 
-def _has_begun(run: RunFiles) -> bool:
-    """Return whether the folder holds anything that was trained."""
+def _has_weights(run: RunFiles) -> bool:
+    """Return whether the folder holds the result of any training."""
     return run.is_finished or run.model.is_file() or any(run.checkpoints.glob("*.ckpt"))
 
 
 def _is_run(run: RunFiles) -> bool:
-    """Return whether the folder's `config.yaml` is one of ours."""
+    """Return whether the folder has the `config.yaml` of a run."""
     try:
         options = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

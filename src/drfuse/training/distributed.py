@@ -1,4 +1,4 @@
-"""The processes that train one run together: where each stands, and how they are started and end."""
+"""The processes that train one run together: their ranks, and how they start, talk and end."""
 
 import atexit
 import logging
@@ -28,7 +28,7 @@ from rich.console import Console
 from drfuse.errors import InputError
 from drfuse.logs import log_to
 
-_TIMEOUT = timedelta(hours=1)  # the first process may check or read a large cohort while the others wait
+_TIMEOUT = timedelta(hours=1)  # the first process may verify a large cohort while the others wait
 _SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0
 
 _Result = TypeVar("_Result")
@@ -36,12 +36,12 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train a run together, one a device, and which of them this one is.
+    """This process's place among those that train a run together, one per device.
 
     Attributes:
         rank: This process, from 0.
-        size: How many there are.
-        devices: How many there are on each machine.
+        size: How many processes there are.
+        devices: How many processes each machine has.
     """
 
     rank: int = 0
@@ -55,33 +55,33 @@ class Ranks:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is no other process."""
+        """Whether this is the only process."""
         return self.size == 1
 
     @classmethod
     def of_environment(cls, devices: int | None, nodes: int | None) -> Self | None:
-        """Return the place that torchrun, srun or `start_ranks` gave this process, or None if none did.
+        """Return the rank that torchrun, srun or `start_ranks` gave this process; None without one of them.
 
         Args:
-            devices: On each machine, as asked for.
-            nodes: Machines, as asked for. One device of one machine is a process alone, wherever it runs.
+            devices: Requested devices per machine.
+            nodes: Requested machines. One device of one machine always means a process alone (None).
 
         Raises:
-            InputError: If other processes were started than were asked for, or none for several machines.
+            InputError: If the processes that run are not those requested.
         """
-        if any(asked is not None and asked < 1 for asked in (devices, nodes)):
+        if any(count is not None and count < 1 for count in (devices, nodes)):
             raise InputError("expected devices and nodes of at least 1")
         if (devices, nodes) == (1, 1):
             return None
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "RANK" not in os.environ:
-            _name_as_torchrun_does()
+            _set_torchrun_variables()
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             if (nodes or 1) > 1:
                 n_devices = devices or 1
                 raise InputError(
-                    f"--nodes {nodes} needs a process for every device, started on each machine: with "
+                    f"--nodes {nodes} needs one process per device; start them on each machine with "
                     f"`torchrun --nnodes {nodes} --nproc-per-node {n_devices} --rdzv-backend c10d "
-                    "--rdzv-endpoint HOST:29500 -m drfuse train ...`, or, under SLURM, "
+                    "--rdzv-endpoint HOST:29500 -m drfuse train ...`, or, under SLURM, with "
                     f"`srun --nodes {nodes} --ntasks-per-node {n_devices} drfuse train ...`"
                 )
             return None
@@ -89,14 +89,14 @@ class Ranks:
         n_machines = size // local
         if (devices or local, nodes or n_machines, size) != (local, n_machines, local * n_machines):
             raise InputError(
-                f"{size} processes were started, {local} of them on this machine, but --devices and --nodes "
-                "ask for others; leave these options out, or start a process for every device"
+                f"{size} processes were started, {local} of them on this machine, which does not match "
+                "--devices and --nodes; leave these options out, or start one process per device"
             )
         return cls(int(os.environ["RANK"]), size, local)
 
     def join(self) -> None:
         """Connect this process with the others, until it ends."""
-        # Lightning's loggers go by it; one that trains alone under srun writes, too
+        # tells Lightning's loggers who writes; under srun, a process that trains alone does as well
         cast(Any, rank_zero_only).rank = self.rank
         if self.is_alone or dist.is_initialized():  # by the user's own script, or by an earlier run
             return
@@ -106,21 +106,21 @@ class Ranks:
         atexit.register(dist.destroy_process_group)
 
     def placement(self) -> dict[str, Any]:
-        """Return the options of a Lightning trainer that say where it runs."""
+        """Return a Lightning trainer's options about devices and processes."""
         if self.is_alone:
-            return {"devices": 1, "plugins": [LightningEnvironment()]}  # whatever torchrun or srun started
+            return {"devices": 1, "plugins": [LightningEnvironment()]}  # even under torchrun or srun
         return {
             "devices": self.devices,
             "num_nodes": self.size // self.devices,
             "plugins": [TorchElasticEnvironment()],
-            # a part without radiographs, or a loss without a term, leaves parameters out
+            # a part without radiographs, or a loss without one of its terms, leaves parameters unused
             "strategy": DDPStrategy(find_unused_parameters=True),
             "use_distributed_sampler": False,
         }
 
     @contextmanager
     def abort_peers_on_error(self) -> Iterator[None]:
-        """In the first process, tell the others that wait in `share` if something goes wrong within."""
+        """If the first process fails in this block, end the others, which wait in `share`."""
         try:
             yield
         except BaseException:
@@ -129,20 +129,20 @@ class Ranks:
             raise
 
     def share(self, value: _Result | None = None) -> _Result:
-        """Return the first process's value in every process.
+        """Return the first process's value, in every process.
 
         Raises:
-            SystemExit: In the others, if the first one failed, which says why.
+            SystemExit: In the others, if the first one failed; it reports why.
         """
-        held = [None if value is None else (value,)]
+        shared = [None if value is None else (value,)]
         if not self.is_alone:
-            dist.broadcast_object_list(held, src=0)
-        if held[0] is None:
+            dist.broadcast_object_list(shared, src=0)
+        if shared[0] is None:
             raise SystemExit(2)
-        return held[0][0]
+        return shared[0][0]
 
     def gather(self, value: _Result) -> list[_Result]:
-        """Return the values of all processes in the first one, and nothing in the others."""
+        """Return the values of all processes in the first process, and an empty list in the others."""
         if self.is_alone:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_first else None
@@ -150,8 +150,8 @@ class Ranks:
         return values or []
 
 
-def _name_as_torchrun_does() -> None:
-    """Set the variables that torchrun sets, from those of a step of SLURM's."""
+def _set_torchrun_variables() -> None:
+    """Set the environment variables of torchrun from those of a SLURM step."""
     slurm = SLURMEnvironment()
     size, nodes = int(os.environ["SLURM_STEP_NUM_TASKS"]), int(os.environ["SLURM_STEP_NUM_NODES"])
     os.environ |= {
@@ -166,26 +166,24 @@ def _name_as_torchrun_does() -> None:
 
 
 def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], size: int) -> _Result:
-    """Return what a function returns in the first of several new processes, which know their places.
+    """Return a function's result in the first of `size` new processes, which all call it.
 
-    They end with this process, however it ends.
+    The processes end with this one, however it ends.
 
     Raises:
-        InputError: If the arguments cannot be handed over, or a process died.
+        InputError: If the arguments cannot be pickled, or a process died.
         Exception: What the function raised in the first process that failed.
     """
     try:
         pickle.dumps((function, dict(arguments)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
-            f"--devices {size} starts processes, to which the model or a callback cannot be handed over "
+            f"--devices {size} starts new processes, and the model or a callback cannot be sent to them "
             f"({error}); define it in a module, or start your script with torchrun"
         ) from error
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False
-    )  # where the processes meet
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns where no parameter is unused
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns when every parameter is used
     pids = context.Array("i", size)
     n_threads = max(1, torch.get_num_threads() // size)
     settings = (pids, store.port, n_threads, logging.getLogger("drfuse").getEffectiveLevel())
@@ -195,9 +193,9 @@ def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], 
             return _result_of_first(ranks)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and pids[0]:
-                os.kill(pids[0], signal.SIGINT)  # it leaves the run's folder in order
+                os.kill(pids[0], signal.SIGINT)  # lets it clean up the run's folder
                 wait(ranks, _SECONDS_TO_CLEAN_UP, FIRST_EXCEPTION)
-            else:  # it may have failed, too, or wait for one that failed
+            else:  # other processes may be about to fail as well, or wait for the one that failed
                 wait(ranks, _SECONDS_TO_FAIL)
             for pid in filter(None, pids[:]):
                 with suppress(ProcessLookupError):
@@ -206,15 +204,15 @@ def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], 
 
 
 def _begin_rank(pids: Any, port: int, n_threads: int, level: int) -> None:
-    """Take the next place among the processes."""
+    """Give this process the next free rank."""
     with pids.get_lock():
         rank = pids[:].index(0)
         pids[rank] = os.getpid()
-    os.setpgrp()  # a signal from the terminal is for the process that started this one
+    os.setpgrp()  # so that the terminal's signals reach only the parent
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent has made the store
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "GROUP_RANK": "0",
@@ -231,37 +229,37 @@ def _run(function: Callable[..., _Result], arguments: dict[str, Any]) -> tuple[i
 
 
 def _result_of_first(ranks: Sequence[Future[tuple[int, _Result]]]) -> _Result:
-    """Return what the process of rank 0 returned, when all have ended.
+    """Return rank 0's result once all processes have ended.
 
     Raises:
         InputError: If a process died.
-        Exception: What was raised first.
+        Exception: The first that a process raised.
     """
     results: dict[int, _Result] = {}
     running = set(ranks)
     while running:
-        # a signal may reach another thread, and is seen by this one when it wakes
+        # wake every second: a signal that another thread receives is only handled when this one runs
         done, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
         for rank in done:
-            with suppress(SystemExit):  # the first process says why
+            with suppress(SystemExit):  # the first process reports why
                 try:
                     number, result = rank.result()
                 except BrokenProcessPool as error:
                     raise InputError(
-                        "a process that trained the run died, perhaps for want of memory; start the command "
-                        "again, and the run goes on"
+                        "a process that trained the run died, perhaps because memory ran out; run the same "
+                        "command again to resume"
                     ) from error
                 results[number] = result
     return results[0]
 
 
 def die_with_parent() -> None:
-    """End this process when the one that started it has ended, however that happened."""
+    """End this process as soon as the one that started it ends, even if that was killed."""
+
+    def watch(sentinel: int) -> None:
+        wait_for_process([sentinel])
+        os._exit(1)
+
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _die_with(sentinel: int) -> None:
-    wait_for_process([sentinel])
-    os._exit(1)
+        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

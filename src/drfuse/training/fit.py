@@ -1,10 +1,11 @@
-"""A cohort and a model -> a run on disk: fit, resume, keep the best weights, predict every stay."""
+"""Trains one run: fit or resume, keep the best weights, predict every stay."""
 
 import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,20 @@ from drfuse.training.metrics import MacroPrauc
 from drfuse.training.module import FusionTraining
 from drfuse.training.network import arrange, describe_model, freeze_cxr, make_network, start_from
 from drfuse.training.options import DEFAULTS, TrainOptions
-from drfuse.training.trainer import check_alone, check_kernels, interruptible, make_trainer
+from drfuse.training.trainer import check_kernels, interruptible, make_trainer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What training came to.
+    """The result of a training.
 
     Attributes:
         folder: The run.
         best_epoch: The epoch whose weights were kept, from 0.
         val_prauc: Its macro PRAUC on the validation split.
-        epochs: Epochs that were trained.
+        epochs: How many epochs were trained.
     """
 
     folder: Path
@@ -63,39 +64,28 @@ def train(
 ) -> TrainedRun:
     """Train a model on a cohort, keep its best weights, and predict every stay.
 
-    A run that was interrupted goes on after its last complete epoch when it is started again with the same
-    options. A `FittedModel` has no epochs: its own `fit` is called once.
+    An interrupted run resumes after its last complete epoch when it is started again with the same options.
+    A `FittedModel` has no epochs: its own `fit` is called once.
 
     Args:
         cohort: Folder that `drfuse prepare` wrote.
         out: Folder of the run to write.
-        model: Class of the model, by its import path. It takes the numbers of features and labels first; its
-            other arguments are options of their own (--model.help CLASS).
+        model: The model's class, by import path. Its first two arguments are the numbers of features and
+            labels; the others are options of their own (--model.help CLASS).
         options: How it is trained.
-        overwrite: Replace the run that lies at `out`.
+        overwrite: Replace an existing run at `out`.
         progress: Whether to show progress bars.
-        callbacks: What else Lightning is to call while it trains.
+        callbacks: Further Lightning callbacks.
         changes: Options by name, in place of those in `options`: `train(cohort, out, epochs=3)`.
 
-    Returns:
-        Where the run lies, and its best epoch.
-
     Raises:
-        InputError: If the cohort or an option cannot be used, or another run lies at `out`.
+        InputError: If the cohort or an option cannot be used, or `out` holds another run.
     """
     options = options.changed(**changes)
     ranks = Ranks.of_environment(options.devices, options.nodes)
     if ranks is None and (options.devices or 1) > 1:
-        given = {
-            "cohort": cohort,
-            "out": out,
-            "model": model,
-            "options": options,
-            "overwrite": overwrite,
-            "progress": progress,
-            "callbacks": callbacks,
-        }
-        return start_ranks(train, given, options.devices or 1)
+        in_rank = partial(train, cohort, out, model, options, overwrite, progress, callbacks)
+        return start_ranks(in_rank, {}, options.devices or 1)
     ranks = ranks or Ranks()
     ranks.join()
     opened = Cohort.open(Path(cohort).resolve(), verify=ranks.is_first)
@@ -103,8 +93,8 @@ def train(
     labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
     if not labels[data.validation_rows].any():
         raise InputError(
-            f"no label occurs in the validation split of {cohort}, so no epoch is better than another; "
-            "prepare a larger cohort, or one with another --seed or --split-file"
+            f"no label occurs in the validation split of {cohort}, so no best epoch can be chosen; "
+            "prepare a larger cohort, or one with a different --seed or --split-file"
         )
     L.seed_everything(options.seed, workers=True, verbose=False)
     network = make_network(model, len(data.dataset.features), len(label_names))
@@ -113,7 +103,9 @@ def train(
     for modality, unimodal in (("ehr", options.init_ehr), ("cxr", options.init_cxr)):
         if unimodal is not None:
             start_from(network, modality, unimodal, opened.fingerprint)
-    check_alone(ranks, compile=options.compile, freeze_cxr=options.freeze_cxr)
+    for option, is_on in (("--compile", options.compile), ("--freeze-cxr", options.freeze_cxr)):
+        if is_on and not ranks.is_alone:
+            raise InputError(f"{option} works on one device; leave it or --devices out")
     arrange(network, options)
     fusion = FusionTraining(network, options, opened.fingerprint, ranks)
 
@@ -131,23 +123,23 @@ def train(
     if not options.compile:
         check_kernels(network, data, trainer)
     config = {"cohort": str(opened.folder), "model": describe_model(network), **options.written()}
-    if ranks.is_alone:  # whatever torchrun or srun was asked for
+    if ranks.is_alone:  # even under torchrun or srun
         config |= {"devices": None, "nodes": None}
-    with ExitStack() as held:
+    with ExitStack() as claims:
         with ranks.abort_peers_on_error():
-            checkpoint = None  # the folder is the first process's, which the others follow
+            checkpoint = None  # only the first process reads and writes it
             if ranks.is_first:
-                checkpoint = held.enter_context(claim(run, config, opened.fingerprint, overwrite))
+                checkpoint = claims.enter_context(claim(run, config, opened.fingerprint, overwrite))
             done = checkpoint is not None and is_done(checkpoint, options.epochs, options.patience)
         resumes, done = ranks.share((checkpoint is not None, done))
         if options.freeze_cxr:
             freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
         if not done and not isinstance(network, FittedModel):
             _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
-        with ranks.abort_peers_on_error():
+        with ranks.abort_peers_on_error(), explain_killed_workers():
             result = _save_best(run, fusion, data) if ranks.is_first else None
         result = ranks.share(result)
-        network.load_state_dict(load_file(run.model))  # which all processes see
+        network.load_state_dict(load_file(run.model))  # in every process
         predictor = Predictor(network.eval(), RunFacts.read(run.folder)).to(trainer.strategy.root_device)
         rows = np.array_split(data.rows, ranks.size)[ranks.rank]
         shown = progress and ranks.is_first
@@ -158,7 +150,7 @@ def train(
 
 
 def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = None) -> CohortDataModule:
-    """Return what makes the batches of a training, or of this process's part of one.
+    """Return the data module of a training, or of this process's part of it.
 
     Raises:
         InputError: If the cohort cannot be used with the options.
@@ -182,72 +174,36 @@ def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = Non
     )
 
 
-def _fit(trainer: L.Trainer, task: FusionTraining, data: CohortDataModule, checkpoint: Path | None) -> None:
-    """Train to the end, or raise."""
+def _fit(trainer: L.Trainer, fusion: FusionTraining, data: CohortDataModule, checkpoint: Path | None) -> None:
     with interruptible(trainer):
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(fusion, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
 def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:
-    """Give a model the weights that its training came to, and save them."""
-    if isinstance(fusion.model, FittedModel):
-        with explain_killed_workers():
-            return _solve(run, fusion.model, data, fusion.options)
-    return _keep_best(run, fusion, data)
-
-
-def _solve(run: RunFiles, network: FittedModel, data: CohortDataModule, options: TrainOptions) -> TrainedRun:
-    """Fit a model in one call, and save its weights.
+    """Load the weights of the best epoch, or fit a model that has no epochs; then save the model.
 
     Raises:
-        InputError: If it has no PRAUC on the validation split.
+        InputError: If no epoch has a validation PRAUC, or the fitted model has none.
     """
-    validation = data.batches(data.validation_rows)
-    network.fit(FittingData(data.batches(data.train_rows), validation, data.dataset.features.values_of))
-    network.eval()
-    prauc = MacroPrauc()
-    with torch.no_grad():
-        for batch in validation:
-            prauc.update(network(batch).logits, batch.labels)
-    result = TrainedRun(run.folder, 0, prauc.compute().item(), 1)
-    if not math.isfinite(result.val_prauc):
-        raise InputError(
-            f"{type(network).__name__} has no validation PRAUC: fewer than two training stays have a "
-            "radiograph, or no validation stay that it predicts has a positive; prepare a larger cohort"
-        )
-    _save_model(run, network, data, options, result)
-    return result
-
-
-def _keep_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:
-    """Load the weights of a run's best epoch, and save them.
-
-    Raises:
-        InputError: If there are none.
-    """
-    n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
-    kept = load_best(run)
-    fusion.load_state_dict(kept["state_dict"])
-    result = TrainedRun(run.folder, kept["epoch"], kept["val_prauc"], n_epochs)
-    _save_model(run, fusion.model, data, fusion.options, result)
-    return result
-
-
-def _save_model(
-    run: RunFiles, network: FusionModel, data: CohortDataModule, options: TrainOptions, result: TrainedRun
-) -> None:
-    cohort = data.dataset.cohort
+    network, dataset, options = fusion.model, data.dataset, fusion.options
+    if isinstance(network, FittedModel):
+        result = TrainedRun(run.folder, 0, _fit_in_one_call(network, data), 1)
+    else:
+        n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
+        best = load_best(run)
+        fusion.load_state_dict(best["state_dict"])
+        result = TrainedRun(run.folder, best["epoch"], best["val_prauc"], n_epochs)
     RunFacts(
         drfuse=__version__,
-        cohort=cohort.fingerprint,
+        cohort=dataset.cohort.fingerprint,
         model=describe_model(network),
-        n_features=len(data.dataset.features),
-        task=data.dataset.task.name,
-        label_names=data.dataset.task.label_names,
-        variables=cohort.manifest.variables,
-        normalization=cohort.normalization,
-        window_hours=cohort.manifest.options["window_hours"],
-        image_size=cohort.image_size,
+        n_features=len(dataset.features),
+        task=dataset.task.name,
+        label_names=dataset.task.label_names,
+        variables=dataset.cohort.manifest.variables,
+        normalization=dataset.cohort.normalization,
+        window_hours=dataset.cohort.manifest.options["window_hours"],
+        image_size=dataset.cohort.image_size,
         crop_size=options.crop_size,
         batch_size=options.batch_size,
         precision=options.precision,
@@ -255,5 +211,25 @@ def _save_model(
         val_prauc_macro=result.val_prauc,
     ).write(run.facts)
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
-    with atomic_file(run.model) as beside:
-        save_file(weights, beside)
+    with atomic_file(run.model) as partial:
+        save_file(weights, partial)
+    return result
+
+
+def _fit_in_one_call(network: FittedModel, data: CohortDataModule) -> float:
+    """Fit a model, and return its macro PRAUC on the validation split."""
+    validation = data.batches(data.validation_rows)
+    network.fit(FittingData(data.batches(data.train_rows), validation, data.dataset.features.values_of))
+    network.eval()
+    metric = MacroPrauc()
+    with torch.no_grad():
+        for batch in validation:
+            metric.update(network(batch).logits, batch.labels)
+    prauc = metric.compute().item()
+    if not math.isfinite(prauc):
+        raise InputError(
+            f"{type(network).__name__} has no validation PRAUC: fewer than two training stays have a "
+            "radiograph, or none of the validation stays that it predicts has a positive label; prepare a "
+            "larger cohort"
+        )
+    return prauc

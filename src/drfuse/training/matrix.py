@@ -1,4 +1,4 @@
-"""Many runs: each is known by what it is made of, is done once, and several are done at a time."""
+"""Trains many runs, several at a time; each is identified by a hash of its settings and trained once."""
 
 import gc
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 import lightning as L
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from drfuse.data import Cohort
 from drfuse.errors import BusyError, InputError
@@ -38,10 +38,10 @@ from drfuse.training.options import DEFAULTS, TrainOptions
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_WAIT = 5.0
-"""Before a run that another command is doing is looked at again."""
+"""Pause before looking again at a run that another command is training."""
 
 _RAY_RETRIES = 3
-_SECONDS_TO_ANSWER = 10.0
+_RAY_TIMEOUT_SECONDS = 10.0
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -54,13 +54,13 @@ class RunSpec:
     """One training of a matrix.
 
     Attributes:
-        title: What it is, for people.
+        title: Its name, for people.
         cohort: Folder of the cohort.
-        fingerprint: Of the cohort.
-        model: `class_path` and `init_args`, as `config.yaml` has them.
+        fingerprint: Fingerprint of the cohort.
+        model: `class_path` and `init_args`, as in `config.yaml`.
         options: How it is trained.
-        folder: Where it lies.
-        after: Runs that it starts from.
+        folder: Folder of the run.
+        after: Runs whose weights it starts from.
     """
 
     title: str
@@ -91,44 +91,47 @@ def specify(
     after: Mapping[str, RunSpec] | None = None,
     **changes: Any,
 ) -> RunSpec:
-    """Return a run whose folder carries a hash of the cohort's manifest, the model and what decides the run.
+    """Return a run whose folder's name has a hash of the cohort, the model and the options that decide it.
 
-    Where the cohort and the runs lie, and with what they are computed, is not part of it (see
-    `TrainOptions.deciding`). A path counts by its last name.
+    Folders of the cohort and the runs, and options that only say how to compute, do not enter the hash (see
+    `TrainOptions.deciding`); of a path, only the last part does.
 
     Args:
         cohort: The cohort.
         runs: Folder of the runs.
-        title: What it is, for people.
-        model: `class_path`, and those `init_args` that are not the model's defaults.
+        title: Its name, for people.
+        model: `class_path`, and the `init_args` that differ from the model's defaults.
         options: How it is trained.
-        after: By `ehr` and `cxr`, the unimodal run that its encoder starts from.
+        after: By `ehr` and `cxr`, the unimodal run whose weights the encoder starts from.
         changes: Options by name, in place of those in `options`.
 
     Raises:
-        InputError: If there is no such model or option.
+        InputError: If the model or an option is unknown.
     """
-    first = {f"init_{modality}": spec for modality, spec in (after or {}).items()}
-    starts = {name: spec.folder for name, spec in first.items()}
+    after = after or {}
+    starts = {f"init_{modality}": spec.folder for modality, spec in after.items()}
     options = options.changed(**changes, **starts)
     kind = import_class(model["class_path"], FusionModel)
-    if options.train_on == "full" or len(kind.reads) == 1:  # where it changes nothing
+    if options.train_on == "full" or len(kind.reads) == 1:  # the option changes nothing there
         options = options.changed(matched_cxr_dropout=DEFAULTS.matched_cxr_dropout)
     described = {"class_path": import_path(kind), "init_args": _init_args(model, kind)}
     identity = {"cohort": cohort.fingerprint, "model": described, **options.deciding()}
     try:
         text = json.dumps(_plain(identity), sort_keys=True)
     except TypeError as error:
-        raise InputError(f"an argument of {kind.__name__} cannot be written down: {error}") from error
+        raise InputError(
+            f"an argument of {kind.__name__} cannot be written as JSON ({error}); use numbers, text, lists "
+            "and mappings"
+        ) from error
     name = f"{kind.__name__}-{options.train_on}-{options.seed}".lower()
     folder = runs / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     return RunSpec(
-        title, cohort.folder, cohort.fingerprint, described, options, folder, tuple(first.values())
+        title, cohort.folder, cohort.fingerprint, described, options, folder, tuple(after.values())
     )
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as it is hashed: a path by its name, and equal numbers as the same one."""
+    """Return a value for hashing: paths become their last part, and whole floats integers."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -139,52 +142,42 @@ def _plain(value: Any) -> Any:
 
 
 def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = False) -> list[str]:
-    """Train what is not trained yet; what was interrupted goes on.
+    """Train the runs that are not finished, resume those that were interrupted, and return the failures.
 
-    A run that another command is doing is left to it, and waited for. One that fails keeps no other from its
-    training.
+    A run that another command is training is left to it and waited for. A failed run does not stop the
+    others.
 
     Args:
-        specs: The runs; one that is named twice is done once.
-        workers: How many at a time, each in a process of its own with its share of the processor's cores, and
-            with one of the GPUs.
-        ray: Spread them over a Ray cluster instead: its address, or True for one of this machine alone. Each
-            run gets a GPU where the cluster has some. The cohort and the runs lie in folders that all
-            machines see.
+        specs: The runs; duplicates are trained once.
+        workers: Runs at a time, each in its own process with its share of the CPU cores and one of the GPUs.
+        ray: Use a Ray cluster instead: its address, or True for one on this machine. Each run gets a GPU if
+            the cluster has any. All machines need to see the folders of the cohort and the runs.
 
     Returns:
-        What failed, a sentence each.
+        One sentence for each run that failed.
 
     Raises:
-        InputError: If a process died, or Ray is asked for and not there.
+        InputError: If a process died, or Ray is requested but not available.
     """
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
     failed: list[str] = []
     if first := [one for spec in specs for one in spec.after]:
-        logger.info("first the runs that others start from")
+        logger.info("training the runs that others start from first")
         failed += train_all(first, workers, ray)
     left = {spec.folder: spec for spec in specs if not spec.is_done}
-    logger.info("%d of %d runs are to be trained", len(left), len({spec.folder for spec in specs}))
-    parallel = bool(ray) or workers > 1
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("runs"),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, disable=not parallel, transient=True
-    ) as progress:  # alone, Lightning shows its own
+    logger.info("training %d of %d runs", len(left), len({spec.folder for spec in specs}))
+    parallel = bool(ray) or workers > 1  # otherwise Lightning shows a bar for each run
+    columns = ("training", BarColumn(), MofNCompleteColumn(), "runs", TimeElapsedColumn())
+    with Progress(*columns, disable=not parallel, transient=True) as progress:
         bar = progress.add_task("", total=len(left))
         while left:
             jobs = [spec for spec in left.values() if spec.is_done or not is_locked(spec.folder)]
             if not jobs:
-                logger.info("waiting for %d runs that another command is doing", len(left))
+                logger.info("waiting for %d runs that another command is training", len(left))
                 time.sleep(SECONDS_TO_WAIT)
                 continue
-            for spec, outcome in spread(train_one, jobs, workers, ray) if parallel else _here(jobs):
+            for spec, outcome in spread(train_one, jobs, workers, ray) if parallel else _one_by_one(jobs):
                 if outcome == "busy":
                     continue
                 del left[spec.folder]
@@ -203,16 +196,16 @@ def train_one(
     callbacks: Sequence[L.Callback] = (),
     passing: tuple[type[Exception], ...] = (),
 ) -> Outcome:
-    """Train a run, unless it is done or another command is at it.
+    """Train a run unless it is finished or another command is training it.
 
     Args:
         spec: The run.
         progress: Whether to show progress bars.
-        callbacks: What else Lightning is to call.
-        passing: What the callbacks raise for the caller.
+        callbacks: Further Lightning callbacks.
+        passing: Exceptions of the callbacks that are raised to the caller.
 
     Returns:
-        Whether it is `done` or another command is `busy` with it, or what went wrong.
+        `done`, `busy` if another command is training it, or the error.
     """
     if spec.is_done:
         return "done"
@@ -222,7 +215,7 @@ def train_one(
         if lacking := [one.title for one in spec.after if not one.is_done]:
             raise InputError(f"it starts from {' and '.join(lacking)}, which failed")
         model = partial(import_class(spec.model["class_path"], FusionModel), **spec.model["init_args"])
-        # one of several processes that torchrun or srun may have started shares the runs, not this one
+        # under torchrun or srun, processes share the list of runs, not a single run
         alone = spec.options.changed(devices=1, nodes=1)
         train(spec.cohort, spec.folder, model, alone, progress=progress, callbacks=callbacks)
     except passing:
@@ -231,27 +224,29 @@ def train_one(
         return "busy"
     except (InputError, OSError) as error:
         return "done" if spec.is_done else error  # another command may just have finished it
-    except Exception as error:  # whatever a model raises: a full GPU, tensors that do not fit, its own errors
+    except Exception as error:  # whatever a model raises: a full GPU, mismatched tensors, its own errors
         logger.debug("%s failed", spec.title, exc_info=True)
         reason = " ".join(str(error).split())
-        return InputError(f"{type(error).__name__}: {reason}; `drfuse train` with its options shows where")
+        return InputError(
+            f"{type(error).__name__}: {reason}; run `drfuse train` with its options to see where"
+        )
     finally:
-        gc.collect()  # a trainer and its model hold each other
+        gc.collect()  # a trainer and its model refer to each other
     return "done"
 
 
 def spread(
     function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int, ray: bool | str
 ) -> Iterator[tuple[_Job, _Result]]:
-    """Yield what a function returns of each job as it ends, from processes here or from a Ray cluster.
+    """Yield each job with the function's result as it ends, from local processes or from a Ray cluster.
 
     Raises:
-        InputError: If a process died, or Ray is not there.
+        InputError: If a process died, or Ray is not available.
     """
     return _on_ray(function, jobs, ray) if ray else _in_processes(function, jobs, workers)
 
 
-def _here(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcome]]:
+def _one_by_one(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcome]]:
     for number, spec in enumerate(specs, start=1):
         logger.info("run %d of %d: %s", number, len(specs), spec.title)
         yield spec, train_one(spec, progress=True)
@@ -269,22 +264,22 @@ def _in_processes(
                     running[pool.submit(function, job)] = job
                 if not running:
                     return
-                # a signal may reach another thread, and is seen by this one when it wakes
+                # wake every second: a signal that another thread receives is only handled when this one runs
                 for done in wait_for(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     yield running.pop(done), done.result()
         except BrokenProcessPool as error:
             raise InputError(
-                "a process that trained a run died, perhaps for want of memory; finished runs are kept: "
+                "a process that trained a run died, perhaps because memory ran out; finished runs are kept: "
                 "start the command again, with fewer --workers"
             ) from error
-        except BaseException:  # an interruption, say: their runs go on another time
+        except BaseException:  # such as an interruption; the runs can be resumed
             for process in set(multiprocessing.active_children()) - others:
-                process.kill()  # a signal that can be handled would be taken for an interruption of its run
+                process.kill()  # a process would treat a milder signal as an interruption of its run alone
             raise
 
 
 def _worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of processes that share the processor's cores and the GPUs, and die with this one."""
+    """Return a pool of processes that share the CPU cores and the GPUs, and end with this one."""
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     n_threads = max(1, torch.get_num_threads() // workers)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
@@ -304,15 +299,15 @@ def _prepare_worker(n_started: Any, n_threads: int, gpus: Sequence[str], level: 
 def _on_ray(
     function: Callable[[_Job], _Result], jobs: Sequence[_Job], address: bool | str
 ) -> Iterator[tuple[_Job, _Result]]:
-    """Yield each result; a job that is lost with its machine is started again elsewhere."""
+    """Yield each job and its result; a job lost with its machine starts again on another."""
     try:
         import ray
     except ImportError as error:
         raise InputError("--ray needs Ray; install it with: pip install 'drfuse[ray]'") from error
     try:
-        if isinstance(address, str) and ":" in address:  # Ray itself would try for minutes
+        if isinstance(address, str) and ":" in address:  # Ray itself would keep trying for minutes
             host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+            socket.create_connection((host, int(port)), timeout=_RAY_TIMEOUT_SECONDS).close()
         ray.init(
             address if isinstance(address, str) else None,
             ignore_reinit_error=True,
@@ -320,7 +315,9 @@ def _on_ray(
             logging_level=logging.WARNING,
         )
     except (OSError, ValueError, ray.exceptions.RayError) as error:
-        raise InputError(f"no Ray cluster answers at {address}: {error}") from error
+        raise InputError(
+            f"no Ray cluster answers at {address} ({error}); start one, or choose a different --ray"
+        ) from error
     n_gpus = 1 if ray.cluster_resources().get("GPU") else 0
     remote = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=_RAY_RETRIES)(function)
     left = {remote.remote(job): job for job in jobs}
@@ -332,21 +329,23 @@ def _on_ray(
     except ray.exceptions.RayTaskError as error:  # what the function raised
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise InputError(f"a run was lost on the Ray cluster, {_RAY_RETRIES} times again: {error}") from error
+        raise InputError(
+            f"a run was lost on the Ray cluster and {_RAY_RETRIES} retries failed ({error}); start the "
+            "command again to continue"
+        ) from error
     finally:
         for job in left:
             ray.cancel(job)
 
 
 def _init_args(model: Mapping[str, Any], kind: type[FusionModel]) -> dict[str, Any]:
-    """Return all arguments of a model but its two sizes, defaults included.
+    """Return the model's arguments after its two sizes, defaults included.
 
     Raises:
-        InputError: If it does not take one of those that are given.
+        InputError: If an argument is unknown or missing.
     """
-    of_class = inspect.signature(kind).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = [one for one in of_class if one.kind not in variadic][2:]
+    parameters = [one for one in inspect.signature(kind).parameters.values() if one.kind not in variadic][2:]
     given = dict(model.get("init_args") or {})
     if unknown := sorted(given.keys() - {parameter.name for parameter in parameters}):
         raise InputError(f"{model['class_path']} takes no argument {unknown[0]!r}")

@@ -21,21 +21,21 @@ from drfuse.training.split_model import SplitModel
 
 logger = logging.getLogger(__name__)
 
-_STEPS_UNSEEN = 50
-"""Of training, at most, before a loss that is not finite is noticed."""
+_STEPS_BETWEEN_CHECKS = 50
+"""How often training checks that the loss is finite."""
 
 
 class FusionTraining(L.LightningModule):
-    """Train a model, and watch its macro PRAUC on the validation split.
+    """Trains a model and tracks its macro PRAUC on the validation split.
 
-    With `accumulate`, each batch counts by its stays, so that the batches of a step add up to the gradient of
-    all of these stays together, in the last step of an epoch as well. Each epoch has a seed of its own, so
-    that a run resumed after one goes on as it would have.
+    With `accumulate`, each batch is weighted by its stays, so that a step has the gradient of the mean loss
+    over its stays, even in the shorter last step of an epoch. Each epoch has its own seed, so that a resumed
+    run continues as if it had never stopped.
 
     Args:
         model: The model.
         options: How it is trained.
-        cohort: Fingerprint of the cohort, noted in every checkpoint.
+        cohort: Fingerprint of the cohort, stored in every checkpoint.
         ranks: The processes that train it together, each on its part of every batch.
     """
 
@@ -54,7 +54,7 @@ class FusionTraining(L.LightningModule):
         self.latest_val_prauc = math.nan
 
     def on_train_epoch_start(self) -> None:
-        """Seed what is random in this epoch: dropout, augmentation, dropped radiographs."""
+        """Seed this epoch's dropout, augmentation and dropped radiographs."""
         torch.manual_seed(self.options.seed * 1_000_003 + self.current_epoch + (self.rank << 53))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -65,12 +65,12 @@ class FusionTraining(L.LightningModule):
         return losses["total"] * self._weight(batch_idx) if self.options.accumulate > 1 else losses["total"]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Look at the losses from time to time: to look is to wait for the device.
+        """Check the losses, but only now and then: reading them waits for the device.
 
         Raises:
             InputError: If one of them was not finite.
         """
-        if (batch_idx + 1) % _STEPS_UNSEEN == 0 or self.trainer.is_last_batch:
+        if (batch_idx + 1) % _STEPS_BETWEEN_CHECKS == 0 or self.trainer.is_last_batch:
             total = self.train_losses.compute()["total"].item()
             if not math.isfinite(total):
                 raise InputError(
@@ -90,9 +90,9 @@ class FusionTraining(L.LightningModule):
         self.val_prauc.update(output.logits, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean losses, and `val/prauc_macro`, by which the best epoch is chosen.
+        """Log the mean losses and `val/prauc_macro`, by which the best epoch is chosen.
 
-        It is NaN where the loss is: a model that says NaN of some stays must not be judged by the others.
+        It is NaN if the loss is: a model that returns NaN for some stays must not be judged by the others.
         """
         prauc = self.val_prauc.compute()
         if not self.val_losses.compute()["total"].isfinite():
@@ -100,8 +100,8 @@ class FusionTraining(L.LightningModule):
         self._log("val", self.val_losses)
         if self.trainer.is_global_zero and self.current_epoch == 0 and self.val_prauc.is_rounded:
             logger.warning(
-                "the logits of %s have the few digits of half precision; make the layers that they come from "
-                "with drfuse.models.precision.Head",
+                "the logits of %s are rounded to half precision; make its last layers with "
+                "drfuse.models.precision.Head",
                 type(self.model).__name__,
             )
         self.log(MONITORED["monitor"], prauc, prog_bar=True, sync_dist=True)
@@ -109,12 +109,12 @@ class FusionTraining(L.LightningModule):
         self.val_prauc.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which cohort the weights come from, and how good they are."""
+        """Store the cohort's fingerprint and the validation PRAUC."""
         checkpoint["cohort"] = self.cohort
         checkpoint["val_prauc"] = self.latest_val_prauc
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer and, if the learning rate changes, what changes it at each step."""
+        """Return the optimizer and, unless the learning rate is constant, its schedule by step."""
         optimizer = make_optimizer(self.options, self.parameters())
         if self.options.schedule == "constant":
             return optimizer
@@ -123,16 +123,13 @@ class FusionTraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _run(self, batch: Batch, batch_idx: int) -> tuple[FusionOutput, Batch]:
-        """Return what the model says of a batch, and the batch; of a part, those of the whole."""
+        """Return the model's output for a batch, and the batch: for a part of a batch, those of the whole."""
         if self.split is None:
             return self.model(batch), batch
-        return self.split(batch, self._is_part(batch_idx))
-
-    def _is_part(self, batch_idx: int) -> bool:
-        return self.split is not None and not cast(Any, self.trainer).datamodule.is_whole(batch_idx)
+        return self.split(batch, is_part=not cast(Any, self.trainer).datamodule.is_whole(batch_idx))
 
     def _weight(self, batch_idx: int) -> float:
-        """Return a batch's share of the stays of its group, times what Lightning divides by."""
+        """Return a batch's share of its step's stays, times `accumulate`, by which Lightning divides."""
         sizes = cast(DataLoader[Batch], self.trainer.train_dataloader).sampler.sizes  # type: ignore[attr-defined]
         first = batch_idx - batch_idx % self.options.accumulate
         share: float = sizes[batch_idx] / sum(sizes[first : first + self.options.accumulate])
@@ -140,5 +137,5 @@ class FusionTraining(L.LightningModule):
 
     def _log(self, split: str, means: MeanLosses) -> None:
         named = {f"{split}/{name}": mean for name, mean in means.compute().items()}
-        self.log_dict(named, sync_dist=True)  # they are the same everywhere
+        self.log_dict(named, sync_dist=True)  # the values are the same in every process
         means.reset()

@@ -1,4 +1,4 @@
-"""A new model, made ready for a training: its sizes, first weights, layout in memory and frozen parts."""
+"""Prepares a new model for training: first weights, memory layout and frozen parts."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ def make_network(model: Callable[[int, int], FusionModel], n_features: int, n_la
     """
     try:
         return model(n_features, n_labels)
-    except RuntimeError as error:  # PyTorch has no class of its own for it on a CPU
+    except RuntimeError as error:  # on a CPU, PyTorch has no special class for this error
         if not any(problem in str(error) for problem in ("allocate memory", "size calculation overflowed")):
             raise
         raise InputError(
@@ -43,7 +43,7 @@ def describe_model(network: FusionModel) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as YAML holds it: tuples are lists, paths are text."""
+    """Return a value as YAML stores it: tuples become lists, and paths text."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -52,17 +52,17 @@ def _plain(value: Any) -> Any:
 
 
 def start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
-    """Load the encoder of a trained unimodal model into that of a new one.
+    """Load the encoder of a trained unimodal model into a new model's encoder of the same modality.
 
     Raises:
-        InputError: If it was not trained on the cohort with this fingerprint, or a model has no such encoder,
-            or one of another shape.
+        InputError: If the run was trained on a cohort with a different fingerprint, or one of the models has
+            no single encoder of the modality, or the encoders differ in shape.
     """
     predictor = load(run)
     if predictor.facts.cohort != cohort:
         raise InputError(
-            f"--init-{modality}: {run} was trained on another cohort, perhaps on patients whom this one "
-            "tests; train it on this cohort"
+            f"--init-{modality}: {run} was trained on another cohort, perhaps on patients in this one's test "
+            "split; train it on this cohort"
         )
     name, unimodal = type(network).__name__, predictor.model
     encoders = getattr(network.shared_encoders(), modality)
@@ -83,13 +83,13 @@ def start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> N
     except RuntimeError as error:
         raise InputError(
             f"--init-{modality}: the encoder of {run} ({type(unimodal).__name__}) is not built like the "
-            f"{modality} encoder of {name}; train it with the same options"
+            f"{modality} encoder of {name}; give both models the same sizes"
         ) from error
 
 
 def arrange(network: FusionModel, options: TrainOptions) -> None:
-    """Choose how a model is laid out in memory and run."""
-    if options.precision != "32-true":  # measured to pay off there; in float32 some narrow convolutions crash
+    """Set a model's memory layout, and compile it or recompute its activations as the options say."""
+    if options.precision != "32-true":  # faster in half precision; in float32 some narrow convolutions crash
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.checkpoint_activations:
         recompute_activations(network)
@@ -100,20 +100,19 @@ def arrange(network: FusionModel, options: TrainOptions) -> None:
 def freeze_cxr(
     fusion: FusionTraining, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
 ) -> None:
-    """Freeze the radiographs' backbones, and keep what they return for every radiograph of the cohort.
+    """Freeze the CXR backbones and store their output for every radiograph of the cohort.
 
-    Batches then hold no pixels. An interrupted run goes on with the backbones of its checkpoint, whatever
-    the options say now.
+    Batches then hold no pixels. An interrupted run resumes with the backbones in its checkpoint.
 
     Raises:
-        InputError: If the model does not share encoders of radiographs, or the cohort has no radiograph.
+        InputError: If the model has no CXR encoder that can be frozen, or the cohort has no radiograph.
     """
     network = fusion.model
     encoders = network.shared_encoders().cxr
     if not encoders:
         raise InputError(
-            f"--freeze-cxr: {type(network).__name__} does not read radiographs by encoders that can be "
-            "frozen; choose a model whose radiographs pass a CxrEncoder alone"
+            f"--freeze-cxr: {type(network).__name__} has no encoder of radiographs that can be frozen; "
+            "choose a model that reads radiographs only through a CxrEncoder"
         )
     if not len(data.dataset.cohort.cxr):
         raise InputError("--freeze-cxr: the cohort has no radiograph; leave the option out")

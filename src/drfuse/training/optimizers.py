@@ -1,4 +1,4 @@
-"""How the weights move: the optimizer of a training, and its learning rate over the steps."""
+"""The optimizer of a training and the schedule of its learning rate."""
 
 import math
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ _WARM_UP = 0.1
 
 
 def make_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-    """Return the optimizer; Adam's weights decay apart from the gradient (AdamW).
+    """Return the optimizer; Adam's weight decay is decoupled from the gradient (AdamW).
 
     Raises:
-        InputError: If there is no such optimizer, or it does not take its arguments.
+        InputError: If the optimizer is unknown, or refuses its arguments.
     """
     kind = import_class(options.optimizer, optim.Optimizer)
     arguments: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
@@ -27,14 +27,16 @@ def make_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) ->
         optimizer: optim.Optimizer = kind(parameters, **arguments, **options.optimizer_args)
     except (TypeError, ValueError) as error:
         given = ", ".join(("lr", "weight_decay", *options.optimizer_args))
-        raise InputError(f"optimizer: {options.optimizer} does not take {given} as given: {error}") from error
+        raise InputError(
+            f"optimizer: {options.optimizer} does not take {given} as given: {error}; check optimizer_args"
+        ) from error
     return optimizer
 
 
 def cosine(n_steps: int, step: int) -> float:
-    """Return the share of the learning rate at a step (the first is 0) of a training of `n_steps`.
+    """Return the share of the learning rate at a step (from 0) of a training of `n_steps`.
 
-    It rises over the first tenth of the steps and falls to 0 as a cosine does.
+    It rises linearly over the first tenth of the steps, then falls to 0 along a cosine.
 
     >>> [round(cosine(20, step), 3) for step in (0, 1, 2, 11, 20)]
     [0.5, 1.0, 1.0, 0.5, 0.0]

@@ -1,4 +1,4 @@
-"""Every option of a training, described once: `train`, `tune`, `reproduce` and `demo` take them whole."""
+"""The options of a training, described once for `train`, `tune`, `reproduce` and `demo`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["constant", "cosine"]
 
 Role = Literal["decides", "starts", "computes"]
-"""What an option is for. One that `decides` says which run this is: another value makes another run. One that
-`starts` says where the weights come from; it decides, too, but an interrupted run goes on with another value,
-because its checkpoint has the weights. One that `computes` says where and how a run is computed."""
+"""What an option does. It `decides` which run this is: a different value makes a different run. Or it
+`starts` the run from given weights: it decides as well, but may change when an interrupted run resumes,
+because the checkpoint has the weights. Or it only says where and how the run `computes`."""
 
 _STARTS: Mapping[str, Role] = {"role": "starts"}
 _COMPUTES: Mapping[str, Role] = {"role": "computes"}
@@ -23,7 +23,7 @@ _COMPUTES: Mapping[str, Role] = {"role": "computes"}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a model is trained; what the model is made of are arguments of its class.
+    """How a model is trained; the model's own options are the arguments of its class.
 
     Raises:
         InputError: If a value is out of range.
@@ -33,11 +33,11 @@ class TrainOptions:
     """Train on all stays (`full`), or on those with a radiograph (`matched`)."""
 
     validate_on: Subset | None = None
-    """Stays of the validation split by which the epoch is chosen: `full` or `matched`, by default the same as
-    `train_on`. Published code validates on `full`, whatever it trains on."""
+    """Choose the epoch by all stays of the validation split (`full`) or by those with a radiograph
+    (`matched`); by default the same as `train_on`. Published code always validates on `full`."""
 
     epochs: int = 100
-    """The most epochs to train."""
+    """Train for at most this many epochs."""
 
     patience: int = 10
     """Stop after this many epochs without a better macro PRAUC on the validation split."""
@@ -46,28 +46,28 @@ class TrainOptions:
     """Learning rate."""
 
     batch_size: int = 16
-    """The most stays a batch, those of all devices together. Batches differ by one stay at most."""
+    """The most stays per batch, over all devices together. Batches differ by at most one stay."""
 
     matched_cxr_dropout: float = 0.3
-    """With `matched`, the share of radiographs taken away from each training batch. A model that reads
-    radiographs alone keeps them all."""
+    """With `matched`, the share of radiographs dropped from each training batch. A model that reads only
+    radiographs keeps them all."""
 
     crop_size: int = 224
     """Side of the centre crop of the radiographs, in pixels."""
 
     augment: Augmentation = True
     """Change training radiographs at random: flip, rotate, scale and shift them (`true`, as published), only
-    shift them by up to a sixteenth of the side (`shifts`), or leave them (`false`)."""
+    shift them by up to a sixteenth of the side (`shifts`), or leave them as they are (`false`)."""
 
     seed: int = 0
     """Seed of the weights, the order of the batches, and everything random in training."""
 
     precision: Precision = "32-true"
-    """Numbers to compute with. `bf16-mixed` is faster where the processor has bfloat16; `32-true` repeats bit
-    by bit on a CPU."""
+    """Numeric precision. `bf16-mixed` is faster where the hardware has bfloat16; `32-true` gives the same
+    bits every time on a CPU."""
 
     accelerator: str = field(default="auto", metadata=_COMPUTES)
-    """`cpu`, `gpu`, or `auto` for the fastest there is."""
+    """`cpu`, `gpu`, or `auto` for the fastest available."""
 
     num_workers: int = field(default=0, metadata=_COMPUTES)
     """Processes that make batches; 0 makes them in this one."""
@@ -76,52 +76,51 @@ class TrainOptions:
     """Predict the phenotypes, death in hospital, or the length of the ICU stay in seven classes."""
 
     init_ehr: Path | None = field(default=None, metadata=_STARTS)
-    """Run of a model of the EHR alone, whose encoder's weights this one's EHR encoder starts from."""
+    """Start the EHR encoder from the weights of this run, of a model that reads only the EHR."""
 
     init_cxr: Path | None = field(default=None, metadata=_STARTS)
-    """Run of a model of the radiograph alone, likewise."""
+    """Start the CXR encoder from the weights of this run, of a model that reads only radiographs."""
 
     accumulate: int = 1
-    """Batches whose gradients are added up for one step of the optimizer: the step of a batch that many times
-    as large, in the memory of one. BatchNorm still sees one at a time."""
+    """Add up the gradients of this many batches for each optimizer step: the step of a larger batch in the
+    memory of a smaller one. BatchNorm still sees one batch at a time."""
 
     weight_decay: float = 0.0
-    """Share of itself, times `lr`, that every weight loses at each step of Adam (AdamW). The paper's Adam has
-    none."""
+    """Each step of Adam shrinks every weight by `lr` times this share of it (AdamW). The paper uses none."""
 
     optimizer: str = "torch.optim.Adam"
-    """Class of the optimizer, by its import path. It gets `lr` and `weight_decay`."""
+    """Class of the optimizer, by import path. It gets `lr` and `weight_decay`."""
 
     optimizer_args: Mapping[str, Any] = field(default_factory=dict)
-    """Its other arguments, such as `{momentum: 0.9}` of torch.optim.SGD."""
+    """The optimizer's other arguments, such as `{momentum: 0.9}` for torch.optim.SGD."""
 
     schedule: Schedule = "constant"
     """Keep the learning rate (`constant`, as published), or let it rise over the first tenth of `epochs` and
-    then fall to 0 at their end (`cosine`). `patience` may stop a training before."""
+    then fall to 0 at the last (`cosine`). `patience` may stop training earlier."""
 
     cxr_share: float = 1.0
-    """Share of each training batch's radiographs that is used at all. Less than 1 is faster; the other stays
-    of the batch count as stays without a radiograph."""
+    """Share of each training batch's radiographs to use. Less than 1 is faster; the stays whose radiograph
+    is left out count as stays without one."""
 
     freeze_cxr: bool = False
-    """Train everything but the radiographs' backbones, which should then be pretrained. What they give of
-    each radiograph, unaugmented, is computed once, held in the device's memory, and used in every epoch."""
+    """Train everything except the CXR backbones, which should then be pretrained. Their output for each
+    radiograph, unaugmented, is computed once and kept in the device's memory."""
 
     compile: bool = False
-    """Compile the encoders with torch.compile. It takes minutes at the start, and a C++ compiler on a CPU,
-    where it gains little. Dropout then draws other numbers."""
+    """Compile the encoders with torch.compile. This takes minutes at the start and, on a CPU, a C++ compiler
+    for little gain. Dropout then draws different numbers."""
 
     checkpoint_activations: bool = field(default=False, metadata=_COMPUTES)
-    """Keep less of each forward pass, and compute it again for the gradients: less memory, more time, the
-    same results. Does not go with `compile`."""
+    """Recompute activations in the backward pass instead of storing them: less memory, more time, the same
+    results. Does not work with `compile`."""
 
     devices: int | None = field(default=None, metadata=_COMPUTES)
-    """Train on this many devices of this machine (with `cpu`, processes), each with a part of every batch. By
-    default one or, under torchrun or srun, those that it started a process for."""
+    """Train on this many devices of this machine (processes, with `cpu`), each with a part of every batch.
+    The default is 1 or, under torchrun or srun, the number of processes that it started here."""
 
     nodes: int | None = field(default=None, metadata=_COMPUTES)
-    """Train on this many machines, which all see the cohort and `out`; torchrun or srun has started a process
-    for each of their devices, and says by default how many there are."""
+    """Train on this many machines, which all need to see the cohort and `out`. Start one process per device
+    with torchrun or srun, which also sets the default."""
 
     def __post_init__(self) -> None:
         """Check the ranges of the options."""
@@ -158,18 +157,18 @@ class TrainOptions:
                 f"optimizer_args is {self.optimizer_args!r}; expected a mapping of names to values"
             )
         if self.compile and self.checkpoint_activations:
-            raise InputError("--compile does not go with --checkpoint-activations; choose one of them")
+            raise InputError("--compile does not work with --checkpoint-activations; choose one of them")
 
     @classmethod
     def names(cls, *roles: Role) -> list[str]:
-        """Return the names of the options with one of some roles, or of all options."""
+        """Return the names of the options with one of the roles; without roles, of all options."""
         return [one.name for one in fields(cls) if not roles or one.metadata.get("role", "decides") in roles]
 
     def changed(self, **changes: Any) -> Self:
         """Return the options with some of them changed.
 
         Raises:
-            InputError: If one of them is not an option, or is out of range.
+            InputError: If a change is not an option, or its value is out of range.
         """
         if unknown := sorted(changes.keys() - set(self.names())):
             raise InputError(
@@ -179,13 +178,13 @@ class TrainOptions:
 
     @property
     def validated_on(self) -> Subset:
-        """The stays of the validation split by which the epoch is chosen."""
+        """Which stays of the validation split choose the epoch; never None."""
         return self.validate_on or self.train_on
 
     def written(self) -> dict[str, Any]:
-        """Return the options as `config.yaml` has them: nothing but numbers, text, lists and mappings.
+        """Return the options for `config.yaml`: numbers, text, lists and mappings.
 
-        Paths are absolute, and `validate_on` says what it is by default.
+        Paths are absolute, and `validate_on` has its actual value instead of None.
         """
         text = {
             name: None if path is None else str(Path(path).resolve())
@@ -194,13 +193,12 @@ class TrainOptions:
         return asdict(self) | text | {"validate_on": self.validated_on}
 
     def deciding(self) -> dict[str, Any]:
-        """Return the options that tell a run from others, where they are not the defaults.
+        """Return the options that identify a run and differ from the defaults.
 
-        So an option that a later version adds changes no run that was trained without it.
+        Leaving out defaults keeps older runs valid when a later version adds an option.
         """
         defaults = type(self)()
-        names = self.names("decides", "starts")
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in self.names("decides", "starts")}
         if self.validated_on == self.train_on:
             given["validate_on"] = None
         return {name: value for name, value in given.items() if value != getattr(defaults, name)}
@@ -211,25 +209,17 @@ def _is_number(value: object) -> bool:
 
 
 DEFAULTS = TrainOptions()
-"""The options of the paper."""
+"""The paper's options."""
 
 
 class Without:
-    """Says which options a command decides itself, beside `TrainOptions` in its signature.
-
-    Args:
-        names: Of the options.
-    """
+    """Annotates a `TrainOptions` parameter with the names of options that the command sets itself."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
 
 def refuse_decided(options: TrainOptions, decided: Sequence[str], command: str) -> None:
-    """Check that nobody set the options that a command decides itself.
-
-    Raises:
-        InputError: If one of them is not its default.
-    """
+    """Raise InputError if an option that a command sets itself differs from its default."""
     if given := [name for name in decided if getattr(options, name) != getattr(DEFAULTS, name)]:
-        raise InputError(f"{command} decides {given[0]} for each run; leave it out")
+        raise InputError(f"{command} sets {given[0]} for each run; leave it out")

@@ -1,9 +1,9 @@
-"""A model that several processes run, each on its part of every batch, while all act on the whole of it.
+"""A model that several processes run, each on its part of a batch, with the loss of the whole batch.
 
-Every process runs the model on its part, collects what the model said of the other parts, and computes the
-loss of the whole batch. So every loss is exact, whatever it averages over. On the way back each part gets the
-sum of the gradients that all processes have for it, and DDP takes the mean over the processes: what is left
-is the gradient of the one loss.
+Every process runs the model on its part, collects the outputs for the other parts, and computes the loss of
+the whole batch, so every loss is exact, whatever it averages over. In the backward pass each part gets the
+sum of its gradients in all processes, and DDP takes the mean over the processes: the result is the gradient
+of that one loss.
 """
 
 import math
@@ -26,11 +26,11 @@ from drfuse.models.cxr_encoders import CxrEncoder, CxrStages
 class SplitModel:
     """A model that several processes run, each on its part of a batch.
 
-    Its radiographs' encoders get a BatchNorm over all parts. A BatchNorm elsewhere, in a model of one's own,
-    keeps to its own part.
+    BatchNorm in its CXR encoders is computed over all parts. BatchNorm elsewhere, in a user's own model, sees
+    only its part.
 
     Args:
-        model: The model, changed in place; the names in its state stay.
+        model: The model, changed in place; the names in its state dict do not change.
     """
 
     def __init__(self, model: FusionModel) -> None:
@@ -44,7 +44,7 @@ class SplitModel:
         self.norms = [one for one in model.modules() if isinstance(one, SyncedBatchNorm2d)]
 
     def __call__(self, batch: Batch, is_part: bool) -> tuple[FusionOutput, Batch]:
-        """Return what the model says of the whole batch, and the whole batch.
+        """Return the model's output for the whole batch, and the whole batch.
 
         Args:
             batch: This process's part, or the whole batch in every process.
@@ -52,21 +52,15 @@ class SplitModel:
         """
         for norm in self.norms:
             norm.synced = is_part
-        any_cxr = is_part and _sum(len(batch.cxr)) > 0
+        any_cxr = is_part and bool(_exchange([len(batch.cxr)]).any())
         for encoder in self.encoders:
             encoder.runs_on_none = any_cxr
         output = self.model(batch)
-        return (collect_output(output), collect_batch(batch)) if is_part else (output, batch)
+        return (_collect_output(output), _collect_batch(batch)) if is_part else (output, batch)
 
 
-def _sum(number: int) -> int:
-    total = torch.tensor(number)
-    dist.all_reduce(total)
-    return int(total)
-
-
-def collect_output(output: FusionOutput) -> FusionOutput:
-    """Return what a model says of the parts of all processes, one after the other; gradients flow back."""
+def _collect_output(output: FusionOutput) -> FusionOutput:
+    """Return the outputs of all processes, concatenated; gradients flow back."""
     optional = [] if output.modality_weights is None else [output.modality_weights]
     names = list(output.representations)
     logits, *others = collect(
@@ -76,52 +70,46 @@ def collect_output(output: FusionOutput) -> FusionOutput:
     return FusionOutput(logits, others.pop(0) if optional else None, dict(zip(names, others, strict=True)))
 
 
-def collect_batch(batch: Batch) -> Batch:
-    """Return the parts of a batch of all processes, one after the other."""
-    first_row = _before(len(batch))
+def _collect_batch(batch: Batch) -> Batch:
+    """Return the parts of all processes, concatenated."""
+    first_row = int(_exchange([len(batch)])[: dist.get_rank()].sum())
     numbered = replace(batch, cxr_of=batch.cxr_of + first_row)
     names = [field.name for field in fields(Batch)]
     return Batch(**dict(zip(names, collect([getattr(numbered, name) for name in names]), strict=True)))
 
 
-def _before(length: int) -> int:
-    """Return the sum of a length over the processes before this one."""
-    lengths = _exchange([length])[:, 0]
-    return int(lengths[: dist.get_rank()].sum())
-
-
 def _exchange(numbers: Sequence[int]) -> Tensor:
-    """Return numbers (K,), as many in every process, of all processes (R, K)."""
+    """Return the K numbers of each of R processes (R, K)."""
     parts = [torch.empty(len(numbers), dtype=torch.int64) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, torch.tensor(numbers, dtype=torch.int64))
     return torch.stack(parts)
 
 
 def collect(tensors: Sequence[Tensor], differentiable: bool = False) -> list[Tensor]:
-    """Return each tensor of all processes, concatenated along the first axis.
+    """Return each tensor concatenated over all processes, along the first axis.
 
-    Lengths may differ. Where other axes do, the shorter parts are padded with zeros.
+    First axes may differ in length; along the others, shorter parts are padded with zeros.
 
     Args:
-        tensors: As many in every process, of the same types and numbers of axes.
-        differentiable: Whether gradients flow back to the processes that the parts came from. They do in
-            every process, even in one whose own tensors need none.
+        tensors: The same number in every process, of the same types and numbers of axes.
+        differentiable: Whether gradients flow back to the process that each part came from, even if that
+            process's own tensors need none.
     """
     sizes = _exchange([size for tensor in tensors for size in tensor.shape])  # (R, axes of all tensors)
-    shapes = torch.split(sizes, [tensor.ndim for tensor in tensors], dim=1)  # of each tensor (R, its axes)
+    shapes = torch.split(sizes, [tensor.ndim for tensor in tensors], dim=1)  # for each tensor (R, its axes)
     trailing = [shape[:, 1:].amax(0).tolist() for shape in shapes]
     padded = [_pad(tensor, longest) for tensor, longest in zip(tensors, trailing, strict=True)]
     lengths = torch.stack(
         [shape[:, 0] * math.prod(longest) for shape, longest in zip(shapes, trailing, strict=True)]
     )
-    if differentiable:  # in one type
+    if differentiable:  # sent as one float type
         flat = torch.cat([tensor.flatten() for tensor in padded])
         whole: Tensor = _Collect.apply(flat, torch.zeros((), requires_grad=True), lengths.sum(0).tolist())  # type: ignore[no-untyped-call]
-    else:  # in bytes
+    else:  # sent as bytes
         flat = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in padded])
         lengths = lengths * torch.tensor([[tensor.element_size()] for tensor in padded])
         whole = _all_gather(flat, lengths.sum(0).tolist())
-    parts = torch.split(whole, lengths.T.flatten().tolist())  # of the first process, then of the second, ...
+    parts = torch.split(whole, lengths.T.flatten().tolist())  # all of the first process, then the second, ...
     return [
         torch.cat(
             [
@@ -134,24 +122,24 @@ def collect(tensors: Sequence[Tensor], differentiable: bool = False) -> list[Ten
 
 
 def _pad(tensor: Tensor, trailing: Sequence[int]) -> Tensor:
-    """Return a tensor whose axes after the first one are as long as asked for, filled up with zeros."""
+    """Return a tensor whose axes after the first are padded with zeros to the given lengths."""
     lacking = [(0, longest - size) for size, longest in zip(tensor.shape[1:], trailing, strict=True)]
     return F.pad(tensor, [n for pair in reversed(lacking) for n in pair]) if any(sum(lacking, ())) else tensor
 
 
 def _all_gather(flat: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return the vectors of all processes, of the given lengths, one after the other."""
+    """Return the vectors of all processes, of the given lengths, concatenated."""
     parts = [flat.new_empty(max(lengths)) for _ in lengths]
     dist.all_gather(parts, F.pad(flat, (0, max(lengths) - len(flat))))
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
 class _Collect(Function):
-    """The vectors of all processes; each gets back the sum of what all make of its own one."""
+    """Concatenates the vectors of all processes; each gets back the sum of its gradients in all of them."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, anchor: Tensor, lengths: Sequence[int]) -> Tensor:  # noqa: ARG004
-        """Return them; `anchor` makes the way back the same in all processes."""
+        """Return the vectors; `anchor` needs a gradient, so that every process runs `backward`."""
         start = sum(lengths[: dist.get_rank()])
         ctx.own = slice(start, start + len(flat))
         return _all_gather(flat, lengths)

@@ -1,4 +1,4 @@
-"""The Lightning trainer of a run, and what it cannot do said in a sentence."""
+"""The Lightning trainer of a run; its errors and interruptions become ours."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def make_trainer(ranks: Ranks, accelerator: str, precision: Precision, **options
     """Return a trainer.
 
     Raises:
-        InputError: If the accelerator is not there, or does not compute in the precision.
+        InputError: If the accelerator is missing, or does not support the precision.
     """
     try:
         trainer = L.Trainer(
@@ -38,20 +38,20 @@ def make_trainer(ranks: Ranks, accelerator: str, precision: Precision, **options
             enable_model_summary=False,
         )
     except (ValueError, MisconfigurationException) as error:
-        devices_too = "" if ranks.is_alone else f" on {ranks.devices} devices"
+        devices = "" if ranks.is_alone else f" on {ranks.devices} devices"
         raise InputError(
-            f"accelerator {accelerator!r} with precision {precision!r}{devices_too}: {error}"
+            f"accelerator {accelerator!r} with precision {precision!r}{devices}: {error}"
         ) from error
-    if trainer.precision != precision:  # Lightning warns, and takes another
+    if trainer.precision != precision:  # Lightning only warns, and uses another
         raise InputError(f"--precision {precision} needs a GPU; choose bf16-mixed or 32-true on a CPU")
     return trainer
 
 
 def check_kernels(network: FusionModel, data: CohortDataModule, trainer: L.Trainer) -> None:
-    """Run a model once in half precision: not every processor has every layer in it.
+    """Run a model once in half precision, which some processors support only for some layers.
 
     Raises:
-        InputError: If one is missing.
+        InputError: If a layer is not supported.
     """
     if trainer.precision == "32-true" or trainer.strategy.root_device.type != "cpu":
         return
@@ -69,23 +69,12 @@ def check_kernels(network: FusionModel, data: CohortDataModule, trainer: L.Train
         ) from error
 
 
-def check_alone(ranks: Ranks, **options: bool) -> None:
-    """Refuse options that work on one device.
-
-    Raises:
-        InputError: If there are several, and one of these options is on.
-    """
-    on = [name.replace("_", "-") for name, is_on in options.items() if is_on]
-    if on and not ranks.is_alone:
-        raise InputError(f"--{on[0]} works on one device; leave it or --devices out")
-
-
 @contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """Let a signal end what the trainer does as it ends everything else.
+    """Turn an interrupted training, which Lightning hides or ends with an exit, into an error.
 
     Raises:
-        KeyboardInterrupt: If a signal ended it; Lightning makes an exit, or nothing at all, of that.
+        KeyboardInterrupt: If a signal ended the training.
         InputError: If a process that makes batches was killed.
     """
     try:

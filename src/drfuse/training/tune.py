@@ -1,4 +1,4 @@
-"""Search for DrFuse's loss weights and learning rate, chosen on the validation split."""
+"""Searches for DrFuse's loss weights and learning rate on the validation split."""
 
 import logging
 import shutil
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -36,22 +37,22 @@ logger = logging.getLogger(__name__)
 Sampler = Literal["grid", "tpe"]
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_FAILURE = "failure"  # the attribute of a trial that says why its run failed
+_FAILURE = "failure"  # the attribute of a trial that holds its run's error
 DECIDED = ("init_ehr", "init_cxr", "devices", "nodes")
-"""Options of a training that a search sets for each run itself."""
+"""Options of a training that a search sets itself for each run."""
 
 _NAMES = ("alignment_weight", "orthogonality_weight", "auxiliary_weight", "lr")
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        folder: Where everything lies.
-        trials: A row a trial, the best first: its hyper-parameters, `val_prauc_macro` (of one that was
-            pruned, the last it had), `state` and `run`.
-        best: The options of the best run, for `drfuse train --config`.
+        folder: Folder of the search.
+        trials: One row per trial, the best first: its hyper-parameters, `val_prauc_macro` (the last one of a
+            pruned trial), `state` and `run`.
+        best: File with the options of the best run, for `drfuse train --config`.
     """
 
     folder: Path
@@ -61,20 +62,20 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Search:
-    """What every process of a search must know.
+    """A TPE search, as each of its processes needs it.
 
     Attributes:
-        grid: The values of each hyper-parameter; for TPE, those between the smallest and the largest.
-        specify: The run of given hyper-parameters.
-        out: Where everything lies.
-        storage: Database URL, or a file.
+        grid: The values of each hyper-parameter, of which the smallest and the largest bound the search.
+        run_of: Returns the run of given hyper-parameters.
+        out: Folder of the search.
+        storage: URL of a database, or a file.
         study: The study's name in it.
-        n_trials: Finished trials to reach.
+        n_trials: How many trials to finish.
         seed: Seed of the sampler.
     """
 
     grid: Mapping[str, Sequence[float]]
-    specify: Callable[[Mapping[str, float]], RunSpec]
+    run_of: Callable[[Mapping[str, float]], RunSpec]
     out: Path
     storage: str
     study: str
@@ -100,29 +101,26 @@ def tune(
 ) -> Tuned:
     """Search for DrFuse's loss weights and learning rate; the best is chosen by validation macro PRAUC.
 
-    The defaults are the paper's grid of 54 runs. A search that was interrupted goes on when it is started
-    again, and several machines may work on one that share `out`.
+    The defaults are the paper's grid of 54 runs. An interrupted search resumes when it is started again, and
+    machines that share `out` can work on the same search.
 
     Args:
         cohort: Folder that `drfuse prepare` wrote.
         out: Folder for the runs, `trials.csv` and `best.yaml`, which `drfuse train --config` reads.
-        sampler: Train every point of the `grid`, or let `tpe` propose points between its ends and stop
-            trainings that promise little.
-        trials: With `tpe`, how many trainings to finish or stop, those of earlier commands included.
-        storage: With `tpe`, URL of the database that keeps the study; a file in `out` by default.
+        sampler: Train every point of the `grid`, or let `tpe` propose points within its bounds and stop
+            trainings with little promise.
+        trials: With `tpe`, how many trainings to finish or stop, including those of earlier commands.
+        storage: With `tpe`, URL of the database that holds the study; by default a file in `out`.
         alignment_weight: Values of lambda_1.
         orthogonality_weight: Values of lambda_2.
         auxiliary_weight: Values of lambda_3.
         lr: Learning rates.
         model_args: Other arguments of the model.
-        workers: Runs at a time, each in a process of its own.
-        ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine. A grid then
-            takes all that the cluster has; `tpe` takes `workers` at a time.
-        options: How each run is trained; `seed` is the sampler's, too.
+        workers: Runs at a time, each in its own process.
+        ray: Run on a Ray cluster: its address, or a bare flag for one on this machine. A grid then uses the
+            whole cluster; `tpe` trains `workers` runs at a time.
+        options: How each run is trained; `seed` is also the sampler's.
         changes: Options by name, in place of those in `options`.
-
-    Returns:
-        All trials, the best first.
 
     Raises:
         InputError: If the cohort or an option cannot be used, or runs failed.
@@ -133,14 +131,15 @@ def tune(
     grid = dict(zip(_NAMES, (alignment_weight, orthogonality_weight, auxiliary_weight, lr), strict=True))
     for name, values in grid.items():
         if not values or min(values) < 0 or (name == "lr" and min(values) == 0):
-            raise InputError(f"--{name.replace('_', '-')} expects numbers of at least 0, and lr above 0")
+            least = "above 0" if name == "lr" else "of at least 0"
+            raise InputError(f"--{name.replace('_', '-')} is {list(values)}; expected numbers {least}")
     if trials < 1 or workers < 1:
-        raise InputError("expected trials and workers of at least 1")
+        raise InputError(f"trials is {trials}, workers is {workers}; expected at least 1 of each")
     if clash := sorted((model_args or {}).keys() & grid.keys()):
         raise InputError(f"{clash[0]} is searched for; give its values as --{clash[0].replace('_', '-')}")
     opened, out = Cohort.open(Path(cohort).resolve()), Path(out).resolve()
-    data_module(opened, options)  # what is wrong fails before the training
-    run_of = _Specified(opened, out / "runs", model_args or {}, options)
+    data_module(opened, options)  # reports errors before any training
+    run_of = partial(_run_of, opened, out / "runs", model_args or {}, options)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     if sampler == "grid":
         points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
@@ -156,9 +155,9 @@ def tune(
             for point, spec in zip(points, specs, strict=True)
         ]
     else:
-        place = storage or str(out / "study.journal")
-        any_point = dict.fromkeys(grid, 1.0)  # trials of other configurations are in studies of their own
-        search = _Search(grid, run_of, out, place, run_of(any_point).folder.name, trials, options.seed)
+        storage = storage or str(out / "study.journal")
+        study_name = run_of(dict.fromkeys(grid, 1.0)).folder.name  # each configuration has its own study
+        search = _Search(grid, run_of, out, storage, study_name, trials, options.seed)
         with _quiet_optuna():
             study = _open(search)
             if workers == 1 and not ray:
@@ -166,44 +165,38 @@ def tune(
             else:
                 for _ in spread(_work, [search] * workers, workers, ray):
                     pass
-            over = [trial for trial in study.trials if _is_over(trial)]
-        rows = [_row(trial, run_of) for trial in over]
-        failed = [trial.user_attrs[_FAILURE] for trial in over if _FAILURE in trial.user_attrs]
+            ended = [trial for trial in study.trials if _is_over(trial)]
+        rows = [_row(trial, run_of) for trial in ended]
+        failed = [trial.user_attrs[_FAILURE] for trial in ended if _FAILURE in trial.user_attrs]
     if not any(row["state"] == "complete" for row in rows):
         why = f": {failed[0]}" if failed else " yet; start the command again, later or with more --trials"
         raise InputError(f"no trial is completed{why}")
     table = pl.DataFrame(rows, infer_schema_length=None)
     tuned = _write(out, table.sort("val_prauc_macro", descending=True, nulls_last=True, maintain_order=True))
-    if failed and sampler == "grid":  # a point that TPE found to be impossible is one of its trials
+    if failed and sampler == "grid":  # for TPE, a failed point is just one of its trials
         raise InputError(
             f"{len(failed)} of {len(rows)} runs failed, the first of them {failed[0]}; {out / 'trials.csv'} "
-            "has the others, and the same command goes on with what is left"
+            "has the others, and the same command tries the failed ones again"
         )
     return tuned
 
 
-@dataclass(frozen=True)
-class _Specified:
-    """Makes the run of given hyper-parameters; unlike a closure, it travels to other processes."""
-
-    cohort: Cohort
-    runs: Path
-    model_args: Mapping[str, Any]
-    options: TrainOptions
-
-    def __call__(self, point: Mapping[str, float]) -> RunSpec:
-        weights = {name: value for name, value in point.items() if name != "lr"}
-        model = {"class_path": import_path(DrFuse), "init_args": {**self.model_args, **weights}}
-        title = ", ".join(f"{name} {value:.3g}" for name, value in point.items())
-        return specify(self.cohort, self.runs, title, model, self.options, lr=point["lr"])
+def _run_of(
+    cohort: Cohort,
+    runs: Path,
+    model_args: Mapping[str, Any],
+    options: TrainOptions,
+    point: Mapping[str, float],
+) -> RunSpec:
+    """Return the run of a point: a value for each hyper-parameter."""
+    weights = {name: value for name, value in point.items() if name != "lr"}
+    model = {"class_path": import_path(DrFuse), "init_args": {**model_args, **weights}}
+    title = ", ".join(f"{name} {value:.3g}" for name, value in point.items())
+    return specify(cohort, runs, title, model, options, lr=point["lr"])
 
 
 class _Report(L.Callback):
-    """Tells a trial how each epoch went.
-
-    Raises:
-        TrialPruned: If the trial promises little.
-    """
+    """Reports each epoch to a trial, and raises TrialPruned if the trial has little promise."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
@@ -215,27 +208,27 @@ class _Report(L.Callback):
 
 
 def _work(search: _Search) -> None:
-    """Train proposed points until the study has as many finished trials as it is to have."""
+    """Train proposed points until the study has enough trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _open(search)
     while True:
-        with ExitStack() as held:
+        with ExitStack() as locks:
             with FileLock(search.out / ".lock"):
                 trial = _propose(study, search)
                 if trial is None:
                     return
-                held.enter_context(_holding(search, trial.number))
-            _train(study, trial, search.specify(trial.params))
+                locks.enter_context(_trial_lock(search, trial.number))
+            _train(study, trial, search.run_of(trial.params))
 
 
 def _propose(study: optuna.Study, search: _Search) -> optuna.Trial | None:
     """Return the next trial, or None if enough are finished or being trained.
 
-    Its point depends on the seed and the trials before, not on who asks, nor on interruptions.
+    Its point depends on the seed and the earlier trials, not on the process or on interruptions.
     """
     _repropose_interrupted(study, search)
-    before = study.get_trials(deepcopy=False)
-    n_taken = sum(_is_over(trial) or trial.state == TrialState.RUNNING for trial in before)
+    earlier = study.get_trials(deepcopy=False)
+    n_taken = sum(_is_over(trial) or trial.state == TrialState.RUNNING for trial in earlier)
     if n_taken >= search.n_trials:
         return None
     (seed,) = np.random.SeedSequence((search.seed, n_taken)).generate_state(1)
@@ -247,47 +240,44 @@ def _propose(study: optuna.Study, search: _Search) -> optuna.Trial | None:
 
 
 def _repropose_interrupted(study: optuna.Study, search: _Search) -> None:
-    """Propose the trials that nobody trains any more once more: their runs go on where they stopped."""
+    """Enqueue again the points whose trial no process trains any more; their runs resume."""
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        with suppress(Timeout), _holding(search, trial.number):
+        with suppress(Timeout), _trial_lock(search, trial.number):
             if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
-                continue  # it was just finished
+                continue  # it has just finished
             study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params.keys() == search.grid.keys():  # else it was not even proposed
+            if trial.params.keys() == search.grid.keys():  # otherwise its point was never complete
                 study.enqueue_trial(trial.params)
 
 
-@contextmanager
-def _holding(search: _Search, number: int) -> Iterator[None]:
-    """Let no other process train a trial; the hold ends with this process, however that ends.
+def _trial_lock(search: _Search, number: int) -> FileLock:
+    """Return the lock of the process that trains a trial, which is free as soon as that process ends.
 
-    Raises:
-        Timeout: If another process trains it.
+    Entering it raises Timeout if another process holds it.
     """
-    with FileLock(search.out / f".trial-{number}.lock", blocking=False):
-        yield
+    return FileLock(search.out / f".trial-{number}.lock", blocking=False)
 
 
 def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
-    """Train the run of a trial, and tell the study what came of it; so too of a point that is impossible.
+    """Train the run of a trial and tell the study its result, which may be that the point cannot be trained.
 
     Raises:
-        OSError: If the machine has no room, say; the trial then is none.
+        OSError: If the machine fails, for example with a full disk; the trial then does not count.
     """
     try:
         while (
             outcome := train_one(spec, callbacks=[_Report(trial)], passing=(optuna.TrialPruned,))
-        ) == "busy":  # the same point once more
+        ) == "busy":  # another trial has the same point
             time.sleep(SECONDS_TO_WAIT)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-        shutil.rmtree(spec.folder, ignore_errors=True)  # before the first checkpoint, it is gone already
+        shutil.rmtree(spec.folder, ignore_errors=True)  # before the first checkpoint, it is already gone
         logger.info("trial %d stopped: %s", trial.number, spec.title)
         return
-    except Exception:  # not an interruption, after which the trial is proposed once more
+    except Exception:  # not an interruption, after which the trial is proposed again
         study.tell(trial, state=TrialState.FAIL)
         raise
-    if isinstance(outcome, OSError):  # of the machine, not of the point
+    if isinstance(outcome, OSError):  # the machine's fault, not the point's
         study.tell(trial, state=TrialState.FAIL)
         raise outcome
     if isinstance(outcome, Exception):
@@ -300,12 +290,12 @@ def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
 
 
 def _is_over(trial: FrozenTrial) -> bool:
-    """Return whether a trial was finished, stopped or found to be impossible, and not just interrupted."""
+    """Return whether a trial has finished, was stopped or failed, and was not just interrupted."""
     return trial.state in _FINISHED or _FAILURE in trial.user_attrs
 
 
 def _open(search: _Search) -> optuna.Study:
-    """Return the study, new or not.
+    """Return the study, which is created if it does not exist.
 
     Raises:
         InputError: If its storage cannot be opened.
@@ -323,7 +313,9 @@ def _open(search: _Search) -> optuna.Study:
         )
     except Exception as error:  # whatever the database's driver raises
         reason = " ".join(str(error).split())
-        raise InputError(f"the study in {search.storage} cannot be opened: {reason}") from error
+        raise InputError(
+            f"the study in {search.storage} cannot be opened ({reason}); check --storage"
+        ) from error
 
 
 @contextmanager
@@ -349,12 +341,11 @@ def _val_prauc(spec: RunSpec) -> float:
 
 
 def _write(out: Path, trials: pl.DataFrame) -> Tuned:
-    """Write `trials.csv`, and the best run's configuration without its places as `best.yaml`."""
-    complete = trials.filter(pl.col("state") == "complete")
-    chosen = out / "runs" / complete["run"][0] / "config.yaml"
-    config = yaml.safe_load(chosen.read_text(encoding="utf-8"))
+    """Write `trials.csv`, and the best run's configuration without the cohort's path as `best.yaml`."""
+    best_run = trials.filter(pl.col("state") == "complete")["run"][0]
+    config = yaml.safe_load((out / "runs" / best_run / "config.yaml").read_text(encoding="utf-8"))
     del config["cohort"]
-    with FileLock(out / ".lock"):  # another command may end at the same time
+    with FileLock(out / ".lock"):  # another command may finish at the same time
         write_whole(out / "best.yaml", yaml.safe_dump(config, sort_keys=False))
         write_whole(out / "trials.csv", trials.write_csv())
     return Tuned(out, trials, out / "best.yaml")
