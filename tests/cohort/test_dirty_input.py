@@ -69,18 +69,27 @@ def test_a_flipped_bit_anywhere_is_found(hospital: Path, place: float) -> None:
 @pytest.mark.parametrize(
     ("table", "zeros"), [("hosp/patients", 1), ("icu/chartevents", 500), ("icu/chartevents", 2_000_000)]
 )
-def test_zero_bytes_behind_a_gzip_stream_are_named_with_what_to_do(
+def test_members_of_a_gzip_file_are_read_and_zero_bytes_behind_them_are_not(
     table: str, zeros: int, hospital: Path
 ) -> None:
+    expected = make(hospital)["files"]
     path = hospital / "mimic-iv" / f"{table}.csv.gz"
     half = len(text := gzip.decompress(path.read_bytes())) // 2
     path.write_bytes(gzip.compress(text[:half]) + gzip.compress(text[half:]) + bytes(zeros))
-    with pytest.raises(InputError) as caught:
+    assert make(hospital, overwrite=True)["files"] == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [("hosp/patients", 3), ("icu/icustays", 5), ("hosp/labevents", 40), ("icu/chartevents", 2)],
+)
+def test_a_quote_that_is_not_closed_is_refused_with_its_line(table: str, line: int, hospital: Path) -> None:
+    path = hospital / "mimic-iv" / f"{table}.csv.gz"
+    row = gzip.decompress(path.read_bytes()).decode().split("\n")[line - 1]
+    rewrite(path, lines={line - 1: row.replace(",", ',"', 1)})
+    with pytest.raises(InputError, match=rf"the quote that opens in line {line} of .*{path.name} is "):
         make(hospital)
-    assert str(caught.value) == (
-        f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; "
-        "write it again without them: `gzip -dc FILE | gzip > NEW`"
-    )
+    assert left_in(hospital) == {"mimic-cxr", "mimic-iv"}
 
 
 def test_a_broken_file_is_named_alone(hospital: Path) -> None:

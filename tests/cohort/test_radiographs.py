@@ -2,12 +2,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import ibis
 import pytest
 
 from drfuse.cohort.radiographs import select_radiographs
 from drfuse.cohort.sources import open_source
 from drfuse.cohort.stays import describe_stays, select_stays
+from drfuse.cohort.store import Store
 from tests.mimic import SECOND, Hospital, Stay, Suffix
 
 MIDNIGHT = datetime(2150, 3, 1)
@@ -17,7 +17,7 @@ def selected(
     hospital: Hospital, folder: Path, views: Sequence[str] = ("AP",), suffix: Suffix = ".csv"
 ) -> dict[int, str]:
     """Return the dicom_id of each stay's radiograph."""
-    store = ibis.duckdb.connect()
+    store = Store().connect()
     images = hospital.write_radiographs(folder / "cxr", suffix=suffix)
     source = open_source(hospital.write(folder / "iv", suffix=suffix), store, images)
     assert source.radiographs is not None

@@ -6,6 +6,7 @@ import ibis
 
 from drfuse.cohort.sources import open_source
 from drfuse.cohort.stays import describe_stays, require_observation, select_stays
+from drfuse.cohort.store import Store
 from tests.mimic import INTIME, SECOND, Hospital
 
 Steps = dict[str, list[dict[str, Any]]]
@@ -13,7 +14,7 @@ Steps = dict[str, list[dict[str, Any]]]
 
 def steps_of(hospital: Hospital, folder: Path, window_hours: int = 48, **options: int) -> Steps:
     """Return the rows that are left after each inclusion step."""
-    source = open_source(hospital.write(folder, suffix=".csv"), ibis.duckdb.connect())
+    source = open_source(hospital.write(folder, suffix=".csv"), Store().connect())
     return {
         step.criterion: step.stays.order_by("stay_id").to_pyarrow().to_pylist()
         for step in select_stays(describe_stays(source, window_hours), **options)

@@ -2,11 +2,11 @@ import math
 from datetime import timedelta
 from pathlib import Path
 
-import ibis
 import pytest
 
 from drfuse.cohort.sources import open_source
 from drfuse.cohort.stays import describe_stays, select_stays
+from drfuse.cohort.store import Store
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset, load_variables
 from tests.mimic import (
@@ -47,7 +47,7 @@ def hourly(
     suffix: Suffix = ".csv",
 ) -> Hourly:
     """Return what stands in each hour of each included stay."""
-    store = ibis.duckdb.connect()
+    store = Store().connect()
     source = open_source(hospital.write(folder, suffix=suffix), store)
     stays = store.create_table("stays", select_stays(describe_stays(source, window_hours))[-1].stays)
     measurements = store.create_table("measurements", measure(source, stays, preset))
@@ -298,7 +298,7 @@ def test_what_counts_from_before_the_admission_is_not_in_the_window(
     hospital.chart(within, HEIGHT_INCHES, 70, at=0)
     hospital.chart(both, HEIGHT_INCHES, 70, at=0.5)
     hospital.chart(both, HEIGHT_INCHES, 60, at=-2)
-    store = ibis.duckdb.connect()
+    store = Store().connect()
     source = open_source(hospital.write(tmp_path, suffix=".csv"), store)
     stays = select_stays(describe_stays(source, 48))[-1].stays
     rows = last_of_each_hour(measure(source, stays, "extended", 6), "extended").to_pyarrow().to_pylist()

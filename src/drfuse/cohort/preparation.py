@@ -18,14 +18,12 @@ from drfuse.cohort.assembly import (
     write_normalization,
     write_stays,
 )
-from drfuse.cohort.gzip_files import checking_gzip
 from drfuse.cohort.left_out import count_left_out, report_left_out
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.phenotypes import Labels, find_labels, phenotype_names, read_phenotypes
 from drfuse.cohort.radiographs import find_radiographs, store_radiographs
 from drfuse.cohort.reuse import INPUTS, Earlier, Inputs, link_or_copy, write_inputs
 from drfuse.cohort.sources import open_source
-from drfuse.cohort.sources.table_files import count_rejected_rows
 from drfuse.cohort.split import count_splits, read_split_file
 from drfuse.cohort.stays import find_candidates, require_observation
 from drfuse.cohort.store import count, explain_errors, open_store, spill_folder
@@ -158,8 +156,7 @@ def _write_cohort(
     reused = ({"events"} if series else set()) | ({"diagnoses"} if labelled else set())
     unread = [file for file in source.files if file.feeds in reused]
     ehr, stays_file = folder / "ehr.npy", folder / "stays.parquet"
-    read = [file.path for file in source.files if file not in unread]
-    with checking_gzip(read), Progress(transient=True) as progress:
+    with Progress(transient=True) as progress:
         bar = progress.add_task("reading stays", total=None)
         candidates = find_candidates(source, options["window_hours"])
         if series is None:
@@ -177,12 +174,11 @@ def _write_cohort(
             labels = Labels(labelled.labels(), labelled.manifest.warnings["diagnoses"])
         stays = number_stays(included.stays, labels.table, split, options["seed"], store)
         flow = [*candidates.flow, FlowStep(included.criterion, count(store, stays))]
-        rejected = count_rejected_rows(store)
         if flow[-1].stays == 0:
             found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
             raise InputError(
                 f"{source.address} holds no stay that can be included ({found}; rows that do not parse: "
-                f"{sum(rejected.values())}); check that it is a whole release"
+                f"{sum(store.rejected_rows.values())}); check that it is a whole release"
             )
         progress.update(bar, description="writing time series", total=flow[-1].stays)
         if series is None:
@@ -195,11 +191,9 @@ def _write_cohort(
         images = store_radiographs(
             radiographs, source, options["image_size"], imaged, folder / "cxr.npy", threads, progress
         )
-        rejected |= count_rejected_rows(store)
         progress.update(bar, description="checking files")
     write_stays(stays_file, stays, images, names, store)
-    if earlier is not None:
-        rejected |= earlier.rejected_rows(unread)
+    rejected = store.rejected_rows | ({} if earlier is None else earlier.rejected_rows(unread))
     warnings = count_left_out(stays_file, names, rejected, images, undated, labels.n_diagnoses)
     report_left_out(warnings, strict)
     write_normalization(folder / "normalization.json", ehr, stays_file, variables)

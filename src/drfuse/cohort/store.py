@@ -3,30 +3,52 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from drfuse.cohort.gzip_files import gzip_damage, is_padded
 from drfuse.errors import InputError
 
 ROWS_A_BATCH = 100_000
 
 
+class Store(Backend):
+    """A DuckDB database in memory.
+
+    Attributes:
+        before_query: Called with each Ibis expression before the store answers it.
+        rejected_rows: How many rows of each CSV file (by name) were left out because a cell has the wrong type.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.before_query: list[Callable[[ir.Expr], None]] = []
+        self.rejected_rows: dict[str, int] = {}
+
+    def setting(self, name: str) -> str:
+        """Return one of DuckDB's settings."""
+        return str(self.raw_sql(f"SELECT current_setting('{name}')").fetchall()[0][0])
+
+    def _run_pre_execute_hooks(self, expr: ir.Expr) -> None:  # Ibis's own step before a query
+        for prepare in self.before_query:
+            prepare(expr)
+        super()._run_pre_execute_hooks(expr)
+
+
 @contextmanager
-def open_store(threads: int | None, memory_limit: str) -> Iterator[Backend]:
+def open_store(threads: int | None, memory_limit: str) -> Iterator[Store]:
     """Yield the store.
 
     Raises:
         InputError: If the limit is not an amount of memory.
     """
-    store = ibis.duckdb.connect()
+    store = Store().connect()
     try:
         store.raw_sql("SET enable_progress_bar = false")
         store.raw_sql("SET TimeZone = 'UTC'")  # a Parquet time with a zone means the same everywhere
@@ -124,15 +146,6 @@ def explain_errors(files: Sequence[Path]) -> Iterator[None]:
         reason = first_line(error)
         paths = [str(path) for path in files]
         named = [path for path in paths if path in str(error)] or paths or ["the database"]
-        if "gzip" in reason.lower():  # DuckDB does not always say which file
-            for path in (Path(path) for path in named if path.endswith(".gz")):
-                if is_padded(path):
-                    raise InputError(
-                        f"{path} ends in zero bytes after its gzip stream, which DuckDB cannot read; write "
-                        "it again without them: `gzip -dc FILE | gzip > NEW`"
-                    ) from error
-                if damage := gzip_damage(path):
-                    raise InputError(f"{path} is damaged ({damage}); fetch it again") from error
         raise InputError(
             f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
         ) from error

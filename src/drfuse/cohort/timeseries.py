@@ -44,12 +44,22 @@ def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int =
         `intime`, and hour -1 what counts from before.
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
-    chart, labs = source.events["chartevents"], source.events["labevents"]
-    chart = chart.filter(chart.itemid.isin(item_ids(preset, "chartevents")))
-    chart = chart.join(stays, "stay_id").select(_EVENT)
+
+    def in_window(events: ir.Table) -> ir.Table:
+        begin = events.intime if preset == "benchmark" else _minute(events.intime)
+        if before_hours and preset == "extended":
+            earlier = events.intime - ibis.interval(hours=before_hours)
+            begin = events.itemid.isin(items_before_admission()).ifelse(earlier, begin)
+        return events.filter(events.charttime.between(begin, events.window_end)).select(_EVENT)
+
+    chart = source.select_events(
+        "chartevents", item_ids(preset, "chartevents"), lambda rows: in_window(rows.join(stays, "stay_id"))
+    )
     wanted = item_ids(preset, "labevents")
+    read = [*wanted, SPECIMEN_TYPE] if preset == "extended" else wanted
+    labs = source.select_events("labevents", read, lambda rows: rows)
     if preset == "extended":
-        labs = arterial_saturation(labs.filter(labs.itemid.isin([*wanted, SPECIMEN_TYPE])))
+        labs = arterial_saturation(labs)
     labs = labs.filter(labs.itemid.isin(wanted)).rename(lab_hadm_id="hadm_id")
     if preset == "benchmark":
         labs = labs.join(stays, "subject_id")
@@ -62,12 +72,7 @@ def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int =
         is_of_next = ibis.coalesce(labs.charttime.between(labs.next_begin, labs.next_end), False)
         labs = labs.filter((labs.lab_hadm_id == labs.hadm_id) | (labs.lab_hadm_id.isnull() & ~is_of_next))
 
-    events = chart.union(labs.select(_EVENT))
-    begin = events.intime if preset == "benchmark" else _minute(events.intime)
-    if before_hours and preset == "extended":
-        earlier = events.intime - ibis.interval(hours=before_hours)
-        begin = events.itemid.isin(items_before_admission()).ifelse(earlier, begin)
-    events = events.filter(events.charttime.between(begin, events.window_end))
+    events = chart.union(in_window(labs))
     seconds = seconds_between(events.intime, events.charttime)
     hour = (seconds - 1).clip(lower=0) // 3600
     hour = (events.charttime < _minute(events.intime)).ifelse(-1, hour).cast("int16")

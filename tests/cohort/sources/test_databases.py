@@ -21,6 +21,7 @@ from drfuse.cohort.sources import Source, open_source, source_kinds
 from drfuse.cohort.sources.bigquery import TIME_TYPE, BigQuery
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.stays import describe_stays, select_stays
+from drfuse.cohort.store import Store
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset
 from drfuse.errors import InputError, MissingInputError
@@ -204,7 +205,7 @@ def in_order(batches: Iterator[pa.RecordBatch]) -> pa.Table:
 
 
 def check_same(source: Source, files: Path) -> None:
-    expected, found = results(open_source(files, ibis.duckdb.connect())), results(source)
+    expected, found = results(open_source(files, Store().connect())), results(source)
     for name, table in expected.items():
         assert table.num_rows > 5, name
         assert found[name].schema == table.schema, name
@@ -219,7 +220,7 @@ def differences(found: pa.Table, expected: pa.Table) -> list[str]:
 
 def test_a_duckdb_file_gives_the_same(frames: Frames, files: Path, tmp_path: Path) -> None:
     url = load_duckdb(tmp_path / "mimic.duckdb", frames)
-    source = open_source(url, ibis.duckdb.connect())
+    source = open_source(url, Store().connect())
     check_same(source, files)
     assert source.address == url
     assert source.files == ()
@@ -227,7 +228,7 @@ def test_a_duckdb_file_gives_the_same(frames: Frames, files: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Server) -> None:
-    source = open_source(postgres_url, ibis.duckdb.connect())
+    source = open_source(postgres_url, Store().connect())
     check_same(source, files)
     assert source.address == f"postgresql://127.0.0.1:{server.port}/mimiciv"
     assert PASSWORD not in repr(source)
@@ -238,7 +239,7 @@ def test_postgresql_gives_the_same(postgres_url: str, files: Path, server: Serve
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", get_args(Preset))
 def test_postgresql_reads_each_event_once(preset: Preset, postgres_url: str) -> None:
-    source = open_source(postgres_url, ibis.duckdb.connect())
+    source = open_source(postgres_url, Store().connect())
     candidates = select_stays(describe_stays(source, 48))[-1].stays
     query = last_of_each_hour(measure(source, candidates, preset), preset)
     with source.engine.raw_sql(f"EXPLAIN {source.engine.compile(query)}") as cursor:
@@ -249,7 +250,7 @@ def test_postgresql_reads_each_event_once(preset: Preset, postgres_url: str) -> 
 
 @pytest.mark.extras
 def test_spark_gives_the_same(files: Path, spark: None) -> None:
-    source = open_source(f"spark://local[2]{files}", ibis.duckdb.connect())
+    source = open_source(f"spark://local[2]{files}", Store().connect())
     check_same(source, files)
 
 
@@ -320,7 +321,7 @@ def test_bigquery_gets_queries_in_its_dialect() -> None:
     def open_table(table: str, place: str) -> ir.Table:
         return ibis.table(schemas[table], name=table, catalog="physionet-data", database=place)
 
-    address, store = "bigquery://physionet-data/mimiciv_3_1", ibis.duckdb.connect()
+    address, store = "bigquery://physionet-data/mimiciv_3_1", Store().connect()
     tables = find_mimic_iv(address, open_table, ("mimiciv_3_1_{module}",), time_type=TIME_TYPE)
     source = BigQuery(address=address, engine=None, store=store, **tables)
     assert source.release == "3.1"
@@ -379,7 +380,7 @@ def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str,
     if url.startswith("postgresql"):
         pytest.importorskip("psycopg")
     with pytest.raises(InputError, match=message) as caught:
-        open_source(url, ibis.duckdb.connect())
+        open_source(url, Store().connect())
     assert "cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None or "cret" not in str(caught.value.__cause__)
@@ -389,7 +390,7 @@ def test_an_unknown_address_is_answered_with_every_form_that_would_do() -> None:
     schemes = [scheme for kind in source_kinds() for scheme in kind.schemes]
     assert sorted(schemes) == ["bigquery", "duckdb", "postgres", "postgresql", "spark"]
     with pytest.raises(InputError) as caught:
-        open_source("mysql://localhost/mimic", ibis.duckdb.connect())
+        open_source("mysql://localhost/mimic", Store().connect())
     for kind in source_kinds():
         assert kind.form.startswith(f"{kind.schemes[0]}://")
         assert kind.form in str(caught.value)
@@ -402,19 +403,19 @@ def test_a_driver_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "py4j.protocol", None)
     with pytest.raises(MissingInputError, match=rf"pip install 'drfuse\[{scheme}\]'"):
-        open_source(f"{scheme}://localhost:7077/mimic", ibis.duckdb.connect())
+        open_source(f"{scheme}://localhost:7077/mimic", Store().connect())
 
 
 def test_a_file_that_is_no_duckdb_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mimic.duckdb").write_text("subject_id,gender\n" * 1000)
     with pytest.raises(InputError, match=r"cannot open .*mimic\.duckdb as a DuckDB database"):
-        open_source(f"duckdb://{tmp_path}/mimic.duckdb", ibis.duckdb.connect())
+        open_source(f"duckdb://{tmp_path}/mimic.duckdb", Store().connect())
 
 
 @pytest.mark.slow
 def test_a_wrong_password_is_one_sentence(server: Server) -> None:
     with pytest.raises(InputError, match=r"cannot connect .*password authentication failed") as caught:
-        open_source(server.url("postgres", "owner", "guess-4711"), ibis.duckdb.connect())
+        open_source(server.url("postgres", "owner", "guess-4711"), Store().connect())
     assert "4711" not in str(caught.value)
 
 
@@ -430,15 +431,15 @@ def test_a_missing_table_or_column_is_named(
     few = {path: frame.clear() for path, frame in frames.items()}
     labs = few.pop("hosp/labevents")
     with pytest.raises(MissingInputError, match=r"/no-table lacks the table labevents; expected it in hosp"):
-        open_source(load("no-table", few), ibis.duckdb.connect())
+        open_source(load("no-table", few), Store().connect())
     with pytest.raises(MissingInputError, match="/no-column lacks the column valuenum of"):
-        open_source(load("no-column", few | {"hosp/labevents": labs.drop("valuenum")}), ibis.duckdb.connect())
+        open_source(load("no-column", few | {"hosp/labevents": labs.drop("valuenum")}), Store().connect())
 
 
 def test_a_release_before_2_0_keeps_its_layout_in_a_database(frames: Frames, tmp_path: Path) -> None:
     old = {path.replace("hosp/patients", "core/patients"): frame for path, frame in frames.items()}
     old["core/admissions"] = old.pop("hosp/admissions").rename({"race": "ethnicity"})
-    source = open_source(load_duckdb(tmp_path / "mimic.duckdb", old), ibis.duckdb.connect())
+    source = open_source(load_duckdb(tmp_path / "mimic.duckdb", old), Store().connect())
     assert source.release == "1.x"
     assert "race" in source.admissions.columns
 
@@ -450,7 +451,7 @@ def test_a_table_that_may_not_be_read_is_one_sentence(server: Server, frames: Fr
     url = load_postgres(server, "closed", frames)
     with psycopg.connect(server.url("closed", "owner")) as client:
         client.execute("REVOKE SELECT ON mimiciv_icu.icustays FROM reader")
-    source = open_source(url, ibis.duckdb.connect())
+    source = open_source(url, Store().connect())
     with pytest.raises(InputError, match="cannot answer: permission denied for table icustays; check"):
         next(source.batches(describe_stays(source, 48), rows=10))
 
@@ -459,10 +460,10 @@ def test_a_table_that_may_not_be_read_is_one_sentence(server: Server, frames: Fr
 def test_databases_are_opened_to_be_read_only(postgres_url: str, frames: Frames, tmp_path: Path) -> None:
     import psycopg
 
-    source = open_source(postgres_url, ibis.duckdb.connect())
+    source = open_source(postgres_url, Store().connect())
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         source.engine.raw_sql("CREATE TEMPORARY TABLE ours (x INTEGER)")
-    local = ibis.duckdb.connect()
+    local = Store().connect()
     open_source(load_duckdb(tmp_path / "mimic.duckdb", frames), local)
     with pytest.raises(duckdb.InvalidInputException, match="read-only"):
         local.raw_sql("CREATE TABLE mimic_iv.mimiciv_hosp.ours (x INTEGER)")

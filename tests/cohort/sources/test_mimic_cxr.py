@@ -1,15 +1,15 @@
 import shutil
 from pathlib import Path
 
-import ibis
 import pytest
 
 from drfuse.cohort.sources.mimic_cxr import MimicCxr
+from drfuse.cohort.store import Store
 from tests.mimic import Hospital, image_path
 
 
 def open_release(folder: Path) -> MimicCxr:
-    return MimicCxr.open(folder, ibis.duckdb.connect())
+    return MimicCxr.open(folder, Store().connect())
 
 
 def write_metadata(folder: Path) -> None:

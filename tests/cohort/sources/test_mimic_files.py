@@ -3,7 +3,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import ibis
 import ibis.expr.types as ir
 import polars as pl
 import pytest
@@ -11,8 +10,7 @@ import pytest
 from drfuse.cohort.sources import Source, open_source
 from drfuse.cohort.sources.mimic_cxr import MimicCxr
 from drfuse.cohort.sources.mimic_files import MimicFiles
-from drfuse.cohort.sources.table_files import count_rejected_rows
-from drfuse.cohort.store import explain_errors
+from drfuse.cohort.store import Store, explain_errors
 from drfuse.errors import InputError, MissingInputError
 from tests.mimic import HEART_RATE, Hospital, Layout, Suffix, write_tables
 
@@ -20,7 +18,7 @@ SUFFIXES: tuple[Suffix, ...] = (".csv", ".csv.gz", ".parquet")
 
 
 def open_folder(folder: Path) -> Source:
-    return open_source(folder, ibis.duckdb.connect())
+    return open_source(folder, Store().connect())
 
 
 def tables(source: Source) -> dict[str, ir.Table]:
@@ -131,7 +129,7 @@ def test_the_folder_may_be_given_with_or_without_its_top(
     root = hospital.write(tmp_path / "given" / above)
     hospital.write_radiographs(tmp_path / "given-cxr" / above)
     source = open_folder(tmp_path / "given")
-    cxr = MimicCxr.open(tmp_path / "given-cxr", ibis.duckdb.connect())
+    cxr = MimicCxr.open(tmp_path / "given-cxr", Store().connect())
     assert source.root.samefile(root)
     assert len(rows(source.stays)) == len(rows(cxr.table)) == 1
     assert cxr.root.samefile(tmp_path / "given-cxr" / above)
@@ -194,11 +192,11 @@ def test_rows_that_do_not_parse_are_left_out_and_counted(hospital: Hospital, tmp
     folder = hospital.write(tmp_path, suffix=".csv")
     rewrite(folder / "icu/chartevents.csv", ",82,82.0,", ",82,eighty-two,")
     rewrite(folder / "icu/chartevents.csv", ",83,83.0,,0\n", ",83\n")
-    store = ibis.duckdb.connect()
+    store = Store().connect()
     source = open_source(folder, store)
     assert sorted(row["value"] for row in rows(source.events["chartevents"])) == ["80", "81"]
     assert len(rows(source.events["labevents"])) == 1
-    assert count_rejected_rows(store) == {"chartevents.csv": 2}
+    assert store.rejected_rows == {"chartevents.csv": 2}
 
 
 def test_a_row_with_two_wrong_cells_counts_once_however_often_it_is_read(
@@ -206,18 +204,18 @@ def test_a_row_with_two_wrong_cells_counts_once_however_often_it_is_read(
 ) -> None:
     folder = hospital.write(tmp_path, suffix=".csv")
     rewrite(folder / "hosp/patients.csv", "60,2150", "sixty,last year")
-    store = ibis.duckdb.connect()
+    store = Store().connect()
     source = open_source(folder, store)
     for _ in range(2):
         (stay,) = rows(source.stays)
         assert (stay["gender"], stay["birth_year"]) == (None, None)
-    assert count_rejected_rows(store) == {"patients.csv": 1}
+    assert store.rejected_rows == {"patients.csv": 1}
 
 
 def test_no_rows_were_rejected_where_no_csv_was_read(hospital: Hospital, tmp_path: Path) -> None:
-    store = ibis.duckdb.connect()
+    store = Store().connect()
     assert len(rows(open_source(hospital.write(tmp_path, suffix=".parquet"), store).stays)) == 1
-    assert count_rejected_rows(store) == {}
+    assert store.rejected_rows == {}
 
 
 def test_records_are_closed_when_the_radiographs_cannot_be_opened(
@@ -230,7 +228,7 @@ def test_records_are_closed_when_the_radiographs_cannot_be_opened(
 
     monkeypatch.setattr(MimicFiles, "close", close)
     with pytest.raises(MissingInputError, match="MIMIC-CXR-JPG"):
-        open_source(hospital.write(tmp_path / "iv"), ibis.duckdb.connect(), tmp_path / "iv")
+        open_source(hospital.write(tmp_path / "iv"), Store().connect(), tmp_path / "iv")
     assert closed == [str(tmp_path / "iv")]
 
 
@@ -243,7 +241,7 @@ def test_a_folder_without_a_release_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"does not hold a MIMIC-IV release.*icu/icustays"):
         open_folder(tmp_path)
     with pytest.raises(MissingInputError, match=r"does not hold a MIMIC-CXR-JPG release.*metadata"):
-        MimicCxr.open(tmp_path, ibis.duckdb.connect())
+        MimicCxr.open(tmp_path, Store().connect())
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,16 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from ibis.backends.duckdb import Backend
-
 from drfuse.cohort.sources.mimic_cxr import MimicCxr
 from drfuse.cohort.sources.mimic_files import MimicFiles
 from drfuse.cohort.sources.source import EventKind, Images, Source, SourceFile
+from drfuse.cohort.store import Store
 from drfuse.errors import InputError
 
 __all__ = ["EventKind", "Images", "Source", "SourceFile", "open_source", "source_kinds"]
 
 
-def open_source(address: str | Path, store: Backend, images: Path | None = None) -> Source:
+def open_source(address: str | Path, store: Store, images: Path | None = None) -> Source:
     """Return a hospital's records, opened; only column names and types are read yet.
 
     Args:

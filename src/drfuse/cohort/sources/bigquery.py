@@ -8,12 +8,11 @@ from urllib.parse import parse_qs, urlsplit
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from ibis.common.exceptions import TableNotFound
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
-from drfuse.cohort.store import first_line
+from drfuse.cohort.store import Store, first_line
 from drfuse.errors import InputError
 
 TIME_TYPE = "timestamp('UTC')"
@@ -30,7 +29,7 @@ class BigQuery(Source):
     form = "bigquery://project/dataset"
 
     @classmethod
-    def open(cls, address: str, store: Backend) -> Self:
+    def open(cls, address: str, store: Store) -> Self:
         """Return the records of a dataset; see `Source.open`."""
         parts = urlsplit(address)
         project, dataset = parts.netloc, parts.path.strip("/")

@@ -5,11 +5,10 @@ from typing import Self
 
 import duckdb
 import ibis.expr.types as ir
-from ibis.backends.duckdb import Backend
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import StoreSource
-from drfuse.cohort.store import first_line
+from drfuse.cohort.store import Store, first_line
 from drfuse.errors import InputError, MissingInputError
 
 _ATTACHED = "mimic_iv"
@@ -22,7 +21,7 @@ class DuckDBFile(StoreSource):
     form = "duckdb:///folder/file"
 
     @classmethod
-    def open(cls, address: str, store: Backend) -> Self:
+    def open(cls, address: str, store: Store) -> Self:
         """Return the records of a DuckDB file; see `Source.open`."""
         path = Path(address.partition("://")[2])
         if not path.is_file():

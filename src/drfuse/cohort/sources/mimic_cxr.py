@@ -8,10 +8,11 @@ from typing import Self
 
 import ibis
 import ibis.expr.types as ir
-from ibis.backends.duckdb import Backend
 
+from drfuse.cohort.sources.csv_files import CsvFiles
 from drfuse.cohort.sources.source import Images, SourceFile
 from drfuse.cohort.sources.table_files import columns_of, existing_file, find_release, read_table
+from drfuse.cohort.store import Store
 
 _STEMS = ("mimic-cxr-2.0.0-metadata", "mimic-cxr-2.1.0-metadata")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -33,7 +34,7 @@ class MimicCxr(Images):
     """
 
     @classmethod
-    def open(cls, folder: Path, store: Backend) -> Self:
+    def open(cls, folder: Path, store: Store) -> Self:
         """Return the release in or below a folder, opened; only column names and types are read yet.
 
         Raises:
@@ -49,7 +50,7 @@ class MimicCxr(Images):
             release=number.group() if number else "2.x",
             root=root,
             files=(file,),
-            table=date_studies(read_table(file, _COLUMNS, store)),
+            table=date_studies(read_table(file, _COLUMNS, store, CsvFiles(store))),
         )
 
     def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:

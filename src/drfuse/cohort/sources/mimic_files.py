@@ -1,40 +1,57 @@
 """MIMIC-IV as files in PhysioNet's layout: CSV, compressed CSV or Parquet."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import ibis.expr.types as ir
-from ibis.backends.duckdb import Backend
 
+from drfuse.cohort.sources.csv_files import CsvFiles
 from drfuse.cohort.sources.mimic_iv import TABLES, Schema, read_mimic_iv
-from drfuse.cohort.sources.source import SourceFile, StoreSource
+from drfuse.cohort.sources.source import EventKind, SourceFile, StoreSource
 from drfuse.cohort.sources.table_files import columns_of, existing_file, find_release, read_table
+from drfuse.cohort.store import Store
 from drfuse.errors import MissingInputError
 
 
+@dataclass(frozen=True, kw_only=True)
 class MimicFiles(StoreSource):
-    """The folder of a release (it holds `icu/` and `hosp/`), or a folder above it."""
+    """The folder of a release (it holds `icu/` and `hosp/`), or a folder above it.
+
+    Attributes:
+        csv_files: What reads the tables that are CSV files.
+    """
+
+    csv_files: CsvFiles
 
     @classmethod
-    def open(cls, address: str, store: Backend) -> Self:
+    def open(cls, address: str, store: Store) -> Self:
         """Return the records of a release; see `Source.open`."""
         root = find_release(
             Path(address), ("icu/icustays",), "a MIMIC-IV release (icu/icustays.csv.gz, hosp/...)"
         )
         files = {table: _find_table(root, table) for table in TABLES}
-        admissions = files["admissions"]
+        admissions, csv_files = files["admissions"], CsvFiles(store)
 
         def read(table: str, schema: Schema) -> ir.Table:
-            return read_table(files[table], schema, store)
+            return read_table(files[table], schema, store, csv_files)
 
         return cls(
             address=str(root),
             engine=store,
             store=store,
             root=root,
+            csv_files=csv_files,
             record_files=tuple(files.values()),
             **read_mimic_iv(root.name, admissions.path.parent.name, admissions.columns, read),
         )
+
+    def select_events(
+        self, kind: EventKind, items: Sequence[int], query: Callable[[ir.Table], ir.Table]
+    ) -> ir.Table:
+        """Return the answer to a query of the events of some items; only those events of a CSV are parsed."""
+        return self.csv_files.select(self.events[kind], "itemid", items, query)
 
 
 def _find_table(root: Path, table: str) -> SourceFile:

@@ -7,11 +7,10 @@ from urllib.parse import unquote, urlsplit
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
-from drfuse.cohort.store import first_line
+from drfuse.cohort.store import Store, first_line
 from drfuse.errors import InputError
 
 _CONNECT_SECONDS = 30
@@ -27,7 +26,7 @@ class PostgreSQL(Source):
     form = "postgresql://user@host:port/database"
 
     @classmethod
-    def open(cls, address: str, store: Backend) -> Self:
+    def open(cls, address: str, store: Store) -> Self:
         """Return the records of a database; see `Source.open`."""
         try:
             import psycopg

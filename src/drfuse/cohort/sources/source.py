@@ -1,7 +1,7 @@
 """A source: the five Ibis tables of a hospital, and what differs between engines."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -10,9 +10,8 @@ import ibis
 import ibis.expr.types as ir
 import polars as pl
 import pyarrow as pa
-from ibis.backends.duckdb import Backend as DuckDB
 
-from drfuse.cohort.store import ROWS_A_BATCH, arrow_schema, cast_batch, first_line, read_batches
+from drfuse.cohort.store import ROWS_A_BATCH, Store, arrow_schema, cast_batch, first_line, read_batches
 from drfuse.errors import InputError, MissingInputError
 
 _SIMULATION = "simulation.json"  # `drfuse simulate` writes it beside the records
@@ -105,7 +104,7 @@ class Source(ABC):
     address: str
     release: str
     engine: Any
-    store: DuckDB
+    store: Store
     stays: ir.Table
     admissions: ir.Table
     events: Mapping[EventKind, ir.Table]
@@ -117,7 +116,7 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, address: str, store: DuckDB) -> Self:
+    def open(cls, address: str, store: Store) -> Self:
         """Return the records at an address, opened; only column names and types are read yet.
 
         Raises:
@@ -164,6 +163,20 @@ class Source(ABC):
             raise InputError(
                 f"the database cannot answer: {first_line(error)}; check its tables and your rights there"
             ) from error
+
+    def select_events(
+        self, kind: EventKind, items: Sequence[int], query: Callable[[ir.Table], ir.Table]
+    ) -> ir.Table:
+        """Return a query of the events of some items, or its result where events can be read only once.
+
+        Args:
+            kind: The table of events.
+            items: Their `itemid`.
+            query: Takes these events and returns the query. It may get some of them at a time, so it must treat
+                each event by itself.
+        """
+        events = self.events[kind]
+        return query(events.filter(events.itemid.isin(items)))
 
     def materialize(self, expr: ir.Table, name: str, order_by: str | None = None) -> ir.Table:
         """Return the result of a query as a table of the store, sorted by a column if one is given."""

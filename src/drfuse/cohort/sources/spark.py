@@ -9,12 +9,11 @@ from typing import Self
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 from ibis.common.exceptions import TableNotFound
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
-from drfuse.cohort.store import first_line
+from drfuse.cohort.store import Store, first_line
 from drfuse.errors import InputError
 
 
@@ -28,7 +27,7 @@ class Spark(Source):
     form = "spark://host:port/folder (spark://local[N]/folder on this machine)"
 
     @classmethod
-    def open(cls, address: str, store: Backend) -> Self:
+    def open(cls, address: str, store: Store) -> Self:
         """Return the records in a folder that a cluster reads; see `Source.open`."""
         host, _slash, path = address.partition("://")[2].partition("/")
         folder = path if "://" in path else f"/{path}"

@@ -7,22 +7,17 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import duckdb
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ibis.backends.duckdb import Backend
 
-from drfuse.cohort.gzip_files import count_lines
+from drfuse.cohort.sources.csv_files import CsvFiles
 from drfuse.cohort.sources.mimic_iv import Schema, typed
 from drfuse.cohort.sources.source import SourceFile
-from drfuse.cohort.store import first_line
+from drfuse.cohort.store import Store
 from drfuse.errors import InputError, MissingInputError
 
 _FORMATS = (".parquet", ".csv.gz", ".csv")
-_TOLERATED_ROWS, _TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
-_NOT_A_NUMBER = ("", "NaN", "nan", "NAN")  # how a CSV writes that a cell is missing
 _LONGEST_HEADER = 100_000  # bytes; a binary file may have no line break at all
 _MAX_DEPTH = 4  # physionet.org/files/mimiciv/2.2, as wget lays a mirror out
 
@@ -89,54 +84,15 @@ def columns_of(path: Path) -> tuple[str, ...]:
     return columns
 
 
-def read_table(file: SourceFile, schema: Schema, store: Backend) -> ir.Table:
+def read_table(file: SourceFile, schema: Schema, store: Store, csv_files: CsvFiles) -> ir.Table:
     """Return the columns of a schema with its types; the other columns are never parsed.
-
-    A CSV row with a cell of the wrong type is left out and counted (`count_rejected_rows`).
 
     Raises:
         MissingInputError: If a column is missing.
     """
     if missing := [column for column in schema if column not in file.columns]:
         raise MissingInputError(f"{file.path} lacks the column {', '.join(missing)} of the table {file.kind}")
+    if file.path.suffix != ".parquet":
+        return csv_files.table(file, schema)
     path = re.sub(r"([*?\[])", r"[\1]", str(file.path))  # so that DuckDB finds no pattern in it
-    if file.path.suffix == ".parquet":
-        return typed(store.read_parquet(path), schema)
-    types = {name: ibis.dtype(schema.get(name, "string")) for name in file.columns}
-    table = store.read_csv(
-        path,
-        compression="gzip" if file.path.suffix == ".gz" else "none",
-        columns={name: store.compiler.type_mapper.to_string(kind) for name, kind in types.items()},
-        auto_detect=False,
-        header=True,
-        delim=",",
-        quote='"',
-        escape='"',
-        nullstr=list(_NOT_A_NUMBER),
-        ignore_errors=True,
-        store_rejects=True,
-    )
-    return table.select(*schema)
-
-
-def count_rejected_rows(store: Backend) -> dict[str, int]:
-    """Return how many rows of each CSV file (by name) had a cell of the wrong type and were left out.
-
-    Raises:
-        InputError: If a file has so many that it cannot be what it should.
-    """
-    query = """
-        SELECT file_path, count(DISTINCT line), min_by(error_message, line)
-        FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL
-    """
-    try:
-        rows = store.raw_sql(query).fetchall()
-    except duckdb.CatalogException:  # no CSV file was scanned
-        return {}
-    for path, count, message in rows:
-        if count > _TOLERATED_ROWS and count > _TOLERATED_SHARE * (n_lines := count_lines(Path(path))):
-            raise InputError(
-                f"{count} of the {n_lines} rows of {path} do not parse, first: {first_line(message)}; check "
-                "that it is what its name says, or fetch it again"
-            )
-    return {Path(path).name: count for path, count, _ in rows}
+    return typed(store.read_parquet(path), schema)

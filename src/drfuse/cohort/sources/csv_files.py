@@ -1,0 +1,269 @@
+"""CSV files, compressed or not: each is unpacked once, in blocks of whole records, and parsed on all cores."""
+
+import gzip
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import local
+from typing import TYPE_CHECKING, NamedTuple
+
+import duckdb
+import ibis
+import ibis.expr.operations as ops
+import ibis.expr.types as ir
+from isal import igzip, isal_zlib
+
+from drfuse.cohort.sources.mimic_iv import Schema
+from drfuse.cohort.sources.source import SourceFile
+from drfuse.cohort.store import Store, first_line
+from drfuse.errors import InputError
+
+if TYPE_CHECKING:  # numba takes a while to import, and not every command reads CSV
+    from drfuse.cohort.sources.csv_records import Cell, Fault, Selection
+
+BLOCK_BYTES = 16 << 20
+LONGEST_RECORD = 8 * BLOCK_BYTES
+BATCH_BYTES = 16 << 20  # a query for each block alone would take longer
+TOLERATED_ROWS, TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
+_NULLS = ["", "NaN", "nan", "NAN"]  # how a CSV writes that a cell is missing
+_DAMAGE = (gzip.BadGzipFile, isal_zlib.error, EOFError)
+_ROWS = "csv_rows"  # the name of a file's table in a query of some of its rows
+_CELLS: "dict[str, Cell]" = {
+    "string": "text",
+    "int64": "integer",
+    "float64": "number",
+    "timestamp(6)": "time",
+}
+_FAULTS: "dict[Fault, str]" = {
+    "not closed": "is not closed",
+    "records in it": "is closed in a later line, and rows lie between",
+    "wrong number of cells": "is closed in a later line, and the row has the wrong number of cells",
+}
+_REJECTED = """
+SELECT count(DISTINCT line), min_by(error_message, line)
+FROM reject_errors JOIN reject_scans USING (scan_id, file_id) WHERE file_path = $1
+"""
+
+
+class Block(NamedTuple):
+    """Whole records of a CSV file, and the number of the line in which they begin (the header's is 1)."""
+
+    records: bytearray
+    line: int
+
+
+class _Rejected(NamedTuple):
+    """How many rows do not parse, and why the first of them does not."""
+
+    n_rows: int
+    reason: str | None
+
+
+class CsvFiles:
+    """The CSV files of a source. Each becomes a table of the store when a query first needs it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        store.before_query.append(self._load)
+        self._unread: dict[str, tuple[SourceFile, Schema]] = {}
+
+    def table(self, file: SourceFile, schema: Schema) -> ir.Table:
+        """Return the table of a file, with the columns and types of a schema.
+
+        The file is read when the store first answers a query of the table. That raises an InputError if the file
+        is damaged, has a quote that is not closed, or has too many rows that do not parse.
+        """
+        name = f"csv_{file.kind}"
+        self._unread[name] = file, schema
+        return ops.DatabaseTable(name, ibis.schema(schema), self._store, ops.Namespace()).to_expr()
+
+    def select(
+        self, table: ir.Table, column: str, wanted: Sequence[int], query: Callable[[ir.Table], ir.Table]
+    ) -> ir.Table:
+        """Return the store's table of the answer to a query of the rows with a wanted integer in one column.
+
+        Args:
+            table: A table; if it is not one of this object, the query itself is returned.
+            column: The name of the column.
+            wanted: The integers.
+            query: Takes such rows and returns the query. It gets some rows of the file at a time, so it must
+                treat each by itself.
+
+        Raises:
+            InputError: As queries of the table.
+        """
+        source = table.op()
+        if not isinstance(source, ops.DatabaseTable) or source.name not in self._unread:
+            return query(table.filter(table[column].isin(wanted)))
+        return self._read(source.name, column, wanted, query)
+
+    def _load(self, expr: ir.Expr) -> None:
+        for table in expr.op().find(ops.DatabaseTable):
+            if table.name in self._unread:
+                self._read(table.name, None, (), lambda rows: rows)
+
+    def _read(
+        self, name: str, column: str | None, wanted: Sequence[int], query: Callable[[ir.Table], ir.Table]
+    ) -> ir.Table:
+        file, schema = self._unread.pop(name)
+        rows = ibis.table(schema, _ROWS)
+        answer = query(rows if column is None else rows.filter(rows[column].isin(wanted)))
+        self._load(answer)  # the tables that it joins
+        stored = self._store.create_table(name, schema=answer.schema())
+        statement = f'INSERT INTO "{name}" {self._store.compile(answer)}'
+        scratch = Path(self._store.setting("temp_directory"))
+        with tempfile.TemporaryDirectory(dir=scratch if scratch.is_dir() else None) as folder:
+            n_rejected = _Reading(self._store, file, schema, column, wanted, statement, Path(folder)).run()
+        if n_rejected:
+            self._store.rejected_rows[file.path.name] = n_rejected
+        return stored
+
+
+def read_blocks(path: Path) -> Iterator[Block]:
+    """Yield a CSV file without its header, in blocks of about `BLOCK_BYTES`, each ended by a line feed.
+
+    The sums of a gzip file are checked in passing. If a quoted cell never ends or takes more than
+    `LONGEST_RECORD` bytes, the last block breaks off in it.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    from drfuse.cohort.sources.csv_records import whole_records
+
+    try:
+        with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            file.readline()
+            line, rest = 2, bytearray()
+            while len(rest) < LONGEST_RECORD:
+                records = rest + bytearray(BLOCK_BYTES)
+                n_read = file.readinto(memoryview(records)[len(rest) :])
+                if not n_read:
+                    break
+                if n_read < BLOCK_BYTES:
+                    del records[len(rest) + n_read :]
+                end = whole_records(records)
+                rest = records[end:]
+                if end:
+                    del records[end:]
+                    yield Block(records, line)
+                    line += records.count(b"\n")
+            if rest:
+                yield Block(rest + b"\n", line)
+    except _DAMAGE as error:
+        raise InputError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+class _Reading:
+    """How the rows of one file get into a table: selected, then parsed, each step in threads.
+
+    Args:
+        store: The store.
+        file: The file.
+        schema: The columns to parse, and their types.
+        column: The column that decides which rows are wanted; None if all are.
+        wanted: Its wanted integers.
+        statement: Inserts into the table what it selects from the table `csv_rows`.
+        folder: Where rows lie while DuckDB parses them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        file: SourceFile,
+        schema: Schema,
+        column: str | None,
+        wanted: Sequence[int],
+        statement: str,
+        folder: Path,
+    ) -> None:
+        types = {name: ibis.dtype(schema.get(name, "string")) for name in file.columns}
+        columns = {name: store.compiler.type_mapper.to_string(kind) for name, kind in types.items()}
+        names = ", ".join(f'"{name}"' for name in schema)
+        rows = (
+            f"(SELECT {names} FROM read_csv($1, columns = {columns}, auto_detect = false, header = false, new_line = '\\n', "
+            f"delim = ',', quote = '\"', escape = '\"', nullstr = {_NULLS}, ignore_errors = true, "
+            "store_rejects = true))"
+        )
+        self._statement = statement.replace(f'"{_ROWS}"', rows)
+        self._path, self._folder, self._store = file.path, folder, store
+        self._cells = [_CELLS[schema[name]] if name in schema else "unread" for name in file.columns]
+        self._column = -1 if column is None else file.columns.index(column)
+        self._wanted = wanted
+        self._n_threads = int(store.setting("threads"))
+        self._of_thread, self._cursors = local(), list[duckdb.DuckDBPyConnection]()
+
+    def run(self) -> int:
+        """Read the file; return how many rows were left out because they do not parse.
+
+        Raises:
+            InputError: If too many do not, a quote is not closed, or the file is damaged.
+        """
+        n_rows, batch = 0, list["Selection"]()
+        inserted: list[Future[_Rejected]] = []
+        with ThreadPoolExecutor(self._n_threads) as pool:
+            try:
+                for selection in self._in_threads(pool, read_blocks(self._path)):
+                    n_rows += selection.n_records
+                    batch.append(selection)
+                    if sum(len(part.records) for part in batch) >= BATCH_BYTES:
+                        inserted.append(pool.submit(self._insert, batch, len(inserted)))
+                        batch = []
+                inserted.append(pool.submit(self._insert, batch, len(inserted)))
+                rejected = [future.result() for future in inserted]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for cursor in self._cursors:
+                    cursor.interrupt()
+                raise
+        n_rejected = sum(part.n_rows for part in rejected)
+        if n_rejected > max(TOLERATED_ROWS, TOLERATED_SHARE * n_rows):
+            reason = next(part.reason for part in rejected if part.reason)
+            raise InputError(
+                f"{n_rejected} of the {n_rows} rows of {self._path} do not parse, first: {first_line(reason)}; "
+                "check that it is what its name says, or fetch it again"
+            )
+        return n_rejected
+
+    def _in_threads(self, pool: ThreadPoolExecutor, blocks: Iterable[Block]) -> "Iterator[Selection]":
+        """Yield what `_select` returns for each block, in order; only a few blocks are in memory."""
+        running: deque[Future[Selection]] = deque()
+        for block in blocks:
+            running.append(pool.submit(self._select, block))
+            if len(running) > self._n_threads:
+                yield running.popleft().result()
+        for future in running:
+            yield future.result()
+
+    def _select(self, block: Block) -> "Selection":
+        from drfuse.cohort.sources.csv_records import select_records
+
+        selection = select_records(block.records, self._cells, self._column, self._wanted)
+        if selection.fault != "none":
+            line = block.line + block.records.count(b"\n", 0, selection.fault_at)
+            raise InputError(
+                f"the quote that opens in line {line} of {self._path} {_FAULTS[selection.fault]}; correct that "
+                "line, or fetch the file again"
+            )
+        return selection
+
+    def _insert(self, batch: "Sequence[Selection]", number: int) -> _Rejected:
+        """Parse the rows of some blocks and insert them."""
+        file = self._folder / f"{number}.csv"
+        with file.open("wb") as out:
+            for part in batch:
+                out.write(part.records)
+        if not file.stat().st_size:
+            return _Rejected(0, None)
+        if not hasattr(self._of_thread, "cursor"):
+            self._of_thread.cursor = self._store.con.cursor()
+            self._cursors.append(self._of_thread.cursor)
+        cursor: duckdb.DuckDBPyConnection = self._of_thread.cursor
+        try:
+            cursor.execute(self._statement, [str(file)])
+            rejected = _Rejected(*cursor.execute(_REJECTED, [str(file)]).fetchall()[0])
+        except duckdb.Error as error:
+            raise type(error)(str(error).replace(str(file), str(self._path))) from error
+        file.unlink()
+        return rejected

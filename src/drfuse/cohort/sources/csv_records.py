@@ -1,0 +1,244 @@
+"""The records of a block of CSV, byte by byte in compiled code: where they end, and which need no parsing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Cell = Literal["unread", "text", "integer", "number", "time"]
+"""What the cells of a column are read as; `unread` cells are not parsed."""
+
+Fault = Literal["none", "not closed", "records in it", "wrong number of cells"]
+"""Why a quoted cell with line breaks in it cannot be right; the last is said of its record."""
+
+_COMMA, _QUOTE, _LINE_FEED, _RETURN, _SPACE, _MINUS, _POINT, _COLON, _ZERO, _NINE = b',"\n\r -.:09'
+_ASCII = 128
+_STOPS = np.array([byte in (_COMMA, _LINE_FEED, _QUOTE, _RETURN) or byte >= _ASCII for byte in range(256)])
+_TEXT, _INTEGER, _NUMBER, _TIME = (get_args(Cell).index(cell) for cell in get_args(Cell)[1:])
+_NO_FAULT, _NOT_CLOSED, _RECORDS_IN_IT, _WRONG_NUMBER = range(len(get_args(Fault)))
+_TIME_LENGTH = 19
+_LONGEST_INTEGER, _LONGEST_NUMBER = 18, 15  # characters that fit an int64 and a float64 for certain
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    """Compile a function; the result is kept on disk where numba finds a place to write."""
+    try:
+        kernel: _Function = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        kernel = numba.njit(nogil=True)(function)
+    return kernel
+
+
+class Selection(NamedTuple):
+    """What `select_records` found in a block.
+
+    Attributes:
+        records: The records to parse, each ended by a line feed.
+        n_records: How many records the block has; blank lines count.
+        fault: What is wrong with the first quoted cell that cannot be right.
+        fault_at: The place of that cell's quote in the block.
+    """
+
+    records: Bytes
+    n_records: int
+    fault: Fault
+    fault_at: int
+
+
+def whole_records(block: bytes) -> int:
+    """Return how many bytes of a block, which begins with a record, belong to records that end in it.
+
+    A line break in a quoted cell does not end a record. A quote within a cell is text, unless it begins it.
+    """
+    if b'"' not in block:
+        return block.rfind(b"\n") + 1
+    return _end_of_records(np.frombuffer(block, np.uint8))
+
+
+def select_records(
+    block: bytes, cells: Sequence[Cell], column: int = -1, wanted: Sequence[int] = ()
+) -> Selection:
+    """Return the records of a block that have to be parsed.
+
+    A record is dropped if its integer in one column is not wanted, and it is certain that all of its cells
+    parse: so that records that do not can be counted. What is unusual is kept for the parser to judge.
+
+    Args:
+        block: Whole records.
+        cells: What the cells of each column are read as.
+        column: The place of the column that decides; -1 keeps all records.
+        wanted: The integers that are wanted there, from 0.
+    """
+    kinds = np.array([get_args(Cell).index(cell) for cell in cells], np.int8)
+    is_wanted = np.zeros(max(wanted, default=0) + 1, np.bool_)
+    is_wanted[list(wanted)] = True
+    kept = np.empty(len(block) + 1, np.uint8)
+    n_bytes, n_records, fault, place = _select(np.frombuffer(block, np.uint8), kinds, column, is_wanted, kept)
+    return Selection(kept[:n_bytes], n_records, get_args(Fault)[fault], place)
+
+
+@_compiled
+def _end_of_records(block: Bytes) -> int:
+    end = 0
+    while True:
+        place = end
+        while place < block.size and block[place] != _LINE_FEED and block[place] != _QUOTE:
+            place += 1
+        quoted = place < block.size and block[place] == _QUOTE
+        place += 1
+        if quoted:
+            place, fault, _ = _scan_record(block, end, 0, False)
+            if fault == _NOT_CLOSED:
+                return end
+        if place > block.size or block[place - 1] != _LINE_FEED:
+            return end
+        end = place
+
+
+@_compiled
+def _scan_record(block: Bytes, start: int, n_cells: int, starts_with_integer: bool) -> tuple[int, int, int]:
+    """Return where a record with quotes ends, the fault of a quoted cell in it, and where that is.
+
+    Spaces around a quoted cell are allowed. With 0 for `n_cells`, the only fault is a quote that is not closed.
+    """
+    place, cell, opened, closed, at_start = start, 1, -1, False, True
+    several_lines, first_opened, fault = False, -1, _NO_FAULT
+    commas, line = 0, -1  # of the line within a quoted cell
+    while place < block.size:
+        byte = block[place]
+        if opened >= 0:  # in a quoted cell
+            if byte == _QUOTE:
+                if place + 1 < block.size and block[place + 1] == _QUOTE:
+                    place += 1
+                else:
+                    if line >= 0:
+                        several_lines, first_opened = True, opened if first_opened < 0 else first_opened
+                    opened, closed, line = -1, True, -1
+            elif byte == _COMMA:
+                commas += 1
+            elif byte == _LINE_FEED:
+                is_record = line >= 0 and commas == n_cells - 1
+                if is_record and starts_with_integer:
+                    is_record = _ZERO <= block[line] <= _NINE
+                if is_record and fault == _NO_FAULT:
+                    fault, first_opened = _RECORDS_IN_IT, opened
+                commas, line = 0, place + 1
+        elif byte == _COMMA:
+            cell, at_start, closed = cell + 1, True, False
+        elif byte == _LINE_FEED:
+            place += 1
+            break
+        elif byte == _QUOTE and at_start:
+            opened, at_start, commas, line = place, False, 0, -1
+        elif byte != _SPACE:
+            at_start = False
+            if closed and byte != _RETURN and several_lines and fault == _NO_FAULT:
+                fault = _WRONG_NUMBER  # text after the closing quote
+        place += 1
+    if opened >= 0:
+        return place, _NOT_CLOSED, opened
+    if several_lines and fault == _NO_FAULT and cell != n_cells:
+        fault = _WRONG_NUMBER
+    return place, fault if n_cells > 0 else _NO_FAULT, first_opened
+
+
+@_compiled
+def _is_time(block: Bytes, place: int) -> bool:
+    """Return whether a time such as 2180-07-23 12:36:00 begins at a place. Days after the 28th may not be told."""
+    digits = True
+    for k in (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18):
+        digits &= _ZERO <= block[place + k] <= _NINE
+    month = 10 * (block[place + 5] - _ZERO) + block[place + 6] - _ZERO
+    day = 10 * (block[place + 8] - _ZERO) + block[place + 9] - _ZERO
+    hour = 10 * (block[place + 11] - _ZERO) + block[place + 12] - _ZERO
+    return (
+        digits
+        and block[place + 4] == _MINUS
+        and block[place + 7] == _MINUS
+        and block[place + 10] == _SPACE
+        and block[place + 13] == _COLON
+        and block[place + 16] == _COLON
+        and 1 <= month <= 12
+        and 1 <= day <= (28 if month == 2 else 30)
+        and hour < 24
+        and block[place + 14] < _ZERO + 6
+        and block[place + 17] < _ZERO + 6
+    )
+
+
+@_compiled
+def _select(
+    block: Bytes, cells: NDArray[np.int8], column: int, is_wanted: NDArray[np.bool_], kept: Bytes
+) -> tuple[int, int, int, int]:
+    """Copy the records to parse to `kept`; return their bytes, the number of all records, and a fault.
+
+    The loops rely on the line feed at the block's end.
+    """
+    place, n_bytes, n_records = 0, 0, 0
+    while place < block.size:
+        start, cell, wanted = place, 0, column < 0
+        while True:
+            begin, kind, usual = place, cells[cell], True
+            if kind == _TIME:
+                if place + _TIME_LENGTH < block.size and _is_time(block, place):
+                    place += _TIME_LENGTH
+            elif kind == _INTEGER:
+                number = 0
+                while _ZERO <= block[place] <= _NINE:
+                    number = 10 * number + block[place] - _ZERO
+                    place += 1
+                usual = place - begin <= _LONGEST_INTEGER
+                if cell == column:
+                    wanted = usual and place > begin and number < is_wanted.size and is_wanted[number]
+            elif kind == _NUMBER:
+                place += block[place] == _MINUS
+                digits = place
+                while _ZERO <= block[place] <= _NINE:
+                    place += 1
+                usual = place > digits or place == begin
+                if place > digits and block[place] == _POINT:
+                    place += 1
+                    while _ZERO <= block[place] <= _NINE:
+                        place += 1
+                usual &= place - begin <= _LONGEST_NUMBER
+            else:
+                while not _STOPS[block[place]]:
+                    place += 1
+                if block[place] == _QUOTE and place == begin:
+                    place += 1
+                    while (
+                        not _STOPS[block[place]]
+                        or block[place] == _COMMA
+                        or (block[place] == _QUOTE and block[place + 1] == _QUOTE)
+                    ):
+                        place += 1 + (block[place] == _QUOTE)
+                    usual = block[place] == _QUOTE
+                    place += usual
+            if usual and block[place] == _COMMA and cell + 1 < cells.size:
+                cell += 1
+                place += 1
+                continue
+            place += block[place] == _RETURN
+            usual &= block[place] == _LINE_FEED and cell + 1 == cells.size
+            break
+        if usual:
+            place += 1
+        else:
+            wanted = True
+            place, fault, fault_at = _scan_record(block, start, cells.size, cells[0] == _INTEGER)
+            if fault != _NO_FAULT:
+                return n_bytes, n_records, fault, fault_at
+        n_records += 1
+        if wanted:
+            end = place - 1
+            end -= end > start and block[end - 1] == _RETURN
+            kept[n_bytes : n_bytes + end - start] = block[start:end]
+            n_bytes += end - start
+            kept[n_bytes] = _LINE_FEED
+            n_bytes += 1
+    return n_bytes, n_records, _NO_FAULT, -1

@@ -1,0 +1,224 @@
+"""CSV files read in blocks give what DuckDB reads from the whole file; a quote that is not closed is found."""
+
+import gzip
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from drfuse.cohort.sources import csv_files
+from drfuse.cohort.sources.csv_files import CsvFiles, read_blocks
+from drfuse.cohort.sources.csv_records import select_records, whole_records
+from drfuse.cohort.sources.mimic_iv import Schema
+from drfuse.cohort.sources.source import SourceFile
+from drfuse.cohort.store import Store
+from drfuse.errors import InputError
+
+COLUMNS = ("stay_id", "charttime", "itemid", "comment", "value", "valuenum")
+SCHEMA: Schema = {
+    "stay_id": "int64",
+    "charttime": "timestamp(6)",
+    "itemid": "int64",
+    "value": "string",
+    "valuenum": "float64",
+}
+WANTED = (7, 12, 300)
+
+USUAL = (
+    ("1", "39553978", ""),
+    ("2180-07-23 12:36:00", "2000-02-28 23:59:59", ""),
+    ("7", "12", "8", "300", ""),
+    ("", "plain", '"two, three"', '"said ""so"""'),
+    ("60", "CMV/ASSIST", '"1, 2"', '""', ""),
+    ("60", "39.4", "-0.5", ""),
+)
+UNUSUAL = (
+    ("one", "1.5", " 4", "+3", "99999999999999999999", "NaN", '"5"', "1e3", "-2"),
+    (
+        "2180-02-29 10:00:00",
+        "2181-02-29 10:00:00",
+        "2180-07-23",
+        "2180-07-31 08:00:00",
+        "24:00",
+        "2180-13-01 00:00:00",
+    ),
+    ("seven", "7.0", " 12", "-7", "0000000000000000000007", "12 ", '"7"', "nan"),
+    ('5"', '5" long', '"closed" late', ' "spaced" ', '"two\nlines"', '"a\r\nb\n\nc"', "grün", '"x"y'),
+    ('6"', '"two\nlines, quoted"', "ä", '"', "NAN", ' "x"'),
+    ("inf", "nan", "1e5", ".5", "5.", "-", "1234567890.123456789", "1,2", " 7", '"8"'),
+)
+
+
+def write(path: Path, records: Sequence[str], end: str = "\n") -> SourceFile:
+    text = ",".join(COLUMNS) + end + "".join(record + end for record in records)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return SourceFile("chartevents", "events", path, COLUMNS)
+
+
+def read_by_blocks(file: SourceFile, threads: int = 2) -> tuple[Counter[Any], int]:
+    """Return the wanted rows, and how many rows do not parse."""
+    store = Store().connect()
+    store.raw_sql(f"SET threads = {threads}")
+    csv = CsvFiles(store)
+    rows = csv.select(csv.table(file, SCHEMA), "itemid", WANTED, lambda rows: rows)
+    found = Counter(store.raw_sql(f"FROM {rows.get_name()}").fetchall())
+    return found, store.rejected_rows.get(file.path.name, 0)
+
+
+def read_at_once(path: Path) -> tuple[Counter[Any], int]:
+    """Return the same as DuckDB reads the unpacked file."""
+    types = {"int64": "BIGINT", "float64": "DOUBLE", "timestamp(6)": "TIMESTAMP", "string": "VARCHAR"}
+    columns = {name: types[SCHEMA.get(name, "string")] for name in COLUMNS}
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            f"""SELECT {", ".join(SCHEMA)} FROM read_csv($1, columns = {columns}, auto_detect = false,
+            header = true, delim = ',', quote = '"', escape = '"', nullstr = ['', 'NaN', 'nan', 'NAN'],
+            ignore_errors = true, store_rejects = true) WHERE itemid IN {WANTED}""",
+            [str(path)],
+        ).fetchall()
+        ((n_rejected,),) = connection.sql("SELECT count(DISTINCT line) FROM reject_errors").fetchall()
+    return Counter(rows), n_rejected
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and batches so small that every record meets their ends."""
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(csv_files, "BATCH_BYTES", 900)
+
+
+def any_record(chance: random.Random) -> str:
+    """Return a record of usual cells, and often one that is not usual, or a cell too many or too few."""
+    cells = [chance.choice(cells) for cells in USUAL]
+    for _ in range(chance.choice([0, 0, 0, 1, 1, 2])):
+        column = chance.randrange(len(cells))
+        cells[column] = chance.choice(UNUSUAL[column])
+    match chance.randrange(12):
+        case 0:
+            return ",".join(cells[:-1])
+        case 1:
+            return ",".join([*cells, "more"])
+        case 2:
+            return ""
+    return ",".join(cells)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_and_rejected_rows_are_those_of_one_reading(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_files, "TOLERATED_ROWS", 1_000_000)
+    chance = random.Random(seed)
+    text = tmp_path / "chartevents.csv"
+    records: list[str] = []
+    while (
+        len(records) < 150
+    ):  # without those that are refused: a quote that is never closed, or closed too late
+        record = any_record(chance)
+        if select_records(f"{record}\n".encode(), ["text"] * len(COLUMNS)).fault == "none":
+            records.append(record)
+    write(text, records)
+    packed = write(tmp_path / "chartevents.csv.gz", records)
+    expected = read_at_once(text)
+    assert expected[1] > 0
+    assert sum(expected[0].values()) > 10
+    assert read_by_blocks(packed) == expected
+    assert read_by_blocks(SourceFile("chartevents", "events", text, COLUMNS), threads=1) == expected
+
+
+ROW = "1,2180-07-23 12:36:00,7,plain,60,60"
+
+
+def with_comment(comment: str) -> str:
+    return ROW.replace("plain", comment)
+
+
+def comments(path: Path, records: Sequence[str]) -> list[str | None]:
+    store = Store().connect()
+    csv = CsvFiles(store)
+    schema = {"stay_id": "int64", "comment": "string"}
+    rows = csv.table(write(path, records), schema)
+    return [row["comment"] for row in store.to_pyarrow(rows).to_pylist()]
+
+
+@pytest.mark.parametrize("size", [40, 64, 101, 4096])
+def test_cells_of_several_lines_are_read_wherever_blocks_end(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", size)
+    cells = ["one\ntwo", "a, b\r\nc", 'he said ""so""\nand left', "\n\n", "last\n"]
+    records = [with_comment(f'"{cell}"') for cell in cells for _ in range(7)]
+    expected = [cell.replace('""', '"') for cell in cells for _ in range(7)]
+    assert sorted(map(str, comments(tmp_path / "chartevents.csv.gz", records))) == sorted(expected)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("after", [0, 1, 2, 500])
+@pytest.mark.parametrize("before", [0, 3, 400])
+@pytest.mark.parametrize("later", ["plain", '"quoted"', '""', '"two\nlines"'])
+@pytest.mark.usefixtures("small_blocks")
+def test_a_quote_that_is_not_closed_is_refused_with_its_line(
+    before: int, after: int, later: str, end: str, tmp_path: Path
+) -> None:
+    records = [ROW] * before + [with_comment('"not closed')] + [with_comment(later)] * after
+    file = write(tmp_path / "chartevents.csv.gz", records, end)
+    with pytest.raises(InputError) as caught:
+        read_by_blocks(file)
+    assert str(caught.value).startswith(f"the quote that opens in line {before + 2} of {file.path} is ")
+    assert str(caught.value).endswith("; correct that line, or fetch the file again")
+
+
+def test_a_quote_in_the_middle_of_a_cell_is_text(tmp_path: Path) -> None:
+    records = [with_comment("5' 10\""), ROW, with_comment('6"')]
+    assert comments(tmp_path / "chartevents.csv", records) == ["5' 10\"", "plain", '6"']
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(1), bytes(2_000_000)])
+def test_members_of_a_gzip_file_and_zero_bytes_behind_it_are_read(tail: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "chartevents.csv.gz"
+    file = write(path, [ROW] * 5)
+    packed = path.read_bytes()
+    path.write_bytes(packed + gzip.compress(f"{ROW}\n{ROW}".encode()) + tail)
+    assert sum(read_by_blocks(file)[0].values()) == 7
+
+
+def test_lines_that_end_in_two_ways_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "chartevents.csv"
+    file = write(path, [f"{ROW}\r", ROW, f"{ROW}\r"])
+    assert sum(read_by_blocks(file)[0].values()) == 3
+
+
+def test_a_file_of_only_a_header_is_an_empty_table(tmp_path: Path) -> None:
+    assert comments(tmp_path / "chartevents.csv", []) == []
+
+
+@pytest.mark.parametrize(
+    ("block", "end"),
+    [
+        (b"1,2\n3,4\n5", 8),
+        (b'1,"2\n3",4\n5,"', 10),
+        (b'1,"2\n3,4\n5', 0),
+        (b'1,"2"', 0),
+        (b'1,"2"\n', 6),
+        (b'1,"2""\n3"\n', 10),
+        (b'1,2"\n3\n', 7),
+    ],
+)
+def test_records_end_outside_of_quotes(block: bytes, end: int) -> None:
+    assert whole_records(bytearray(block)) == end
+
+
+def test_blocks_know_their_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 40)
+    file = write(tmp_path / "chartevents.csv", [ROW, with_comment('"two\nlines"'), ROW, ROW])
+    blocks = list(read_blocks(file.path))
+    assert len(blocks) > 2
+    lines = file.path.read_bytes().split(b"\n")
+    for block in blocks:
+        first = bytes(block.records).split(b"\n")[0]
+        assert lines[block.line - 1] == first
