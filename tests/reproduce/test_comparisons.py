@@ -14,11 +14,9 @@ from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions
 from drfuse.subsets import Subset
 from tests.reproduce.samples import (
-    MAIN,
     MATCHED_TEST,
     RESAMPLES,
     SUBJECTS,
-    VARIANTS,
     draw_labels,
     make_cohort,
     make_results,
@@ -29,11 +27,6 @@ from tests.reproduce.samples import (
     shown_p,
     values,
 )
-
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results([*MAIN, *VARIANTS])
 
 
 def naive_test(results: Results, name: str, setting: Setting) -> tuple[float, tuple[float, float], float]:
