@@ -66,7 +66,7 @@ def test_systems_are_tested_against_drfuse_on_the_same_subjects(test_on: Subset)
 @pytest.mark.parametrize(
     ("n_seeds", "caption"),
     [
-        ((2, 2, 2), "The variance between trainings counts, too."),
+        ((2, 2, 2), "The tests include the variance between seeds."),
         ((1, 1, 1), "With one seed these tests compare two trained models"),
         ((1, 2, 2), "Where a system has one seed, tests compare two trained models"),
         ((2, 2, 1), "With one seed these tests compare two trained models"),

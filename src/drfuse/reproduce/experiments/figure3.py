@@ -1,4 +1,4 @@
-"""Figure 3: a map of DrFuse's representations, and what it cannot show in numbers."""
+"""Figure 3: a map of DrFuse's representations, with numbers on what a map cannot show."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ _PERPLEXITY = 30.0
 
 
 def tsne(h: Mapping[str, Representation], seed: int = 0) -> dict[str, NDArray[np.float64]]:
-    """Return a common t-SNE of several representations of n stays (n, D), each (n, 2)."""
+    """Return a joint t-SNE of several representations of n stays: (n, D) in, (n, 2) out."""
     stacked = np.concatenate(list(h.values()))
     reducer = TSNE(init="pca", perplexity=min(_PERPLEXITY, (len(stacked) - 1) / 3), random_state=seed)
     placed = reducer.fit_transform(stacked)
