@@ -190,12 +190,8 @@ def trials_table(trials: pl.DataFrame, most: int = 10) -> Table:
     for name in shown.columns:
         table.add_column(name, justify="right")
     for row in shown.rows():
-        table.add_row(
-            *(
-                f"{cell:.4g}" if isinstance(cell, float) else "-" if cell is None else str(cell)
-                for cell in row
-            )
-        )
+        cells = ["-" if one is None else f"{one:.4g}" if isinstance(one, float) else str(one) for one in row]
+        table.add_row(*cells)
     return table
 
 

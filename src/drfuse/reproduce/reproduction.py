@@ -83,7 +83,7 @@ def reproduce(
         ray: Spread the runs over a Ray cluster: its address, or true for a new one on this machine. The
             cluster then decides how many run at a time.
         settings: By system name, its own `lr` and `weight_decay`, such as those that `benchmarks/search.py`
-            found; they override the options of all runs. The variants of DrFuse use DrFuse's.
+            found; they override the options of all runs. A variant of DrFuse without its own uses DrFuse's.
         options: How each run is trained.
         changes: Options by name that override those in `options`.
 
@@ -95,7 +95,10 @@ def reproduce(
     """
     check_choice("what", what, get_args(ExperimentName))
     if not seeds or n_resamples < 1:
-        raise InputError("expected at least one seed, and n_resamples of at least 1")
+        raise InputError(
+            f"got {len(seeds)} seeds and n_resamples {n_resamples}; expected at least one seed, and "
+            "n_resamples of at least 1"
+        )
     options = options.changed(**changes)
     refuse_decided(options, DECIDED, "reproduce")
     opened, out = Cohort.open(Path(cohort).resolve(), verify=True), Path(out).resolve()
