@@ -1,4 +1,4 @@
-"""The store: a DuckDB database in memory that reads files and holds what every source answered."""
+"""The store: an in-memory DuckDB database that reads files and holds the results of queries."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ from ibis.backends.duckdb import Backend
 from drfuse.cohort.gzip_files import gzip_damage, is_padded
 from drfuse.errors import InputError
 
-ROWS_A_BATCH = 100_000
+ROWS_PER_BATCH = 100_000
 
 
 @contextmanager
@@ -24,12 +24,12 @@ def open_store(threads: int | None, memory_limit: str) -> Iterator[Backend]:
     """Yield the store.
 
     Raises:
-        InputError: If the limit is not an amount of memory.
+        InputError: If `memory_limit` is not an amount of memory.
     """
     store = ibis.duckdb.connect()
     try:
         store.raw_sql("SET enable_progress_bar = false")
-        store.raw_sql("SET TimeZone = 'UTC'")  # a Parquet time with a zone means the same everywhere
+        store.raw_sql("SET TimeZone = 'UTC'")  # a Parquet time with a zone reads the same everywhere
         if threads is not None:
             store.raw_sql(f"SET threads = {threads}")
         try:
@@ -47,7 +47,7 @@ def open_store(threads: int | None, memory_limit: str) -> Iterator[Backend]:
 def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None]:
     """Give the store a folder for what does not fit in memory; at the end, close the store and delete it.
 
-    The folder's name follows from `out`: the next command deletes what a killed one left.
+    The folder's name is derived from `out`, so that the next command deletes what a killed one left.
     """
     out = out.resolve()
     name = hashlib.sha256(str(out).encode()).hexdigest()[:8]
@@ -68,7 +68,7 @@ def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[N
 
 
 def arrow_schema(expr: ir.Table) -> pa.Schema:
-    """Return the Arrow types of a query's result. Times carry no time zone."""
+    """Return the Arrow types of a query's result; times have no zone."""
     types = expr.schema().items()
     return pa.schema(
         [(name, pa.timestamp("us") if kind.is_timestamp() else kind.to_pyarrow()) for name, kind in types]
@@ -76,11 +76,11 @@ def arrow_schema(expr: ir.Table) -> pa.Schema:
 
 
 def read_batches(store: Backend, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the store's answer to a query in batches of about `rows` rows.
+    """Yield the result of a query of the store in batches of about `rows` rows.
 
-    Until the last batch has come, nothing else may run on the store.
+    Nothing else may run on the store before the last batch was read.
     """
-    store._run_pre_execute_hooks(expr)  # Ibis's own step before a query: it registers tables in memory
+    store._run_pre_execute_hooks(expr)  # Ibis's own: registers memtables
     yield from store.con.sql(store.compile(expr)).to_arrow_reader(rows)
 
 
@@ -93,9 +93,9 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def fetch(store: Backend, expr: ir.Table) -> pa.Table:
-    """Return the store's answer to a query, which must be small."""
+    """Return the result of a query of the store; it must be small."""
     schema = arrow_schema(expr)
-    batches = (cast_batch(batch, schema) for batch in read_batches(store, expr, ROWS_A_BATCH))
+    batches = (cast_batch(batch, schema) for batch in read_batches(store, expr, ROWS_PER_BATCH))
     return pa.Table.from_batches(batches, schema)
 
 
@@ -106,10 +106,10 @@ def count(store: Backend, table: ir.Table) -> int:
 
 @contextmanager
 def explain_errors(files: Sequence[Path]) -> Iterator[None]:
-    """Turn DuckDB's errors into one sentence that names those of these files which are at fault.
+    """Turn DuckDB's errors into one sentence that says which of `files` is to blame.
 
     Raises:
-        InputError: If a query within fails: a file cannot be read, or memory runs out.
+        InputError: If a query in the context fails: a file cannot be read, or memory runs out.
     """
     try:
         yield
@@ -117,8 +117,8 @@ def explain_errors(files: Sequence[Path]) -> Iterator[None]:
         raise KeyboardInterrupt from error
     except duckdb.OutOfMemoryException as error:
         raise InputError(
-            f"the queries need more memory or temporary space ({first_line(error)}); give a larger "
-            "--memory-limit, fewer --threads, or a --temp-dir with more room"
+            f"the queries need more memory or temporary space ({first_line(error)}); choose a larger "
+            "--memory-limit, fewer --threads, or a --temp-dir with more space"
         ) from error
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = first_line(error)
@@ -134,7 +134,7 @@ def explain_errors(files: Sequence[Path]) -> Iterator[None]:
                 if damage := gzip_damage(path):
                     raise InputError(f"{path} is damaged ({damage}); fetch it again") from error
         raise InputError(
-            f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
+            f"cannot read {', '.join(named)}: {reason}; if the disk is not full, fetch the file again"
         ) from error
 
 

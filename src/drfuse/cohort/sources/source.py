@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from ibis.backends.duckdb import Backend as DuckDB
 
-from drfuse.cohort.store import ROWS_A_BATCH, arrow_schema, cast_batch, first_line, read_batches
+from drfuse.cohort.store import ROWS_PER_BATCH, arrow_schema, cast_batch, first_line, read_batches
 from drfuse.errors import InputError, MissingInputError
 
 _SIMULATION = "simulation.json"  # `drfuse simulate` writes it beside the records
@@ -147,7 +147,7 @@ class Source(ABC):
         """End the connection to the engine."""
         self.engine.disconnect()
 
-    def batches(self, expr: ir.Table, rows: int = ROWS_A_BATCH) -> Iterator[pa.RecordBatch]:
+    def batches(self, expr: ir.Table, rows: int = ROWS_PER_BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the result of a query in batches of about `rows` rows, in the engine's order.
 
         The whole result is never in memory. Columns have the types of the expression's schema; times have no
