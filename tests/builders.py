@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import nn
 
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.variables import load_variables
@@ -84,6 +85,11 @@ def tiny_drfuse(seed: int = 0, **options: Any) -> DrFuse:
     torch.manual_seed(seed)
     defaults: dict[str, Any] = {"dim": 8, "heads": 2, "dropout": 0.0, "cxr_backbone": TINY_BACKBONE}
     return DrFuse(N_FEATURES, N_LABELS, **(defaults | options))
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Return how many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def write_cohort(

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,14 @@ class _Command:
     Attributes:
         function: Import path of the function that it runs.
         summary: Its line in the list of commands.
-        show: Prints the function's result.
+        show: Yields tables and sentences that show the function's result.
         positional: Parameters given by position, not as options.
         python_only: Parameters that the command line does not offer.
     """
 
     function: str
     summary: str
-    show: Callable[[Any, dict[str, Any], Console], None]
+    show: Callable[[Any, dict[str, Any]], Iterator[Any]]
     positional: tuple[str, ...] = ()
     python_only: tuple[str, ...] = ()
 
@@ -44,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result, called_with = run_command(
         command.function, f"drfuse {name}", rest, command.positional, command.python_only
     )
-    command.show(result, called_with, Console(markup=False))  # a phenotype's name may contain brackets
+    console = Console(markup=False)  # a phenotype's name may contain brackets
+    for shown in command.show(result, called_with):
+        if isinstance(shown, str):
+            console.print(shown, soft_wrap=True, highlight=False)
+        else:
+            console.print(shown)
 
 
 def _overview() -> Parser:
@@ -57,80 +62,68 @@ def _overview() -> Parser:
     return parser
 
 
-def _show_cohort(manifest: Any, arguments: dict[str, Any], console: Console) -> None:
+def _show_cohort(manifest: Any, arguments: dict[str, Any]) -> Iterator[Any]:
     from drfuse.report import flow_table
 
-    console.print(flow_table(manifest))
-    _say(console, f"wrote {arguments['out']}: {manifest.flow[-1].stays:,} stays")
+    yield flow_table(manifest)
+    yield f"wrote {arguments['out']}: {manifest.flow[-1].stays:,} stays"
 
 
-def _show_run(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
-    if os.environ.get("RANK", "0") != "0":  # torchrun and srun run the command once per device
-        return
-    _say(
-        console,
-        f"wrote {result.folder}: best epoch {result.best_epoch + 1} of {result.epochs}, "
-        f"validation macro PRAUC {result.val_prauc:.3f}",
-    )
+def _show_run(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001
+    if os.environ.get("RANK", "0") == "0":  # torchrun and srun run the command once per device
+        yield (
+            f"wrote {result.folder}: best epoch {result.best_epoch + 1} of {result.epochs}, "
+            f"validation macro PRAUC {result.val_prauc:.3f}"
+        )
 
 
-def _show_metrics(metrics: Any, arguments: dict[str, Any], console: Console) -> None:
+def _show_metrics(metrics: Any, arguments: dict[str, Any]) -> Iterator[Any]:
     from drfuse.report import metrics_table, subgroups_table
 
     for measured in metrics:
-        console.print(metrics_table(measured))
+        yield metrics_table(measured)
         if measured.subgroups is not None:
-            console.print(subgroups_table(measured))
+            yield subgroups_table(measured)
     tables = "metrics.csv" if arguments["cohort"] is None else "metrics.csv, subgroups.csv"
-    _say(console, f"wrote {arguments['run'] / 'metrics.json'} and {tables}")
+    yield f"wrote {arguments['run'] / 'metrics.json'} and {tables}"
 
 
-def _show_simulation(result: Any, arguments: dict[str, Any], console: Console) -> None:
-    _say(
-        console,
+def _show_simulation(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:
+    yield (
         f"wrote {arguments['out']}: {result.icu_stays:,} ICU stays, {result.eligible:,} of them eligible, "
-        f"{result.with_cxr:,} of those with a radiograph; {result.events:,} events, {result.images:,} images",
+        f"{result.with_cxr:,} of those with a radiograph; {result.events:,} events, {result.images:,} images"
     )
 
 
-def _show_demo(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
+def _show_demo(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001
     from drfuse.report import contest_table, weights_table
 
     contest = {
         one.name: {on: (one.measured[on], one.ceiling[on]) for on in one.measured}
         for one in result.contestants
     }
-    console.print(contest_table(contest))
-    console.print(weights_table(result.patient.stay_id, result.patient.likeliest))
-    for name, content in (
-        ("hospital", "raw files in MIMIC's layout, and truth.parquet"),
-        ("cohort", "the cohort that `drfuse prepare` made from them"),
-        ("runs", "trained models, predictions and metrics"),
-    ):
-        _say(console, f"wrote {result.folder / name}: {content}")
+    yield contest_table(contest)
+    yield weights_table(result.patient.stay_id, result.patient.likeliest)
+    yield f"wrote {result.folder / 'hospital'}: raw files in MIMIC's layout, and truth.parquet"
+    yield f"wrote {result.folder / 'cohort'}: the cohort that `drfuse prepare` made from them"
+    yield f"wrote {result.folder / 'runs'}: trained models, predictions and metrics"
 
 
-def _show_reproduced(result: Any, arguments: dict[str, Any], console: Console) -> None:  # noqa: ARG001
+def _show_reproduced(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001
     from drfuse.report import paper_table
 
-    for table in result.shown:
-        console.print(paper_table(table))
-    _say(console, f"wrote {result.report}, with its tables and figures next to it")
+    yield from map(paper_table, result.shown)
+    yield f"wrote {result.report}, with its tables and figures next to it"
 
 
-def _show_tuned(result: Any, arguments: dict[str, Any], console: Console) -> None:
+def _show_tuned(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:
     from drfuse.report import trials_table
 
-    console.print(trials_table(result.trials))
-    _say(
-        console,
+    yield trials_table(result.trials)
+    yield (
         f"wrote {result.folder / 'trials.csv'}, and the best run's options for "
-        f"`drfuse train {arguments['cohort']} --config {result.best} --out RUN`",
+        f"`drfuse train {arguments['cohort']} --config {result.best} --out RUN`"
     )
-
-
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
 _COMMANDS = {

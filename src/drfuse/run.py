@@ -159,44 +159,29 @@ class Predictions:
     def of_split(self, split: Split) -> "Predictions":
         """Return the predictions of the stays of one split."""
         rows = self.rows(split)
-        return replace(
-            self,
-            stays=self.stays.filter(rows),
-            logits=self.logits[rows],
-            labels=self.labels[rows],
-            modality_weights=None if self.modality_weights is None else self.modality_weights[rows],
-            logits_without_cxr=None if self.logits_without_cxr is None else self.logits_without_cxr[rows],
-        )
+        arrays = {name: array[rows] for name, array in self._arrays.items()}
+        return replace(self, stays=self.stays.filter(rows), **arrays)
 
     @classmethod
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
         """Return the predictions of several parts of a cohort in one, in the order given."""
+        arrays: dict[str, Any] = {
+            name: np.concatenate([part._arrays[name] for part in parts]) for name in parts[0]._arrays
+        }
+        return replace(parts[0], stays=pl.concat([part.stays for part in parts]), **arrays)
 
-        def joined(name: str) -> Any:
-            arrays = [getattr(part, name) for part in parts]
-            return None if arrays[0] is None else np.concatenate(arrays)
-
-        names = ("logits", "labels", "modality_weights", "logits_without_cxr")
-        return replace(
-            parts[0],
-            stays=pl.concat([part.stays for part in parts]),
-            **{name: joined(name) for name in names},
-        )
+    @property
+    def _arrays(self) -> dict[str, Any]:
+        """The arrays with one row per stay, by name."""
+        names = ("logits", "labels", "logits_without_cxr", "modality_weights")
+        return {name: array for name in names if (array := getattr(self, name)) is not None}
 
     def write(self, path: Path) -> None:
         """Write a Parquet file atomically."""
-        n_labels = len(self.phenotypes)
-        table = self.stays.with_columns(
-            pl.Series("logits", self.logits, dtype=pl.Array(pl.Float32, n_labels)),
-            pl.Series("labels", self.labels, dtype=pl.Array(pl.UInt8, n_labels)),
-        )
-        if self.logits_without_cxr is not None:
-            without = pl.Series(self.logits_without_cxr, dtype=pl.Array(pl.Float32, n_labels))
-            table = table.with_columns(logits_without_cxr=without)
-        if self.modality_weights is not None:
-            shape = (n_labels, 3)
-            weights = pl.Series("modality_weights", self.modality_weights, dtype=pl.Array(pl.Float32, shape))
-            table = table.with_columns(weights)
+        table = self.stays
+        for name, array in self._arrays.items():
+            kind = pl.UInt8 if name == "labels" else pl.Float32
+            table = table.with_columns(pl.Series(name, array, dtype=pl.Array(kind, array.shape[1:])))
         with atomic_file(path) as partial:
             try:
                 table.write_parquet(partial, metadata={"phenotypes": json.dumps(self.phenotypes)})

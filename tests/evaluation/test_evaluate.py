@@ -163,7 +163,7 @@ def test_stays_without_prediction_are_left_out_and_counted(
 def test_both_test_sets_are_written(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         measured = evaluate(run, n_resamples=10)
-    assert "no positive in the matched test set, so left out of its mean: p3" in caplog.text
+    assert "labels without a positive in the matched test set, left out of its mean: p3" in caplog.text
     written = json.loads((run / "metrics.json").read_text())["test"]
     assert list(written) == ["matched", "full"]
     assert written["full"]["prauc_macro"]["value"] == measured[1].prauc_macro.value
@@ -211,7 +211,7 @@ def test_without_radiographs_only_the_full_test_set_is_measured(
     with caplog.at_level(logging.WARNING):
         (measured,) = evaluate(run, n_resamples=5)
     assert measured.test_on == "full"
-    assert "there is no matched test set to measure" in caplog.text
+    assert "skipping the matched test set" in caplog.text
 
 
 def test_a_run_that_predicts_nothing_is_told_so() -> None:

@@ -6,11 +6,16 @@ from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
 
 _EXACT = decimal.Context(prec=120, Emin=-(10**9), Emax=10**9)
 _HALF = Decimal("0.5")
+
+
+def array(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
 
 
 def sigmoid(x: float) -> float:

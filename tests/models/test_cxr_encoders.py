@@ -20,7 +20,7 @@ from drfuse.errors import InputError, MissingInputError
 from drfuse.models import EncoderSizes
 from drfuse.models.cxr_encoders import CxrEncoder, CxrStages, build_backbone, enough_for_batch_norm
 from drfuse.models.sizes import BackboneSpec
-from tests.builders import TINY_BACKBONE, make_batch
+from tests.builders import TINY_BACKBONE, make_batch, n_parameters
 
 STEM_WEIGHTS_PER_CHANNEL = 64 * 7 * 7
 
@@ -32,10 +32,6 @@ def cxr_encoder(backbone: BackboneSpec = TINY_BACKBONE) -> CxrEncoder:
 
 def cxr_stages(backbone: BackboneSpec) -> CxrStages:
     return CxrStages(EncoderSizes(cxr_backbone=backbone))
-
-
-def n_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,10 @@ from drfuse.models import DrFuse, FusionOutput, logit_pool
 from drfuse.models.drfuse import DiseaseWiseAttention
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch, take_stays, tiny_drfuse
 from tests.models import reference
+from tests.models.reference import array
 
 NONE, SOME, ALL = (), (0, 2), (0, 1, 2, 3)
 FROM_RADIOGRAPHS = ("alignment", "orthogonality_cxr", "auxiliary", "ranking")
-
-
-def array(tensor: Tensor) -> reference.Array:
-    return tensor.detach().double().numpy()
 
 
 def parts_of(model: DrFuse, batch: Batch) -> dict[str, float]:

@@ -11,6 +11,7 @@ from drfuse.errors import InputError
 from drfuse.models import EncoderSizes
 from drfuse.models.ehr_encoders import Dropout, EhrEncoder, EhrLstmEncoder, MeanMaxLastHour
 from drfuse.models.sizes import HourPooling
+from tests.builders import n_parameters
 from tests.models import reference
 
 SIZES = EncoderSizes(dim=8, heads=2, dropout=0.0, max_hours=12, feedforward=16)
@@ -23,10 +24,6 @@ def ehr_encoder(branches: int = 2, **sizes: Any) -> EhrEncoder:
 
 def series(n_stays: int = 3, hours: int = 7) -> Tensor:
     return torch.randn(n_stays, hours, 5, generator=torch.Generator().manual_seed(1))
-
-
-def n_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("pooling", get_args(HourPooling))

@@ -13,6 +13,7 @@ from drfuse.models import CxrResNet, EhrLstm, EhrTransformer, FusionModel, MedFu
 from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder
 from tests.builders import N_FEATURES, N_LABELS, TINY_BACKBONE, make_batch
 from tests.models import reference
+from tests.models.reference import array
 
 TRANSFORMER = {"heads": 2, "feedforward": 16}
 
@@ -24,10 +25,6 @@ def tiny_medfuse(**options: Any) -> MedFuse:
     if model.absent_cxr is not None:
         torch.nn.init.uniform_(model.absent_cxr, -1, 1)  # as if trained: it starts at zero
     return model
-
-
-def array(tensor: torch.Tensor) -> reference.Array:
-    return tensor.detach().double().numpy()
 
 
 @pytest.mark.parametrize("ehr_encoder", ["lstm", "transformer"])

@@ -76,7 +76,7 @@ def test_many_points_become_an_image_within_the_svg() -> None:
 
 
 def test_an_unknown_group_is_refused() -> None:
-    with pytest.raises(InputError, match="no group is named 'other'"):
+    with pytest.raises(InputError, match="'other' is not a representation"):
         representations_figure({"other": np.zeros((1, 2))})
 
 

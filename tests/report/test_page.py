@@ -210,9 +210,9 @@ def test_the_same_input_is_the_same_page() -> None:
 
 
 def test_repeated_keys_are_refused() -> None:
-    with pytest.raises(InputError, match="'a' is that of several sections"):
+    with pytest.raises(InputError, match="several sections have the key 'a'"):
         render_page("", [], [Section("a", "", ""), Section("a", "", "")])
-    with pytest.raises(InputError, match="'t' is that of several tables of section a"):
+    with pytest.raises(InputError, match="several tables of section a have the key 't'"):
         render_page("", [], [Section("a", "", "", [table("t"), table("t")])])
     with pytest.raises(InputError, match="letters, digits"):
         Section("a b", "", "")

@@ -34,7 +34,7 @@ MARKDOWN = """\
 | C | 0.500 ↑ | −0.25 ↓ |
 
 Macro PRAUC. In parentheses: the 95 % interval. ±: the standard deviation over seeds. \
-The word “paper” stands before what the paper published; all else was measured. **Bold**: the best. \
+After the word “paper”: the paper's numbers; all others were measured. **Bold**: the best. \
 ↑ ↓: more than 5 % better or worse.
 """
 
@@ -50,7 +50,7 @@ LATEX_STACK = r"\\".join(
 LATEX_CAPTION = (
     r"\caption{performance. Macro PRAUC. In parentheses: the 95 \% interval. "
     r"$\pm$: the standard deviation over seeds. "
-    r"The word ``paper'' stands before what the paper published; all else was measured. Bold: the best. "
+    r"After the word ``paper'': the paper's numbers; all others were measured. Bold: the best. "
     r"$\uparrow$ $\downarrow$: more than 5 \% better or worse.}"
 )
 LATEX_COUNT = (
@@ -166,7 +166,7 @@ def test_long_names_wrap_and_many_rows_go_over_pages() -> None:
     [
         ({"rows": [Row("a", ["x"])]}, "row 'a' of t has 1 cells; expected 2"),
         ({"groups": [("g", 2)]}, "span 2 of 3 columns"),
-        ({"key": "../t"}, "letters, digits"),
+        ({"key": "../t"}, "expected only letters, digits"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:

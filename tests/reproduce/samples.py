@@ -173,3 +173,8 @@ def published(numbers: Sequence[Number]) -> list[float | None]:
 def numbers(row: Row) -> list[Number]:
     """Return the numbers of a row, without its text."""
     return [cell for cell in row.cells if isinstance(cell, Number)]
+
+
+def by_title(table: Table) -> dict[str, list[Number]]:
+    """Return the numbers of each row by its head."""
+    return {row.header: numbers(row) for row in table.rows}

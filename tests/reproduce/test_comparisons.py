@@ -14,11 +14,9 @@ from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions
 from drfuse.subsets import Subset
 from tests.reproduce.samples import (
-    MAIN,
     MATCHED_TEST,
     RESAMPLES,
     SUBJECTS,
-    VARIANTS,
     draw_labels,
     make_cohort,
     make_results,
@@ -29,11 +27,6 @@ from tests.reproduce.samples import (
     shown_p,
     values,
 )
-
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results([*MAIN, *VARIANTS])
 
 
 def naive_test(results: Results, name: str, setting: Setting) -> tuple[float, tuple[float, float], float]:
@@ -73,7 +66,7 @@ def test_systems_are_tested_against_drfuse_on_the_same_subjects(test_on: Subset)
 @pytest.mark.parametrize(
     ("n_seeds", "caption"),
     [
-        ((2, 2, 2), "The variance between trainings counts, too."),
+        ((2, 2, 2), "The tests include the variance between seeds."),
         ((1, 1, 1), "With one seed these tests compare two trained models"),
         ((1, 2, 2), "Where a system has one seed, tests compare two trained models"),
         ((2, 2, 1), "With one seed these tests compare two trained models"),

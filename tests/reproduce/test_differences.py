@@ -39,7 +39,7 @@ def made_with(
 
 def test_a_cohort_made_as_the_paper_s_differs_in_its_stays() -> None:
     assert differences(made_with(sources={"mimic_iv": {"folder": "mimic-iv", "release": "1.0"}})) == (
-        "The paper's numbers are of another cohort. This one: mimic-iv, release 1.0; 76 stays, 57 with a "
+        "The paper's numbers come from another cohort. This one: mimic-iv, release 1.0; 76 stays, 57 with a "
         "radiograph (the paper: 59,344 and 10,630); labels by hcup.yaml; the split of split.csv."
     )
 
@@ -49,7 +49,7 @@ def test_each_option_that_differs_is_named() -> None:
         made_with(window_hours=24, preset="extended", view=["AP", "PA"], phenotypes=None, split_file=None)
     )
     assert "a window of 24 hours (the paper: 48)" in said
-    assert "variables by the preset extended (published code: benchmark)" in said
+    assert "variables of the preset extended (published code: benchmark)" in said
     assert "radiographs of the views AP, PA (the paper: AP)" in said
     assert "labels by all codes of each HCUP CCS category (published code: a shorter list);" in said
     assert "a random split of its own" in said

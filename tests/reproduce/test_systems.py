@@ -232,7 +232,7 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
             "drfuse.models.logit_pool is not a subclass of Fusion",
         ),
         ("{title: x, model: {class_path: drfuse.models.MMTM, init_args: [8]}}", "init_args is not a mapping"),
-        ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title, paper and ablation are text"),
+        ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title, paper and ablation must each"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, lr: fast}", "could not convert"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, reads: cxr}", "reads is cxr"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, color: red}", "unexpected keyword"),

@@ -61,8 +61,8 @@ def ids(folder: Path) -> dict[str, set[Any]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write 20 stays at a time."""
-    monkeypatch.setattr(build, "_STAYS_AT_A_TIME", 20)
-    monkeypatch.setattr(build, "_INDICES_AT_A_TIME", 40)
+    monkeypatch.setattr(build, "_STAYS_PER_BLOCK", 20)
+    monkeypatch.setattr(build, "_INDICES_PER_BLOCK", 40)
 
 
 @pytest.fixture(scope="module")

@@ -338,5 +338,5 @@ def test_a_study_that_cannot_be_opened_is_one_sentence(tpe: Search, tmp_path: Pa
     place = storage.format(tmp_path)
     with pytest.raises(InputError) as error:
         tpe(trials=1, storage=place)
-    assert str(error.value).startswith(f"the study in {place} cannot be opened: ")
+    assert str(error.value).startswith(f"the study in {place} cannot be opened (")
     assert "\n" not in str(error.value)

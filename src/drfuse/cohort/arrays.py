@@ -1,4 +1,4 @@
-"""NumPy files that are written and read from start to end, without holding them in memory."""
+"""NumPy files, written and read a block at a time so that they need not fit in memory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 def items_a_block(shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    """Return how many items of a shape and type make a block of 64 MiB.
+    """Return how many items of a shape and type fit into a block of 64 MiB; at least 1.
 
     >>> items_a_block((48, 17), np.float32)
     20560
@@ -27,17 +27,14 @@ def items_a_block(shape: tuple[int, ...], dtype: DTypeLike) -> int:
 def array_in_order(
     path: Path, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Iterator[Callable[[NDArray[Any]], object]]:
-    """Yield a function that appends items (n, `shape`) to a new array at `path`, of any length.
-
-    The file is complete when the context ends.
-    """
+    """Yield a function that appends items (n, *shape) to a new file; it is complete when the context ends."""
     with path.open("wb") as file:
         _write_header(file, (0, *shape), dtype)
         start = file.tell()
         yield lambda items: file.write(np.ascontiguousarray(items, dtype).data)
         length = (file.tell() - start) // (prod(shape) * np.dtype(dtype).itemsize)
         file.seek(0)
-        _write_header(file, (length, *shape), dtype)  # NumPy pads headers so that the length has room
+        _write_header(file, (length, *shape), dtype)  # as long as the first: NumPy pads headers
 
 
 def item_of(path: Path, row: int) -> NDArray[Any]:
@@ -49,12 +46,12 @@ def item_of(path: Path, row: int) -> NDArray[Any]:
 
 
 def blocks_of(path: Path) -> Iterator[NDArray[Any]]:
-    """Yield the array at `path` a block at a time; unlike mapped pages, blocks leave memory after use."""
+    """Yield the array at `path` a block at a time; unlike a memory map, it frees each block after use."""
     with path.open("rb") as file:
         (length, *item), dtype = _read_header(file)
-        at_a_time = items_a_block(tuple(item), dtype)
-        for start in range(0, length, at_a_time):
-            n = min(at_a_time, length - start)
+        block = items_a_block(tuple(item), dtype)
+        for start in range(0, length, block):
+            n = min(block, length - start)
             yield np.fromfile(file, dtype, n * prod(item)).reshape(n, *item)
 
 

@@ -1,4 +1,4 @@
-"""The answers to the queries -> the files of a cohort, a block of stays at a time."""
+"""The results of the queries -> the files of a cohort, a block of stays at a time."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ _STAY = (
     "in_hospital_mortality",
 )
 _RADIOGRAPH = ("has_cxr", "dicom_id", "cxr_row")
-_STAYS_A_ROW_GROUP = 65_536
-_CELLS_AT_A_TIME = 1_000_000
+_STAYS_PER_ROW_GROUP = 65_536
+_CELLS_PER_BATCH = 1_000_000
 
 
 def check_label_names(labels: Sequence[str]) -> None:
@@ -54,10 +54,10 @@ def check_label_names(labels: Sequence[str]) -> None:
 def number_stays(
     stays: ir.Table, labels: ir.Table, split: pl.DataFrame | None, seed: int, store: Backend
 ) -> ir.Table:
-    """Return the included stays, numbered by `row` in the order of `stay_id`, with their split and labels.
+    """Return the stays with their split, their labels and `row`, their number in the order of `stay_id`.
 
-    A stay whose admission has no row in `labels` (see `label_admissions`) gets nulls. Without a split of each
-    subject, a hash with the key `seed` splits.
+    The labels of a stay are null if `labels` (see `label_admissions`) lacks its admission. Without a `split`
+    of each subject, `hash_split` splits.
 
     Raises:
         InputError: If the split file leaves out a stay.
@@ -89,11 +89,11 @@ def write_stays(
 
 
 def write_rows(path: Path, stays: ir.Table, names: Sequence[str], store: Backend) -> None:
-    """Write rows that are numbered by `row` as a Parquet file, a block at a time; `names` are its columns."""
+    """Write a table that `row` numbers as a Parquet file with the columns `names`, a block at a time."""
     schema = stays.drop("row").schema().to_pyarrow()
     schema = pa.schema([field.with_name(name) for name, field in zip(names, schema, strict=True)])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for block in _blocks(store.create_table("rows", stays.order_by("row")), _STAYS_A_ROW_GROUP, store):
+        for block in _blocks(store.create_table("rows", stays.order_by("row")), _STAYS_PER_ROW_GROUP, store):
             named = block.drop_columns("row").rename_columns(list(names))
             writer.write_table(named if named.schema == schema else named.cast(schema))
 
@@ -103,47 +103,44 @@ def write_ehr(
 ) -> Iterator[int]:
     """Write `ehr.npy`: float32 (stays, hours, variables), NaN where nothing was observed.
 
-    Args:
-        path: The file.
-        stays: A table with `stay_id` and its `row`; both ascend.
-        hourly: A table of `stay_id`, `variable`, `hour` and `value`, ordered by `stay_id`.
-        shape: Hours and variables.
-        store: The store, which holds both tables.
+    In `stays`, `stay_id` and `row` ascend together; `hourly` (see `last_of_each_hour`) is ordered by
+    `stay_id`; `shape` is the numbers of hours and variables.
 
     Yields:
-        The number of stays in each block that was written.
+        The number of stays in each block, once it is written.
     """
-    at_a_time = items_a_block(shape, np.float32)
     with array_in_order(path, shape, np.float32) as append:
-        for block in _blocks(stays, at_a_time, store, "row, stay_id"):
+        for block in _blocks(stays, items_a_block(shape, np.float32), store, "row, stay_id"):
             ids = np.from_dlpack(block["stay_id"].combine_chunks())  # `to_numpy` would load pandas
             values = np.full((len(ids), *shape), np.nan, np.float32)
-            # the rows of these stays lie together, and no others are read
+            # in `hourly` the rows of these stays are adjacent, so DuckDB skips the others
             observed = store.con.table(hourly.get_name()).filter(f"stay_id BETWEEN {ids[0]} AND {ids[-1]}")
-            for cells in observed.select("stay_id, hour, variable, value").to_arrow_reader(_CELLS_AT_A_TIME):
+            for cells in observed.select("stay_id, hour, variable, value").to_arrow_reader(_CELLS_PER_BATCH):
                 stay, hour, variable, value = map(np.from_dlpack, cells.columns)
                 with np.errstate(over="ignore"):
                     value = value.astype(np.float32)
-                value[~np.isfinite(value)] = np.nan  # a typing error too large for float32
+                value[~np.isfinite(value)] = np.nan  # a typing error, too large for float32
                 row = np.searchsorted(ids, stay)
-                known = ids[row] == stay  # a database may have gained stays between two queries
+                known = ids[row] == stay  # a database may gain stays between two queries
                 values[row[known], hour[known], variable[known]] = value[known]
             append(values)
             yield len(ids)
 
 
 def write_normalization(path: Path, ehr: Path, stays: Path, variables: Sequence[Variable]) -> None:
-    """Write mean and standard deviation of each continuous variable over the training split's observations.
+    """Write the mean and standard deviation of each continuous variable over the training split.
 
-    `ehr` is the `ehr.npy`, `stays` the `stays.parquet`. A variable that was never observed gets its normal
-    value as mean; one that never varied, a deviation of 1.
+    `ehr` is the `ehr.npy`, `stays` the `stays.parquet`. If a variable is never observed, its mean is its
+    normal value; if it never varies, its deviation is 1.
     """
     training = pl.read_parquet(stays, columns=["split"], glob=False)["split"].to_numpy() == "train"
     n, total, squares = (np.zeros(len(variables)) for _ in range(3))
     normal = np.array([variable.normal for variable in variables])
     row = 0
     for block in blocks_of(ehr):
-        values = block[training[row : row + len(block)]] - normal  # near zero, so that squares lose no digits
+        values = (
+            block[training[row : row + len(block)]] - normal
+        )  # small numbers, whose squares lose no digits
         row += len(block)
         n += np.isfinite(values).sum(axis=(0, 1))
         total += np.nansum(values, axis=(0, 1))
@@ -159,7 +156,7 @@ def write_normalization(path: Path, ehr: Path, stays: Path, variables: Sequence[
 
 
 def _blocks(stays: ir.Table, rows: int, store: Backend, columns: str = "*") -> Iterator[pa.Table]:
-    """Yield columns of a table some rows at a time, in the order of `row`."""
+    """Yield columns of a table, `rows` rows at a time, in the order of `row`."""
     table = store.con.table(stays.get_name())
     ((n_rows,),) = table.count("*").fetchall()
     for start in range(0, n_rows, rows):

@@ -1,4 +1,4 @@
-"""What a cohort leaves out: counted for the manifest, and reported to the user."""
+"""What a cohort leaves out: counted for the manifest, and logged for the user."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ COUNTS = (
     "stays_with_unknown",
     "phenotypes_without_positive",
 )
-"""The warnings of the manifest."""
+"""The keys of `Manifest.warnings`."""
 
 
 def count_left_out(
@@ -38,7 +38,7 @@ def count_left_out(
     unreadable = images.filter(pl.col("cxr_row").is_null())
     written = pl.scan_parquet(stays, glob=False)
     columns = {"phenotypes": labels[0], "in_hospital_mortality": "in_hospital_mortality", "los": "los"}
-    unknown = [pl.col(column).is_null().sum().alias(what) for what, column in columns.items()]
+    unknown = [pl.col(column).is_null().sum().alias(target) for target, column in columns.items()]
     occurs = written.select(pl.col(labels).any()).collect().row(0)
     counts = (
         dict(sorted(rejected_rows.items())),
@@ -52,7 +52,7 @@ def count_left_out(
 
 
 def report_left_out(warnings: Mapping[str, Any], strict: bool) -> None:
-    """Log what was left out.
+    """Log the warnings of a manifest.
 
     Raises:
         InputError: If `strict`, and rows or images were left out.
@@ -63,13 +63,13 @@ def report_left_out(warnings: Mapping[str, Any], strict: bool) -> None:
     if undated := warnings["undated_images"]:
         problems.append(f"{undated} images have no readable StudyDate and StudyTime")
     if problems and strict:
-        raise InputError(f"{'; '.join(problems)}; fix them, or leave --strict out to go on without them")
+        raise InputError(f"{'; '.join(problems)}; fix them, or leave out --strict to go on without them")
     for problem in problems:
         logger.warning("%s; left out and counted in manifest.json", problem)
-    for what, count in warnings["stays_with_unknown"].items():
+    for target, count in warnings["stays_with_unknown"].items():
         if count:
-            logger.warning("%d stays have unknown %s and take no part in predicting that", count, what)
+            logger.warning("%d stays have unknown %s and are left out when predicting it", count, target)
     if unlisted := warnings["diagnoses"]["not ICD"]:
-        logger.warning("%d diagnoses are in neither ICD-9-CM nor ICD-10-CM and give no label", unlisted)
-    if never := warnings["phenotypes_without_positive"]:
-        logger.warning("no stay has %s", ", ".join(never))
+        logger.warning("%d diagnoses are not ICD-9-CM or ICD-10-CM codes and give no label", unlisted)
+    if without_positive := warnings["phenotypes_without_positive"]:
+        logger.warning("no stay has %s", ", ".join(without_positive))

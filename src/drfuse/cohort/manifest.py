@@ -1,4 +1,4 @@
-"""`manifest.json`: how a cohort was made and what is in it."""
+"""`manifest.json`: how a cohort was made, and what is in it."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from drfuse.cohort.variables import Variable
 from drfuse.errors import InputError, MissingInputError
 
 FORMAT_VERSION = 2
-"""Goes up when the same sources and options give other files; cohorts of another version are refused."""
+"""Raised when the same sources and options give different files; other versions are refused."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,19 @@ class FlowStep:
 
 @dataclass(frozen=True)
 class Manifest:
-    """How a cohort was made and what is in it.
+    """How a cohort was made, and what is in it.
 
     Attributes:
-        drfuse: Version of this package that made it.
+        drfuse: The version of this package that made it.
         sources: Release and files of each source folder.
-        options: The options of `prepare` that decide the cohort's content.
+        options: The options of `prepare` that determine the cohort's content.
         flow: The inclusion flow.
         variables: The variables on the last axis of `ehr.npy`, in order.
         phenotypes: The label columns of `stays.parquet`, in order.
-        splits: Stays, and stays with a radiograph, of each split.
-        warnings: What was left out of the sources: rejected rows of each file, unreadable images.
-        files: SHA-256 of each other file of the cohort.
-        format_version: Version of this format.
+        splits: The number of stays, and of stays with a radiograph, in each split.
+        warnings: What was left out of the sources, such as rows that do not parse (see `left_out.COUNTS`).
+        files: SHA-256 of the cohort's other files.
+        format_version: `FORMAT_VERSION`.
     """
 
     drfuse: str
@@ -60,20 +60,20 @@ class Manifest:
         """Return the manifest of the cohort in `folder`.
 
         Raises:
-            MissingInputError: If `folder` holds no manifest.
-            InputError: If the manifest is damaged, or of a version that this one cannot read.
+            MissingInputError: If there is no manifest.
+            InputError: If it is damaged, or of another format version.
         """
         path = folder / "manifest.json"
         if not path.is_file():
             raise MissingInputError(
-                f"{folder} is not a cohort: it has no manifest.json; run `drfuse prepare`"
+                f"{folder} is not a cohort: it has no manifest.json; make one with `drfuse prepare`"
             )
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             if fields["format_version"] != FORMAT_VERSION:
                 raise InputError(
                     f"{path} has format version {fields['format_version']}, this drfuse reads "
-                    f"{FORMAT_VERSION}; delete the cohort, or replace it with `drfuse prepare --overwrite`"
+                    f"{FORMAT_VERSION}; make the cohort again with `drfuse prepare --overwrite`"
                 )
             fields["flow"] = [FlowStep(**step) for step in fields["flow"]]
             fields["variables"] = [Variable(**variable) for variable in fields["variables"]]

@@ -23,10 +23,11 @@ _LENGTHS = {9: (3, 5), 10: (3, 7)}
 Match = Literal["listed", "start listed", "unlisted", "not ICD"]
 """How a diagnosis matches the definitions.
 
-`start listed`: the code is in no list, but begins with a listed one and has its phenotype. `unlisted`: either
-another disease, or newer than the lists; they hold the phenotypes' codes alone, so the two look the same.
-`not ICD`: `icd_version` is neither 9 nor 10, or the code does not look like one of that version, so that no
-list can have it.
+- `listed`: its code is in a list.
+- `start listed`: its code begins with a listed one, so it has the same phenotype.
+- `unlisted`: another disease, or a code newer than the lists; these two look the same, because the lists hold
+  the phenotypes' codes alone.
+- `not ICD`: `icd_version` is neither 9 nor 10, or the code does not look like one of that version.
 """
 
 
@@ -36,7 +37,7 @@ class Labels:
 
     Attributes:
         table: `hadm_id`, `label_0`, `label_1`, ... (see `label_admissions`), for queries of the store.
-        n_diagnoses: How many diagnoses of each kind (`Match`) they are made from.
+        n_diagnoses: The number of diagnoses of each kind (`Match`).
     """
 
     table: ir.Table
@@ -44,21 +45,14 @@ class Labels:
 
 
 def find_labels(source: Source, stays: ir.Table, codes: pl.DataFrame) -> Labels:
-    """Return the labels of the admissions of some stays.
-
-    Args:
-        source: The records.
-        stays: Rows of `hadm_id` that queries of the source can join.
-        codes: The phenotypes (see `read_phenotypes`).
-    """
+    """Return the labels of the admissions of `stays`, a table that queries of the source can join."""
     diagnoses = source.diagnoses.semi_join(stays, "hadm_id")
     matched = source.materialize(match_diagnoses(diagnoses, codes), "diagnoses")
-    found = {
-        row["match"]: row["n_diagnoses"] for row in fetch(source.store, count_matches(matched)).to_pylist()
+    counts = fetch(source.store, count_matches(matched)).to_pylist()
+    n_diagnoses = dict.fromkeys(get_args(Match), 0) | {
+        row["match"]: int(row["n_diagnoses"]) for row in counts
     }
-    return Labels(
-        label_admissions(matched, codes), {kind: int(found.get(kind, 0)) for kind in get_args(Match)}
-    )
+    return Labels(label_admissions(matched, codes), n_diagnoses)
 
 
 def phenotype_names(codes: pl.DataFrame) -> list[str]:
@@ -72,7 +66,7 @@ def read_phenotypes(path: Path | None = None) -> pl.DataFrame:
 
     The columns are `phenotype`, `icd_version` (null: any), `icd_code`, and `with_longer`: whether longer
     codes that begin with it count too. They do for the shipped ICD-10 codes, because later years split codes:
-    this is right for all 219 codes since October 2016 that it applies to. Of a user's own file only the
+    this is right for all 219 codes since October 2016 that it applies to. In a user's own file, only the
     listed codes count.
 
     Args:
@@ -99,10 +93,10 @@ def _read(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} defines no phenotype; expected codes, and in YAML use_in_benchmark: true")
     if codes["phenotype"].str.strip_chars().replace("", None).has_nulls() or codes["icd_code"].has_nulls():
         raise InputError(f"{path} has a code without a phenotype, or a phenotype without a code; give both")
-    if odd := [name for name in phenotype_names(codes) if not name.isprintable()]:
-        raise InputError(f"{path} has the phenotype {odd[0]!r}, whose name holds control characters")
+    if unprintable := [name for name in phenotype_names(codes) if not name.isprintable()]:
+        raise InputError(f"{path} has control characters in the phenotype {unprintable[0]!r}; remove them")
     if unknown := set(codes["icd_version"].unique()) - {9, 10, None}:
-        raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9 or 10, or nothing for both")
+        raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9, 10, or nothing for both")
     normalized = (
         pl.col("icd_code").str.strip_chars().str.replace_all(".", "", literal=True).str.to_uppercase()
     )
@@ -110,18 +104,16 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def match_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
-    """Return the listed codes that the diagnoses of each admission stand for: all that labels depend on.
+    """Return the listed codes (see `read_phenotypes`) of each admission: all that its labels depend on.
 
-    A row each of `hadm_id`, `icd_version`, `icd_code` (the listed code: the diagnosis's own or, where
-    `with_longer` allows, the longest that it begins with; null where there is none), `match` and
-    `n_diagnoses`. Diagnoses without a code are left out. The codes are literals of the query, so that it runs
-    on a database that may only be read.
-
-    Args:
-        diagnoses: Rows of `hadm_id`, `icd_code` and `icd_version`.
-        codes: The phenotypes (see `read_phenotypes`).
+    The columns are `hadm_id`, `icd_version`, `icd_code` (the listed code: the diagnosis's own or, where
+    `with_longer` allows, the longest that it begins with; null if there is none), `match` and `n_diagnoses`.
+    Diagnoses without a code are left out. The listed codes are literals of the query, so that it runs on a
+    read-only database.
     """
-    spelled = diagnoses.select("hadm_id", "icd_version", code=_normalized(diagnoses.icd_code))
+    spelled = diagnoses.select(
+        "hadm_id", "icd_version", code=diagnoses.icd_code.strip().replace(".", "").upper()
+    )
     spelled = spelled.filter(spelled.code != "")
     found = spelled.mutate(icd_code=_listed_code(spelled, codes))
     matched = found.mutate(
@@ -140,12 +132,8 @@ def label_admissions(matched: ir.Table, codes: pl.DataFrame) -> ir.Table:
     """Return `hadm_id` and booleans `label_0`, `label_1`, ... for each admission whose labels are known.
 
     They are the phenotypes in order, numbered because not every engine accepts every name. The labels of an
-    admission are known if it has a diagnosis that a list can have; all of its diagnoses count, whatever their
-    rank.
-
-    Args:
-        matched: What `match_diagnoses` returned, in the store, which may hold `codes` as a table.
-        codes: The phenotypes (see `read_phenotypes`).
+    admission are known if one of its diagnoses looks like an ICD code. All of its diagnoses count, whatever
+    their rank. `matched` is the result of `match_diagnoses`, in the store.
     """
     table = ibis.memtable(codes.select("phenotype", "icd_version", "icd_code"))
     known = matched.filter(matched.match != "not ICD")
@@ -157,16 +145,12 @@ def label_admissions(matched: ir.Table, codes: pl.DataFrame) -> ir.Table:
 
 
 def count_matches(matched: ir.Table) -> ir.Table:
-    """Return how many diagnoses there are of each kind: rows of `match` and `n_diagnoses`.
-
-    Args:
-        matched: What `match_diagnoses` returned.
-    """
+    """Return `match` and `n_diagnoses`: how many diagnoses `match_diagnoses` found of each kind."""
     return matched.group_by("match").agg(n_diagnoses=matched.n_diagnoses.sum())
 
 
 def _listed_code(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.StringValue:
-    """Return the longest listed code of its version that each `code` is or, where allowed, begins with."""
+    """Return the longest listed code of its version that each `code` equals or, if allowed, begins with."""
     code, version = diagnoses.code, diagnoses.icd_version
     length = pl.when("with_longer").then(pl.col("icd_code").str.len_chars())
     groups = codes.group_by("icd_version", length=length).agg(pl.col("icd_code").unique().sort())
@@ -183,7 +167,7 @@ def _listed_code(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.StringValue:
 
 
 def _is_icd(diagnoses: ir.Table) -> ir.BooleanValue:
-    """Return whether each `code` looks like one of its version."""
+    """Return whether each `code` looks like an ICD code of its version."""
     code, version = diagnoses.code, diagnoses.icd_version
     looks_right = [
         (version == number)
@@ -194,24 +178,23 @@ def _is_icd(diagnoses: ir.Table) -> ir.BooleanValue:
     return ibis.or_(*looks_right)
 
 
-def _normalized(code: ir.StringColumn) -> ir.StringColumn:
-    return code.strip().replace(".", "").upper()
-
-
 def _read_csv(path: Path) -> pl.DataFrame:
     try:
         rows = pl.read_csv(path, glob=False, schema_overrides=_CSV_COLUMNS).select(*_CSV_COLUMNS)
         return rows.filter(~pl.all_horizontal(pl.all().is_null()))  # a blank line
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path} is not a CSV with the columns {', '.join(_CSV_COLUMNS)}") from error
+        columns = ", ".join(_CSV_COLUMNS)
+        raise InputError(f"{path} is not a CSV with the columns {columns}; write it in that form") from error
 
 
 def _read_yaml(path: Path) -> pl.DataFrame:
     try:
-        # BaseLoader keeps every code a string: a plain 0031 would be the octal number 25
+        # BaseLoader keeps every code a string: another would read 0031 as the octal number 25
         groups = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
         used = {
-            name: one["codes"] for name, one in groups.items() if one["use_in_benchmark"].lower() == "true"
+            name: group["codes"]
+            for name, group in groups.items()
+            if group["use_in_benchmark"].lower() == "true"
         }
         rows = [(name, None, code) for name, listed in used.items() for code in listed]
         if not all(isinstance(listed, list) for listed in used.values()):
@@ -220,5 +203,5 @@ def _read_yaml(path: Path) -> pl.DataFrame:
             raise TypeError("a code is not a string")
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         form = "name: {use_in_benchmark: true, codes: [...]}"
-        raise InputError(f"{path} is not a YAML file of the form {form}") from error
+        raise InputError(f"{path} is not a YAML file of the form {form}; write it in that form") from error
     return pl.DataFrame(rows, schema=_CSV_COLUMNS, orient="row")

@@ -1,4 +1,4 @@
-"""Raw records -> a cohort on disk: the steps of this package in order."""
+"""Raw records -> a cohort on disk: all steps of this package, in order."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from drfuse.cohort.left_out import count_left_out, report_left_out
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.phenotypes import Labels, find_labels, phenotype_names, read_phenotypes
 from drfuse.cohort.radiographs import find_radiographs, store_radiographs
-from drfuse.cohort.reuse import INPUTS, Earlier, Inputs, link_or_copy, write_inputs
+from drfuse.cohort.reuse import CONTENT, INPUTS, PARTS, Earlier, Inputs, link_or_copy, write_inputs
 from drfuse.cohort.sources import open_source
 from drfuse.cohort.split import count_splits, read_split_file
 from drfuse.cohort.stays import find_candidates, require_observation
@@ -35,8 +35,6 @@ from drfuse.files import atomic_folder, recover_interrupted_write
 logger = logging.getLogger(__name__)
 
 View = Literal["AP", "PA", "LATERAL", "LL"]
-
-_FILES = {"manifest.json", "stays.parquet", "ehr.npy", "cxr.npy", "normalization.json", INPUTS}
 
 
 def prepare(
@@ -57,19 +55,19 @@ def prepare(
     temp_dir: Path | None = None,
     before_hours: int = 6,
 ) -> Manifest:
-    """Turn the raw files of MIMIC-IV and MIMIC-CXR-JPG into a cohort.
+    """Make a cohort from MIMIC-IV and MIMIC-CXR-JPG.
 
-    Nothing is done if `out` already is the cohort of the same files and options. A cohort that replaces an
-    older one takes from it what still holds: time series and labels if neither their tables nor their options
-    changed, and each decoded radiograph whose file is the same.
+    If `out` is already the cohort of the same files and options, nothing is done. A cohort that replaces an
+    older one reuses what still holds: the time series and the labels if their tables and options are
+    unchanged, and each decoded radiograph whose file is unchanged.
 
     Args:
         mimic_iv: Folder of a MIMIC-IV release, 1.0 to 3.1, or a folder above it; or the address of a database
-            with its tables (`duckdb:///FILE`, `postgresql://USER@HOST/DATABASE`,
-            `bigquery://PROJECT/DATASET`, `spark://HOST:PORT/FOLDER`), which then reads the events; nothing is
-            written there.
+            with its tables: `duckdb:///FILE`, `postgresql://USER@HOST/DATABASE`,
+            `bigquery://PROJECT/DATASET` or `spark://HOST:PORT/FOLDER`. The database runs the queries and is
+            only read.
         out: Folder of the cohort to write. It appears when it is complete.
-        mimic_cxr: Folder of a MIMIC-CXR-JPG 2.x release; without it no stay has a radiograph.
+        mimic_cxr: Folder of a MIMIC-CXR-JPG 2.x release; without it, no stay has a radiograph.
         preset: `extended` cleans values and reads all items; `benchmark` repeats the published extraction.
         window_hours: Hours after ICU admission that may be observed.
         image_size: Side of the stored radiographs, in pixels.
@@ -78,21 +76,21 @@ def prepare(
         split_file: CSV (subject_id, split) with train, validation and test; without it, a hash of each
             subject_id splits 7:1:2.
         seed: Key of that hash.
-        strict: End with an error where a row cannot be parsed or an image cannot be read, instead of
-            leaving it out and counting it.
-        overwrite: Replace the cohort that lies at `out`.
+        strict: Stop with an error if a row cannot be parsed or an image cannot be read, instead of leaving it
+            out and counting it.
+        overwrite: Replace the cohort at `out`.
         threads: Cores to use; without it, all.
-        memory_limit: What queries may hold in memory, such as 2GiB; what is more goes to `temp_dir`. The
-            whole command takes about 1 GiB beside it.
-        temp_dir: Folder for what does not fit in memory; without it, beside `out`.
-        before_hours: Hours before ICU admission from which height and weight count too, in hour 0, as the
-            MIMIC code repository takes them. The preset `benchmark` takes nothing from before.
+        memory_limit: Memory for queries, such as 2GiB; what does not fit goes to `temp_dir`. The whole
+            command takes about 1 GiB more.
+        temp_dir: Folder for what does not fit in memory; without it, one beside `out`.
+        before_hours: Hours before ICU admission from which height and weight count too, in hour 0, as in the
+            MIMIC code repository. The preset `benchmark` reads nothing from before.
 
     Returns:
         The manifest of the cohort.
 
     Raises:
-        InputError: If input is missing or is not what it should be; then nothing is written.
+        InputError: If an input is missing or is not what it should be; nothing is written then.
     """
     for name, value, least, most in (
         ("window_hours", window_hours, 1, 8760),
@@ -118,6 +116,7 @@ def prepare(
     codes = read_phenotypes(phenotypes)
     check_label_names(phenotype_names(codes))
     split = None if split_file is None else read_split_file(split_file)
+    contents = {*CONTENT, "manifest.json", INPUTS}
     recover_interrupted_write(Path(out))
     with (
         open_store(threads, memory_limit) as store,
@@ -126,11 +125,11 @@ def prepare(
         inputs = Inputs.of(source, {"phenotypes": phenotypes, "split": split_file}, options)
         earlier = Earlier.at(Path(out))
         if earlier is not None and earlier.is_current(inputs, threads):
-            logger.info("%s already is the cohort of these files and options", out)
+            logger.info("%s is already the cohort of these files and options", out)
             report_left_out(earlier.manifest.warnings, strict)
             return earlier.manifest
         with (
-            atomic_folder(Path(out), "cohort", "manifest.json", _FILES, overwrite) as folder,
+            atomic_folder(Path(out), "cohort", "manifest.json", contents, overwrite) as folder,
             spill_folder(store, Path(out), temp_dir),
             explain_errors([file.path for file in source.files]),
         ):
@@ -146,12 +145,11 @@ def _write_cohort(
     strict: bool,
     threads: int | None,
 ) -> Manifest:
-    """Write the files of a cohort, with what still holds of an earlier one."""
+    """Write the files of a cohort, reusing what still holds of an earlier one."""
     source, options = inputs.source, inputs.options
     store, variables, names = source.store, load_variables(), phenotype_names(codes)
     series, labelled, imaged = (
-        earlier if earlier is not None and earlier.still_holds(part, inputs) else None
-        for part in ("series", "labels", "images")
+        earlier if earlier is not None and earlier.still_holds(part, inputs) else None for part in PARTS
     )
     reused = ({"events"} if series else set()) | ({"diagnoses"} if labelled else set())
     unread = [file for file in source.files if file.feeds in reused]
@@ -177,8 +175,8 @@ def _write_cohort(
         if flow[-1].stays == 0:
             found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
             raise InputError(
-                f"{source.address} holds no stay that can be included ({found}; rows that do not parse: "
-                f"{sum(store.rejected_rows.values())}); check that it is a whole release"
+                f"{source.address} has no stay that can be included ({found}; rows that do not parse: "
+                f"{sum(store.rejected_rows.values())}); check that the release is complete"
             )
         progress.update(bar, description="writing time series", total=flow[-1].stays)
         if series is None:
@@ -207,7 +205,7 @@ def _write_cohort(
         phenotypes=names,
         splits=count_splits(stays_file),
         warnings=warnings,
-        files={name: sha256(folder / name) for name in sorted(_FILES - {"manifest.json", INPUTS})},
+        files={name: sha256(folder / name) for name in CONTENT},
     )
     manifest.write(folder)
     return manifest

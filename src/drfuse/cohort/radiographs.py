@@ -1,4 +1,4 @@
-"""The last readable radiograph of each stay's window: choose it, and store it if it was not stored before."""
+"""The last readable radiograph in each stay's window: found, and stored in `cxr.npy`."""
 
 import logging
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _IDS = ("stay_id", "subject_id", "study_id", "dicom_id")
 
 
 def find_radiographs(source: Source, stays: ir.Table, views: Sequence[str]) -> tuple[pl.DataFrame, int]:
-    """Return the ids of each stay's radiographs (see `select_radiographs`), and how many have no date."""
+    """Return the ids of each stay's radiographs (see `select_radiographs`), and how many have no time."""
     if source.radiographs is None:
         return pl.DataFrame(schema={**dict.fromkeys(_IDS, pl.Int64), "dicom_id": pl.String}), 0
     studied = source.store.create_table("studied", source.radiographs)
@@ -34,8 +34,8 @@ def find_radiographs(source: Source, stays: ir.Table, views: Sequence[str]) -> t
 def select_radiographs(studied: ir.Table, stays: ir.Table, views: Sequence[str]) -> ir.Table:
     """Return `stay_id`, `subject_id`, `study_id`, `dicom_id` of the radiographs in each stay's window.
 
-    They are in the order of the stays, the latest of a stay first. `studied` is `Images.table`; `stays` has
-    `stay_id`, `subject_id`, `intime` and `window_end`; only the view positions `views` count.
+    They are ordered by stay, the latest of each stay first. `studied` is `Images.table`; `stays` has
+    `stay_id`, `subject_id`, `intime` and `window_end`; only the view positions in `views` count.
     """
     studied = studied.filter(studied.view_position.strip().upper().isin(views))
     studied = studied.join(stays.select("stay_id", "subject_id", "intime", "window_end"), "subject_id")
@@ -55,15 +55,15 @@ def store_radiographs(
 ) -> pl.DataFrame:
     """Write `cxr.npy`: uint8 (images, size, size), grey, in the order of the stays.
 
-    Each stay gets the first readable one of the images that `find_radiographs` found for it. Those that an
+    Of the images that `find_radiographs` found for a stay, the first readable one is stored. Images that an
     `earlier` cohort has in this size are copied. Without `threads`, all cores decode.
 
     Returns:
-        The images that were tried, with the columns of `Earlier.images`: of each stay those that cannot be
-        read, and the one that it got.
+        The images that were tried, as in `Earlier.images`: each stay's stored one, and those that were tried
+        before it and cannot be read.
 
     Raises:
-        InputError: If there are images, and none can be read.
+        InputError: If there are images and none can be read.
     """
     images = source.images
     stamps, paths = pl.DataFrame(schema=STAMP_SCHEMA), list[Path]()
@@ -78,22 +78,21 @@ def store_radiographs(
     )
     stays = found.group_by("stay_id", maintain_order=True).len("n")
     candidates = (list(islice(files, n)) for n in stays["n"])
-    places = store_images(candidates, image_size, out, threads)
-    place = pl.Series(progress.track(places, total=stays.height, description="decoding"), dtype=pl.Int64)
-    if images is not None and paths and place.null_count() == len(place):
+    chosen = store_images(candidates, image_size, out, threads)
+    last = pl.Series(progress.track(chosen, total=stays.height, description="decoding"), dtype=pl.Int64)
+    if images is not None and paths and last.null_count() == len(last):
         raise InputError(
             f"none of the {len(paths)} radiographs under {images.root} can be read, the first expected at "
             f"{paths[0].relative_to(images.root)}; leave --mimic-cxr out to go on without them"
         )
-    stays = stays.with_columns(last=place, cxr_row=place.is_not_null().cast(pl.Int32).cum_sum() - 1)
+    stays = stays.with_columns(last=last, cxr_row=last.is_not_null().cast(pl.Int32).cum_sum() - 1)
     ranked = pl.concat([found, stamps, rows.to_frame("earlier")], how="horizontal").with_columns(
-        place=pl.int_range(pl.len()).over("stay_id")
+        rank=pl.int_range(pl.len()).over("stay_id")
     )
     tried = ranked.join(stays, "stay_id", maintain_order="left").filter(
-        pl.col("place") <= pl.col("last").fill_null(pl.col("n"))
+        pl.col("rank") <= pl.col("last").fill_null(pl.col("n"))
     )
-    if n_known := tried.height - tried["earlier"].null_count():
-        n_new = tried.height - n_known
-        logger.info("%d of %d radiographs were decoded, the others before", n_new, tried.height)
-    got = pl.col("place") == pl.col("last").fill_null(-1)
-    return tried.select(*found.columns, *stamps.columns, cxr_row=pl.when(got).then("cxr_row"))
+    if n_copied := tried.height - tried["earlier"].null_count():
+        logger.info("copied %d of %d radiographs from the earlier cohort", n_copied, tried.height)
+    is_stored = pl.col("rank") == pl.col("last").fill_null(-1)
+    return tried.select(*found.columns, *stamps.columns, cxr_row=pl.when(is_stored).then("cxr_row"))

@@ -1,4 +1,4 @@
-"""Train, validation and test splits by subject, which stay the same when the cohort grows."""
+"""Train, validation and test splits by subject; a subject keeps its split when the cohort grows."""
 
 from pathlib import Path
 
@@ -13,17 +13,16 @@ _SYNONYMS = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 def hash_split(subject_id: ir.IntegerColumn, seed: int) -> ir.StringValue:
-    """Return the split, 7:1:2, of each subject; it depends on the subject and the seed alone.
+    """Return each subject's split, 7:1:2, which depends on the subject and the seed alone.
 
     It is the SHA-256 of "seed:subject_id", read as a fraction of its range: the first 7 tenths are `train`,
-    the next one `validation`, the rest `test`. Any engine and any language can repeat it.
+    the next tenth `validation`, the rest `test`. Any engine or language can repeat it.
     """
     digest = (ibis.literal(f"{seed}:") + subject_id.cast("string")).hexdigest("sha256")
     first_digits = digest.substr(0, 13)
+    train, validation = (f"{int(share * 16**13):013x}" for share in (0.7, 0.8))
     return ibis.cases(
-        (first_digits < _hexadecimal(0.7), "train"),
-        (first_digits < _hexadecimal(0.8), "validation"),
-        else_="test",
+        (first_digits < train, "train"), (first_digits < validation, "validation"), else_="test"
     )
 
 
@@ -32,7 +31,7 @@ def read_split_file(path: Path) -> pl.DataFrame:
 
     Raises:
         MissingInputError: If there is no such file.
-        InputError: If a column is missing, a split has another name, or a subject stands in two splits.
+        InputError: If a column is missing, a split has another name, or a subject is in two splits.
     """
     if not path.is_file():
         raise MissingInputError(f"there is no split file {path}; expected a CSV with subject_id and split")
@@ -42,13 +41,13 @@ def read_split_file(path: Path) -> pl.DataFrame:
         rows = rows.filter(~pl.all_horizontal(pl.all().is_null()))  # a blank line
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(
-            f"{path} is not a CSV with whole numbers in subject_id and names in split"
+            f"{path} is not a CSV with whole numbers in subject_id and names in split; write it in that form"
         ) from error
     rows = rows.with_columns(pl.col("split").str.strip_chars().str.to_lowercase().replace(_SYNONYMS)).unique()
     if unknown := sorted(set(rows["split"].unique()) - set(SPLITS), key=str):
-        raise InputError(f"{path} names the split {unknown[0]!r}; expected one of {', '.join(SPLITS)}")
-    if torn := rows.height - rows["subject_id"].n_unique():
-        raise InputError(f"{path} puts {torn} subjects into more than one split; give each subject one")
+        raise InputError(f"{path} has the split {unknown[0]!r}; expected one of {', '.join(SPLITS)}")
+    if repeated := rows.height - rows["subject_id"].n_unique():
+        raise InputError(f"{path} puts {repeated} subjects into more than one split; give each subject one")
     return rows
 
 
@@ -58,7 +57,3 @@ def count_splits(stays: Path) -> dict[str, dict[str, int]]:
     counted = rows.agg(stays=pl.len(), with_cxr=pl.col("has_cxr").sum()).collect()
     found = {row.pop("split"): row for row in counted.iter_rows(named=True)}
     return {split: found.get(split, {"stays": 0, "with_cxr": 0}) for split in SPLITS}
-
-
-def _hexadecimal(fraction: float) -> str:
-    return f"{int(fraction * 16**13):013x}"

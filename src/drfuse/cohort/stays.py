@@ -1,4 +1,4 @@
-"""Who is in: the ICU stays that pass the inclusion criteria, and how many are left after each."""
+"""Which ICU stays pass the inclusion criteria, and how many are left after each."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The stays that can enter the cohort if anything was measured.
+    """The stays that pass every criterion except the last: that something was measured.
 
     Attributes:
-        flow: The number of stays after each criterion so far.
+        flow: The number of stays after each of these criteria.
         stored: The stays (see `describe_stays`), in the store.
-        queryable: The same as a table that queries of the source can join.
+        queryable: The same, as a table that queries of the source can join.
     """
 
     flow: list[FlowStep]
@@ -35,13 +35,13 @@ class Candidates:
 
 
 def describe_stays(source: Source, window_hours: int) -> ir.Table:
-    """Return each ICU stay with its admission and its patient, where those are known.
+    """Return every ICU stay with what is known of its admission and its patient.
 
     The columns: `subject_id`, `hadm_id`, `stay_id`, `age` (years, at admission), `gender`, `race`,
     `admission_type`, `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days),
-    `in_hospital_mortality` (null where it is unknown), `window_end` (the earlier of `outtime` and
-    `intime` + window; nothing after it may be read) and `n_hours` (hours until
-    `window_end`, rounded up). A stay without `outtime` has no window and so is never observed.
+    `in_hospital_mortality` (null if unknown), `window_end` (the earlier of `outtime` and `intime` + window;
+    nothing later may be read) and `n_hours` (from `intime` to `window_end`, rounded up). A stay without
+    `outtime` has no window, so nothing is observed in it.
     """
     stays = source.stays.left_join(source.admissions, ["subject_id", "hadm_id"])
     full_window = stays.intime + ibis.interval(hours=window_hours)
@@ -51,29 +51,29 @@ def describe_stays(source: Source, window_hours: int) -> ir.Table:
         "subject_id",
         "hadm_id",
         "stay_id",
+        "gender",
+        "race",
+        "admission_type",
+        "first_careunit",
+        "last_careunit",
+        "intime",
+        "outtime",
+        "los",
+        "in_hospital_mortality",
         age=stays.admittime.year() - stays.birth_year,
-        gender="gender",
-        race="race",
-        admission_type="admission_type",
-        first_careunit="first_careunit",
-        last_careunit="last_careunit",
-        intime="intime",
-        outtime="outtime",
-        los="los",
-        in_hospital_mortality="in_hospital_mortality",
         window_end=window_end,
         n_hours=((seconds + 3599) // 3600).clip(lower=1),
     )
 
 
 def seconds_between(start: ir.TimestampColumn, end: ir.TimestampColumn) -> ir.IntegerColumn:
-    """Return the whole seconds from one time to another: engines differ in how they round the rest."""
+    """Return the seconds between two times, fractions cut off first: engines round them differently."""
     start, end = (time.truncate("s").cast(time.type()) for time in (start, end))
     return end.delta(start, unit="second")
 
 
 def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:
-    """Return the inclusion steps that need no events, in order, of all stays (see `describe_stays`)."""
+    """Return the inclusion steps that need no events, given all stays (see `describe_stays`)."""
     untransferred = everyone.filter(everyone.first_careunit == everyone.last_careunit)
     stays_of_admission = untransferred.count().over(ibis.window(group_by="hadm_id"))
     single = untransferred.filter(stays_of_admission == 1)
@@ -89,16 +89,16 @@ def select_stays(everyone: ir.Table, min_age_years: int = 18) -> list[Step]:
 def require_observation(candidates: ir.Table, observed: ir.Table) -> Step:
     """Return the last inclusion step, whose stays are the cohort.
 
-    `observed` has at least one row with the `stay_id` of each stay that has a value in its window.
+    `observed` holds the `stay_id` of every stay with a value in its window, once or more.
     """
     return Step("a variable observed in the window", candidates.semi_join(observed, "stay_id"))
 
 
 def find_candidates(source: Source, window_hours: int) -> Candidates:
-    """Apply the inclusion steps that need no events.
+    """Return the stays that pass the inclusion steps that need no events.
 
     Raises:
-        InputError: If the source describes a stay more than once.
+        InputError: If the source has a stay more than once.
     """
     described = describe_stays(source, window_hours)
     everyone = source.materialize(described, "everyone")
@@ -109,8 +109,8 @@ def find_candidates(source: Source, window_hours: int) -> Candidates:
     flow = [FlowStep(step.criterion, n) for step, n in zip(steps, counted, strict=True)]
     if repeated := flow[0].stays - distinct:
         raise InputError(
-            f"{source.address} describes {repeated} ICU stays more than once or without stay_id; expected "
-            "one row for each stay, admission and patient"
+            f"{source.address} has {repeated} ICU stays more than once or without stay_id; expected one row "
+            "for each stay, admission and patient: remove the repeated rows"
         )
     stored = source.store.create_table("candidates", steps[-1].stays)
     return Candidates(flow, stored, source.queryable(stored, select_stays(described)[-1].stays))

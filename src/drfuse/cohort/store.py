@@ -1,4 +1,4 @@
-"""The store: a DuckDB database in memory that reads files and holds what every source answered."""
+"""The store: an in-memory DuckDB database that reads files and holds the results of queries."""
 
 import hashlib
 import re
@@ -15,15 +15,15 @@ from ibis.backends.duckdb import Backend
 
 from drfuse.errors import InputError
 
-ROWS_A_BATCH = 100_000
+ROWS_PER_BATCH = 100_000
 
 
-class Store(Backend):
+class Store(Backend):  # type: ignore[misc]  # Ibis has no types
     """A DuckDB database in memory.
 
     Attributes:
         before_query: Called with each Ibis expression before the store answers it.
-        rejected_rows: How many rows of each CSV file (by name) were left out because a cell has the wrong type.
+        rejected_rows: Rows of each CSV file (by name) that were left out because a cell has the wrong type.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -46,12 +46,12 @@ def open_store(threads: int | None, memory_limit: str) -> Iterator[Store]:
     """Yield the store.
 
     Raises:
-        InputError: If the limit is not an amount of memory.
+        InputError: If `memory_limit` is not an amount of memory.
     """
     store = Store().connect()
     try:
         store.raw_sql("SET enable_progress_bar = false")
-        store.raw_sql("SET TimeZone = 'UTC'")  # a Parquet time with a zone means the same everywhere
+        store.raw_sql("SET TimeZone = 'UTC'")  # a Parquet time with a zone reads the same everywhere
         if threads is not None:
             store.raw_sql(f"SET threads = {threads}")
         try:
@@ -69,7 +69,7 @@ def open_store(threads: int | None, memory_limit: str) -> Iterator[Store]:
 def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None]:
     """Give the store a folder for what does not fit in memory; at the end, close the store and delete it.
 
-    The folder's name follows from `out`: the next command deletes what a killed one left.
+    The folder's name is derived from `out`, so that the next command deletes what a killed one left.
     """
     out = out.resolve()
     name = hashlib.sha256(str(out).encode()).hexdigest()[:8]
@@ -90,7 +90,7 @@ def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[N
 
 
 def arrow_schema(expr: ir.Table) -> pa.Schema:
-    """Return the Arrow types of a query's result. Times carry no time zone."""
+    """Return the Arrow types of a query's result; times have no zone."""
     types = expr.schema().items()
     return pa.schema(
         [(name, pa.timestamp("us") if kind.is_timestamp() else kind.to_pyarrow()) for name, kind in types]
@@ -98,11 +98,11 @@ def arrow_schema(expr: ir.Table) -> pa.Schema:
 
 
 def read_batches(store: Backend, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the store's answer to a query in batches of about `rows` rows.
+    """Yield the result of a query of the store in batches of about `rows` rows.
 
-    Until the last batch has come, nothing else may run on the store.
+    Nothing else may run on the store before the last batch was read.
     """
-    store._run_pre_execute_hooks(expr)  # Ibis's own step before a query: it registers tables in memory
+    store._run_pre_execute_hooks(expr)  # Ibis's own: registers memtables
     yield from store.con.sql(store.compile(expr)).to_arrow_reader(rows)
 
 
@@ -115,9 +115,9 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def fetch(store: Backend, expr: ir.Table) -> pa.Table:
-    """Return the store's answer to a query, which must be small."""
+    """Return the result of a query of the store; it must be small."""
     schema = arrow_schema(expr)
-    batches = (cast_batch(batch, schema) for batch in read_batches(store, expr, ROWS_A_BATCH))
+    batches = (cast_batch(batch, schema) for batch in read_batches(store, expr, ROWS_PER_BATCH))
     return pa.Table.from_batches(batches, schema)
 
 
@@ -128,10 +128,10 @@ def count(store: Backend, table: ir.Table) -> int:
 
 @contextmanager
 def explain_errors(files: Sequence[Path]) -> Iterator[None]:
-    """Turn DuckDB's errors into one sentence that names those of these files which are at fault.
+    """Turn DuckDB's errors into one sentence that says which of `files` is to blame.
 
     Raises:
-        InputError: If a query within fails: a file cannot be read, or memory runs out.
+        InputError: If a query in the context fails: a file cannot be read, or memory runs out.
     """
     try:
         yield
@@ -139,15 +139,15 @@ def explain_errors(files: Sequence[Path]) -> Iterator[None]:
         raise KeyboardInterrupt from error
     except duckdb.OutOfMemoryException as error:
         raise InputError(
-            f"the queries need more memory or temporary space ({first_line(error)}); give a larger "
-            "--memory-limit, fewer --threads, or a --temp-dir with more room"
+            f"the queries need more memory or temporary space ({first_line(error)}); choose a larger "
+            "--memory-limit, fewer --threads, or a --temp-dir with more space"
         ) from error
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
         reason = first_line(error)
         paths = [str(path) for path in files]
         named = [path for path in paths if path in str(error)] or paths or ["the database"]
         raise InputError(
-            f"cannot read {', '.join(named)}: {reason}; if the disk has room, fetch the file again"
+            f"cannot read {', '.join(named)}: {reason}; if the disk is not full, fetch the file again"
         ) from error
 
 

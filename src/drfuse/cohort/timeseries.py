@@ -1,4 +1,4 @@
-"""Hourly bins: the last value of each variable in each hour of a stay's observation window."""
+"""Events -> hourly values: the last one of each variable in each hour of a stay's observation window."""
 
 import ibis
 import ibis.expr.types as ir
@@ -21,27 +21,23 @@ _MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "ho
 
 
 def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int = 0) -> ir.Table:
-    """Return every measurement that falls into a stay's window.
+    """Return every measurement in the windows of the stays, cleaned (see `clean_values`).
 
-    `charttime` is given to the minute and `intime` to the second, so with the preset `extended` the window
-    begins at the minute of `intime`. That preset also counts height and weight from the hours before, because
-    they are measured once. They are charted for the stay itself, so nothing of an earlier stay comes in.
+    A chart event belongs to the stay it names, a laboratory result to the stay of its admission. The preset
+    `extended` reads more than `benchmark`:
 
-    Chart events belong to the stay they name, laboratory results to the stay of their admission. With the
-    preset `extended`, results that name no admission belong to the stay that the subject was in at the time
-    (in a minute in which one stay ends and the next begins, to the next), and saturations of blood that is
-    not known to be arterial are left out.
+    - Its window begins at the minute of `intime`, because `charttime` has no seconds.
+    - Height and weight, which are measured once, count from `before_hours` before `intime` on. They are
+      charted for the stay itself, so no value of an earlier stay comes in.
+    - A result without an admission belongs to the stay that the subject was in at the time; in a minute in
+      which one stay ends and the next begins, to the next.
 
-    Args:
-        source: The records.
-        stays: Rows of `stay_id`, `subject_id`, `hadm_id`, `intime` and `window_end`.
-        preset: Which items and which rules (see `clean_values`).
-        before_hours: Hours before `intime` from which height and weight count (preset `extended`).
+    `extended` leaves out oxygen saturations of blood that is not known to be arterial.
 
     Returns:
-        Rows of `stay_id`, `variable` (its place in `load_variables()`), `charttime`, `storetime`, `measured`
+        Rows of `stay_id`, `variable` (its index in `load_variables()`), `charttime`, `storetime`, `measured`
         and `hour`. Hour k holds the times (k, k+1] hours after `intime`; hour 0 also holds the minute of
-        `intime`, and hour -1 what counts from before.
+        `intime`, and hour -1 holds what comes before.
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
 
@@ -76,21 +72,18 @@ def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int =
     seconds = seconds_between(events.intime, events.charttime)
     hour = (seconds - 1).clip(lower=0) // 3600
     hour = (events.charttime < _minute(events.intime)).ifelse(-1, hour).cast("int16")
-    # The published extraction has no storing time: at one time, its largest value wins.
+    # The published extraction has no storetime: of values charted at the same time, the largest wins.
     stored = ibis.coalesce(events.storetime, events.charttime) if preset == "extended" else events.charttime
     events = events.mutate(hour=hour, storetime=stored)
     return clean_values(events, preset, source.small_table).select(_MEASUREMENT)
 
 
 def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
-    """Return the value that stands for each stay, variable and hour.
+    """Return one value for each stay, variable and hour: `stay_id`, `variable`, `hour`, `in_window`, `value`.
 
-    The last one charted wins; at the same time the last stored one, then the larger. With the preset
-    `extended` the GCS total is derived first.
-
-    Returns:
-        Rows of `stay_id`, `variable`, `hour`, `value` and `in_window`: a value from before the admission is
-        not in the window, and fills hour 0 if nothing else does.
+    The value charted last wins; of those charted at the same time, the one stored last, then the largest. A
+    value from before the window (`in_window` is false) fills hour 0 if nothing else does. The preset
+    `extended` derives the GCS total first.
     """
     if preset == "extended":
         measurements = measurements.union(derive_gcs_total(measurements))
@@ -106,5 +99,5 @@ def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
 
 
 def _minute(time: ir.TimestampColumn) -> ir.TimestampColumn:
-    """Return a time without its seconds, as charted times are."""
+    """Return a time without its seconds: charted times have none."""
     return time.truncate("m").cast(time.type())

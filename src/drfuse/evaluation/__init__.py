@@ -1,8 +1,8 @@
-"""The predictions of a run in, metrics with their intervals out; no model is ever run here.
+"""A run's predictions in, metrics with intervals out; no model ever runs here.
 
-`evaluate` measures a run on disk, with the functions in `metrics`. The rest is arrays in, frozen dataclasses
-out: PRAUC of resamples, systems compared over seeds, calibration, groups of patients, and what is lost with
-the radiographs.
+`evaluate` measures a run on disk, with the functions in `metrics`. The rest takes arrays and returns frozen
+dataclasses: PRAUC of resamples, comparisons of systems over seeds, calibration, groups of patients, and the
+loss without radiographs.
 """
 
 from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration

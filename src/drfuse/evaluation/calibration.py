@@ -1,4 +1,4 @@
-"""Calibration: of the stays predicted at 30 %, do 30 % have the label? Curve, error and Brier score."""
+"""Calibration: do 30 % of the stays predicted at 30 % have the label? Curve, error and Brier score."""
 
 import math
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from scipy.sparse import coo_array, csr_array
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, stack_seeds
 
-_NORMAL = 1.959964
+_NORMAL = 1.959964  # standard errors between the centre and either end of a normal 95 % interval
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The predictions between two probabilities, of all labels together.
+    """The predictions of all labels in one range of probabilities.
 
     Attributes:
-        low: Its lower edge, which belongs to it.
-        high: Its upper edge, which belongs to the next bin; 1 belongs to the last one.
-        n_predictions: Predictions in it; a stay has one for each label.
-        predicted: Their mean; NaN in an empty bin.
-        observed: The share of them that came true, with its interval.
+        low: Lower edge, included.
+        high: Upper edge, excluded except for 1.
+        n_predictions: Number of predictions; a stay has one for each label.
+        predicted: Mean prediction; NaN in an empty bin.
+        observed: The share that came true, with its interval.
     """
 
     low: float
@@ -34,14 +34,14 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well probabilities agree with what happens.
+    """How well probabilities agree with outcomes.
 
     Attributes:
-        error: Calibration error without what chance adds to it: the root of the mean squared distance between
-            what was predicted and what happens, of each label and bin. 0 if predictions are calibrated.
-        ece: Expected calibration error as published: the mean over the labels of each one's own. Chance
-            makes it larger than 0.
-        ece_if_calibrated: What it would be on average if the labels were drawn from the predictions.
+        error: Debiased calibration error: the root mean squared distance between predicted and true rates,
+            over labels and bins. 0 if predictions are calibrated.
+        ece: Expected calibration error as published, the mean over the labels. Chance alone makes it larger
+            than 0.
+        ece_if_calibrated: Its mean if the labels were drawn from the predictions.
         brier: Brier score: the mean squared error of the probabilities, over stays and labels.
         reliability: The curve, one point for each bin.
     """
@@ -63,53 +63,52 @@ def calibration(
 ) -> Calibration:
     """Return the calibration of probabilities, with 95 % intervals in closed form.
 
-    A label's expected calibration error is the mean distance between what was predicted and what was
-    observed in bins of equal width, weighted with their predictions (Guo et al., ICML 2017, Eq. 5). The
-    squared error is debiased (Kumar et al., NeurIPS 2019): it is the mean product of the residuals of two
-    predictions of different units, so that its mean is 0 if the predictions are calibrated. Its variance is
-    that of a U-statistic of degree 2, and its interval holds in both cases, calibrated or not.
+    A label's expected calibration error is the mean distance between predicted and observed rates in bins of
+    equal width, weighted by their predictions (Guo et al., ICML 2017, Eq. 5). The squared error is debiased
+    (Kumar et al., NeurIPS 2019): it is the mean product of the residuals of two predictions of different
+    units, so its mean is 0 if the predictions are calibrated. Its variance is that of a U-statistic of degree
+    2, and its interval holds whether the predictions are calibrated or not.
 
     Args:
         labels: (n, C), 0 or 1; labels without a positive count too.
-        probabilities: (n, C), 0 to 1; or those of S seeds (S, n, C), whose means are measured.
-        units: The unit of each row (n,) that is independent of the others: the subject.
-        n_draws: How often labels are drawn from the predictions for `ece_if_calibrated`.
+        probabilities: (n, C), 0 to 1; or those of S seeds (S, n, C), whose results are averaged.
+        units: The independent unit of each row (n,): the subject.
+        n_draws: Number of draws of the labels from the predictions, for `ece_if_calibrated`.
         seed: Seed of these draws.
-        n_bins: Bins of equal width between 0 and 1.
+        n_bins: Number of bins of equal width between 0 and 1.
 
     Raises:
         InputError: If a probability is not between 0 and 1.
     """
     present, given, n_seeds = stack_seeds(labels, probabilities)
     if not ((given >= 0) & (given <= 1)).all():
-        raise InputError("expected probabilities from 0 to 1; give calibration no logits and no NaN")
+        raise InputError("expected probabilities from 0 to 1; got NaN or numbers outside, such as logits")
     n, n_columns = present.shape
     bins = np.minimum((given * n_bins).astype(np.intp), n_bins - 1)
     cells = bins + n_bins * np.arange(n_columns)  # a bin of a column is a cell
     n_cells = n_columns * n_bins
     _, unit_of_row = np.unique(np.asarray(units), return_inverse=True)
 
-    def by_unit(values: NDArray[np.float64], of: NDArray[np.intp], n_sums: int) -> csr_array:
-        """Return the sums of values (n, S C) by unit and group, (units, n_sums)."""
-        rows = np.broadcast_to(unit_of_row[:, None], of.shape).ravel()
-        shape = (int(unit_of_row.max(initial=-1)) + 1, n_sums)
-        return coo_array((values.ravel(), (rows, of.ravel())), shape=shape).tocsr()
+    def sum_by_unit(values: NDArray[np.float64], group: NDArray[np.intp], n_groups: int) -> csr_array:
+        """Return the sums of values (n, S C) by unit and group, (units, n_groups)."""
+        rows = np.broadcast_to(unit_of_row[:, None], group.shape).ravel()
+        shape = (int(unit_of_row.max(initial=-1)) + 1, n_groups)
+        return coo_array((values.ravel(), (rows, group.ravel())), shape=shape).tocsr()
 
-    excess = np.abs(_sums(given - present, cells, n_cells)).sum() / (n * n_columns)
+    def ece(outcomes: NDArray[np.float64]) -> float:
+        sums = np.bincount(cells.ravel(), (given - outcomes).ravel(), n_cells)
+        return float(np.abs(sums).sum() / (n * n_columns))
+
     generator = np.random.default_rng(seed)
-    drawn = [
-        np.abs(_sums(given - _draw(given, n_seeds, generator), cells, n_cells)).sum() / (n * n_columns)
-        for _ in range(n_draws)
-    ]
     ones = np.ones_like(given)
-    residuals, sizes = (by_unit(values, cells, n_cells) for values in (given - present, ones))
-    squares = _per_unit((given - present) ** 2, unit_of_row, n_seeds)
+    residuals, sizes = (sum_by_unit(values, cells, n_cells) for values in (given - present, ones))
+    squares = _mean_by_unit((given - present) ** 2, unit_of_row, n_seeds)
     seeds = np.arange(n_columns) // (n_columns // n_seeds)
-    of_bins, in_bins = (by_unit(values, bins, n_bins) for values in (present, ones))
+    positives, in_bins = (sum_by_unit(values, bins, n_bins) for values in (present, ones))
     return Calibration(
         error=_root(_squared_error(residuals, sizes, np.repeat(seeds, n_bins))),
-        ece=float(excess),
-        ece_if_calibrated=float(np.mean(drawn)),
+        ece=ece(present),
+        ece_if_calibrated=float(np.mean([ece(_draw(given, n_seeds, generator)) for _ in range(n_draws)])),
         brier=_mean_of_units(squares, np.bincount(unit_of_row)),
         reliability=[
             ReliabilityBin(
@@ -117,41 +116,37 @@ def calibration(
                 high=(b + 1) / n_bins,
                 n_predictions=int((bins == b).sum()),
                 predicted=float(given[bins == b].mean()) if (bins == b).any() else math.nan,
-                observed=_share(of_bins[:, [b]].toarray()[:, 0], in_bins[:, [b]].toarray()[:, 0]),
+                observed=_share(positives[:, [b]].toarray()[:, 0], in_bins[:, [b]].toarray()[:, 0]),
             )
             for b in range(n_bins)
         ],
     )
 
 
-def _sums(values: NDArray[np.float64], cells: NDArray[np.intp], n_cells: int) -> NDArray[np.float64]:
-    return np.bincount(cells.ravel(), values.ravel(), n_cells).astype(np.float64)
-
-
 def _draw(given: NDArray[np.float64], n_seeds: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Return labels drawn from predictions; seeds share the draw of a stay, as they share its label."""
-    drawn_at = generator.random((len(given), given.shape[1] // n_seeds))
-    drawn: NDArray[np.float64] = (np.tile(drawn_at, n_seeds) < given).astype(np.float64)
+    """Return labels drawn from predictions; seeds share a stay's draw, as they share its label."""
+    uniform = generator.random((len(given), given.shape[1] // n_seeds))
+    drawn: NDArray[np.float64] = (np.tile(uniform, n_seeds) < given).astype(np.float64)
     return drawn
 
 
-def _per_unit(
+def _mean_by_unit(
     values: NDArray[np.float64], unit_of_row: NDArray[np.intp], n_seeds: int
 ) -> NDArray[np.float64]:
-    """Return the sum over a unit's stays of the mean over the labels, of each seed (units, S)."""
+    """Return the means over the labels, summed over each unit's stays, by seed (units, S)."""
     of_seeds = values.reshape(len(values), n_seeds, -1).mean(axis=2)
     return np.stack([np.bincount(unit_of_row, of_seed) for of_seed in of_seeds.T], axis=1)
 
 
 def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.intp]) -> Estimate:
-    """Return the mean squared calibration error without what chance adds, with a normal interval.
+    """Return the debiased mean squared calibration error, with a normal interval.
 
-    That of a cell is the mean product of two residuals, over its pairs of predictions of different units.
-    Cells of a single unit have no such pair and are left out.
+    A cell's error is the mean product of residuals over its pairs of predictions of different units. Cells of
+    a single unit have no such pair and are left out.
 
     Args:
-        residuals: Sums of predicted less observed, by unit and cell (u, K).
-        sizes: Predictions, by unit and cell (u, K).
+        residuals: Sums of predicted minus observed, by unit and cell (u, K).
+        sizes: Numbers of predictions, by unit and cell (u, K).
         seeds: The seed of each cell (K,).
     """
     counts = np.asarray(sizes.sum(axis=0)).ravel()
@@ -178,12 +173,12 @@ def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.int
         of_cells = total**2 - np.asarray(scaled.multiply(scaled).sum(axis=0)).ravel()
         of_seeds = n_seeds * np.bincount(seeds, of_cells)
         variance += float(of_seeds.var(ddof=1)) / n_seeds
-    reach = _NORMAL * math.sqrt(variance)
-    return Estimate(value, value - reach, value + reach)
+    margin = _NORMAL * math.sqrt(variance)
+    return Estimate(value, value - margin, value + margin)
 
 
 def _root(squared: Estimate) -> Estimate:
-    """Return the root of a squared error; chance can make it negative, and it then counts as 0."""
+    """Return the root of a squared error; one that chance made negative counts as 0."""
     value, low, high = (
         end if math.isnan(end) else math.sqrt(min(max(end, 0.0), 1.0))
         for end in (squared.value, squared.low, squared.high)
@@ -198,28 +193,28 @@ def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estim
     n = len(sizes)
     if n < 2:
         return Estimate(value, math.nan, math.nan)
-    off = sums.mean(axis=1) - value * sizes
-    variance = n / (n - 1) * float(off @ off) / float(sizes.sum()) ** 2
+    deviation = sums.mean(axis=1) - value * sizes
+    variance = n / (n - 1) * float(deviation @ deviation) / float(sizes.sum()) ** 2
     if len(of_seeds) > 1:
         variance += float(of_seeds.var(ddof=1)) / len(of_seeds)
-    reach = _NORMAL * math.sqrt(variance)
-    return Estimate(value, max(value - reach, 0.0), min(value + reach, 1.0))
+    margin = _NORMAL * math.sqrt(variance)
+    return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0))
 
 
 def _share(positive: NDArray[np.float64], size: NDArray[np.float64]) -> Estimate:
-    """Return the share of positives among predictions, from counts by unit (u,), with Wilson's interval.
+    """Return the share of positives among predictions, from counts by unit (u,).
 
-    The interval is that of the effective number of independent predictions.
+    Its interval is Wilson's for the effective number of independent predictions.
     """
     n = float(size.sum())
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan)
     share = float(positive.sum()) / n
-    off = positive - share * size
+    deviation = positive - share * size
     n_units = int((size > 0).sum())
-    variance = float(off @ off) / n**2 * n_units / max(n_units - 1, 1)
+    variance = float(deviation @ deviation) / n**2 * n_units / max(n_units - 1, 1)
     effective = share * (1 - share) / variance if variance > 0 else float(n_units)
     scale = 1 + _NORMAL**2 / effective
     centre = (share + _NORMAL**2 / (2 * effective)) / scale
-    reach = _NORMAL / scale * math.sqrt(share * (1 - share) / effective + (_NORMAL / (2 * effective)) ** 2)
-    return Estimate(share, max(centre - reach, 0.0), min(centre + reach, 1.0))
+    margin = _NORMAL / scale * math.sqrt(share * (1 - share) / effective + (_NORMAL / (2 * effective)) ** 2)
+    return Estimate(share, max(centre - margin, 0.0), min(centre + margin, 1.0))

@@ -1,4 +1,4 @@
-"""Macro PRAUC over several seeds, and whether one system is better than another on the same resamples."""
+"""Macro PRAUC over several seeds, and comparisons of two systems on the same resamples."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, difference_spread, macro_of_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import once_and_resampled, too_few, unless_too_few
+from drfuse.evaluation.resampling import mask_interval, original_and_resamples, too_few
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class SeededPrauc:
     """The macro PRAUC of a system that was trained with S seeds.
 
     Attributes:
-        values: Each seed's macro PRAUC on the stays as they are (S,).
-        resampled: The same in each of R resamples of the stays (R, S); NaN where one has no positive.
-        label_values: Each seed's PRAUC of each label (S, C); NaN of one without a positive.
+        values: Each seed's macro PRAUC on all stays (S,).
+        resampled: The same in each of R resamples (R, S); NaN in one without a positive.
+        label_values: Each seed's PRAUC of each label (S, C); NaN without a positive.
         label_resampled: The same in each resample (R, S, C).
         few: Whether a label has too few positives or negatives for an interval (C,).
         intervals: How the resamples were drawn.
@@ -36,7 +36,7 @@ class SeededPrauc:
     @property
     def mean(self) -> Estimate:
         """The mean over the seeds, with its interval."""
-        return unless_too_few(Estimate.of(self.values, self.resampled, self.intervals), self.few)
+        return mask_interval(Estimate.of(self.values, self.resampled, self.intervals), self.few)
 
     @property
     def spread(self) -> float | None:
@@ -55,12 +55,12 @@ class Comparison:
     """By how much one system is better than another.
 
     Attributes:
-        difference: Our mean macro PRAUC over the seeds, less theirs.
+        difference: Our mean macro PRAUC over the seeds minus theirs.
         low: Lower end of its 95 % interval.
         high: Upper end.
         p: Two-sided p-value of no difference; NaN if the interval is NaN.
-        counts_seeds: Whether the variance between trainings is in interval and p-value: each system has two
-            seeds or more. Otherwise two trained models are compared, not two systems.
+        counts_seeds: Whether interval and p-value include the variance between trainings, because each system
+            has at least two seeds. Otherwise they compare two trained models, not two systems.
     """
 
     difference: float
@@ -78,30 +78,30 @@ def seeded_prauc(
     seed: int = 0,
     intervals: Intervals = "half-sampling",
 ) -> SeededPrauc:
-    """Return the macro PRAUC of each seed of a system, on the stays and in each resample of them.
+    """Return the macro PRAUC of each seed of a system, on all stays and in each resample.
 
     Systems that are measured on the same stays with equal `units`, `n_resamples` and `seed` see the same
-    resamples, so that `compare` pairs them. Labels without a positive are left out of the mean.
+    resamples, so that `compare` can pair them. The mean leaves out labels without a positive.
 
     Args:
         labels: (n, C), 0 or 1.
-        scores: What each of the S seeds says of the same stays, (n, C) each.
+        scores: (n, C) of each of the S seeds, higher for likelier.
         units: The unit of each stay (n,) that is drawn as a whole: the subject.
-        n_resamples: How many resamples.
-        seed: Seed of the draws.
-        intervals: How they are drawn.
+        n_resamples: Number of resamples.
+        seed: Seed of the resampling.
+        intervals: How to draw the resamples: `half-sampling`, or `bootstrap` for the published percentiles.
 
     Raises:
-        InputError: If there are no scores, or they are not of the shape of the labels.
+        InputError: If there are no scores, or their shape is not that of the labels.
     """
     labels = np.asarray(labels)
     of_seeds = [np.asarray(of_seed) for of_seed in scores]
     if not of_seeds or any(of_seed.shape != labels.shape for of_seed in of_seeds):
         raise InputError(
-            f"expected the scores of at least one seed, each {labels.shape} as the labels; "
+            f"expected the scores of at least one seed, each of the labels' shape {labels.shape}; "
             f"got {[of_seed.shape for of_seed in of_seeds]}"
         )
-    blocks = once_and_resampled(units, n_resamples, seed, intervals)
+    blocks = original_and_resamples(units, n_resamples, seed, intervals)
     prauc = np.stack([prauc_auroc(labels, one, blocks)[0] for one in of_seeds], axis=1)  # (1 + R, S, C)
     by_label = prauc[0], prauc[1:]
     return SeededPrauc(*macro_of_seeds(*by_label), *by_label, too_few(labels, units), intervals)
@@ -117,20 +117,13 @@ def macro_prauc(
 ) -> Estimate:
     """Return the macro PRAUC with its 95 % interval and its bias; NaN without a positive.
 
-    PRAUC of few positives is biased upwards, and so is that of resamples, in which positives repeat: so
-    percentiles of a bootstrap miss the truth below. Halves of the units, drawn without replacement, tell both
-    the variance and the bias of the whole (docs/statistics.md). Labels without a positive are left out.
-    The interval is NaN unless some label has positives in 5 units and negatives in 5.
+    PRAUC is biased upwards with few positives, and more so in a bootstrap, which repeats positives; its
+    percentiles are too high. Halves of the units, drawn without replacement, show variance and bias
+    (docs/statistics.md). The mean leaves out labels without a positive. The interval is NaN unless some label
+    has positives in 5 units and negatives in 5.
 
-    Args:
-        labels: (n, C), 0 or 1.
-        scores: (n, C), higher for likelier; or those of S seeds (S, n, C), whose mean is measured, with the
-            variance between them.
-        units: The unit of each row (n,) that is drawn as a whole, such as the subject; without it each row is
-            one.
-        n_resamples: How many resamples.
-        seed: Seed of the draws.
-        intervals: `half-sampling`, or `bootstrap` for the percentiles of published code.
+    The arguments are those of `seeded_prauc`, but a single seed's `scores` may be (n, C), and without `units`
+    each row is one.
 
     Raises:
         InputError: If the shapes differ, or a score is NaN.
@@ -143,16 +136,12 @@ def macro_prauc(
 def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
     """Return by how much our mean over the seeds is better, with interval and p-value.
 
-    Both come from a normal difference, or from Student's t where there are few seeds (docs/statistics.md).
-    They count the variance over stays and, where both systems have several seeds, that
-    between trainings.
-
-    Args:
-        ours: One system.
-        theirs: The other, on the same resamples; it may have another number of seeds.
+    Both assume a normal difference, or Student's t with few seeds (docs/statistics.md). They include the
+    variance over stays and, if both systems have several seeds, the variance between trainings. The systems
+    may differ in their number of seeds.
 
     Raises:
-        InputError: If they were not measured on equally many resamples.
+        InputError: If the numbers of resamples differ.
     """
     if len(ours.resampled) != len(theirs.resampled):
         raise InputError(
@@ -160,17 +149,16 @@ def compare(ours: SeededPrauc, theirs: SeededPrauc) -> Comparison:
             f"{len(theirs.resampled)}; measure both on the same"
         )
     spread = difference_spread((ours.values, ours.resampled), (theirs.values, theirs.resampled))
-    found = unless_too_few(spread.estimate(bounded=False), ours.few)
+    found = mask_interval(spread.estimate(bounded=False), ours.few)
     p = math.nan if math.isnan(found.low) else spread.p
     counts_seeds = min(len(ours.values), len(theirs.values)) > 1
     return Comparison(found.value, found.low, found.high, p, counts_seeds)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values (m,) corrected for m tests, after Holm (Scand J Stat 1979); NaN stay and do not count.
+    """Return p-values (m,) corrected for m tests after Holm (Scand J Stat 1979); NaN do not count and stay.
 
-    The smallest is multiplied by m, the next by m - 1, and so on; none becomes smaller than the one before
-    it, or larger than 1.
+    The smallest is multiplied by m, the next by m - 1, and so on, but never below the one before or above 1.
 
     >>> holm([0.01, 0.04, 0.03])
     array([0.03, 0.06, 0.06])

@@ -1,6 +1,6 @@
-"""A number with its 95 % interval, and the mean over labels that every macro average takes.
+"""A number with its 95 % interval, and the mean over labels behind every macro average.
 
-docs/statistics.md says why intervals are made this way, and how often they contain the truth.
+docs/statistics.md explains the intervals and reports how often they contain the truth.
 """
 
 import math
@@ -13,20 +13,18 @@ from scipy.special import expit, logit
 from scipy.stats import t as student
 
 Intervals = Literal["half-sampling", "bootstrap"]
-"""Bias-corrected intervals from halves of the subjects, or the published percentiles of a bootstrap."""
+"""Bias-corrected intervals from halves of the subjects, or a bootstrap's percentiles as published."""
 
-FEWEST = 5
-"""The fewest positives, and negatives, for which the interval of a single label can be trusted."""
 _CLOSEST = 1e-6  # to 0 and 1, where the log-odds would be infinite
-_WIDEST = 4.0  # log-odds to either side; an interval that would be wider is cut off at 0 and 1 instead
+_WIDEST = 4.0  # log-odds to either side; a wider interval is cut off at 0 and 1 instead
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; NaN where it is not defined.
+    """A number with its 95 % interval; NaN where undefined.
 
     Attributes:
-        value: What was measured; over several seeds, their mean.
+        value: The measured number; over several seeds, their mean.
         low: Lower end of the interval, which lies around `corrected`.
         high: Upper end.
         bias: By how much `value` is expected to exceed the truth.
@@ -39,7 +37,7 @@ class Estimate:
 
     @property
     def corrected(self) -> float:
-        """The value without its bias."""
+        """The value minus its bias."""
         return self.value - self.bias
 
     @classmethod
@@ -53,11 +51,11 @@ class Estimate:
         """Return the mean over S seeds with its interval.
 
         Args:
-            values: What each seed measures on all stays (S,); or one number.
+            values: Each seed's number on all stays (S,); or one number.
             resampled: The same in each of R resamples (R, S), or (R,) of one number; NaN are left out.
-            intervals: How the resamples were drawn. `half-sampling` corrects for bias and counts the variance
-                between seeds; `bootstrap` takes the percentiles of the mean, as published code does.
-            bounded: Whether the number lies between 0 and 1, as does its interval then.
+            intervals: How the resamples were drawn. `half-sampling` corrects for bias and includes the
+                variance between seeds; `bootstrap` takes the percentiles of the mean, as the published code.
+            bounded: Whether the number, and so its interval, lies between 0 and 1.
         """
         found = Spread.of(values, resampled)
         if intervals == "bootstrap":
@@ -72,10 +70,10 @@ class Spread:
 
     Attributes:
         value: The mean.
-        bias: Mean of the resamples less the value; 0 without a resample.
+        bias: Mean of the resamples minus the value; 0 without resamples.
         of_stays: Variance of the mean over test sets.
-        of_seeds: Variance of the mean over trainings, beside that; 0 with one seed.
-        freedom: Degrees of freedom of the two together.
+        of_seeds: Additional variance of the mean over trainings; 0 with one seed.
+        freedom: Degrees of freedom of both variances together.
         percentiles: The 2.5th and 97.5th of the resampled means.
     """
 
@@ -88,20 +86,20 @@ class Spread:
 
     @classmethod
     def of(cls, values: ArrayLike, resampled: ArrayLike) -> "Spread":
-        """Return the spread of values (S,) that were resampled (R, S)."""
-        measured, drawn = _columns(values, resampled)
-        variance, share = seed_variance(measured, drawn)
+        """Return the spread of values (S,) and their resamples (R, S); undefined resamples are left out."""
+        measured, drawn = _vector(values), _matrix(resampled)
+        drawn = drawn[np.isfinite(drawn).all(axis=1)]
+        variance, term = seed_variance(measured, drawn)
         means = drawn.mean(axis=1)
         low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (math.nan, math.nan)
         value = float(measured.mean())
         of_stays = float(means.var(ddof=1)) if len(means) > 1 else math.nan
-        total = of_stays + variance
         return cls(
             value=value,
             bias=float(means.mean() - value) if len(means) else 0.0,
             of_stays=of_stays,
             of_seeds=variance,
-            freedom=_freedom(total, share),
+            freedom=_freedom(of_stays + variance, term),
             percentiles=(float(low), float(high)),
         )
 
@@ -111,13 +109,8 @@ class Spread:
         return math.sqrt(self.of_stays + self.of_seeds)
 
     @property
-    def quantile(self) -> float:
-        """Standard errors between the centre and either end of the 95 % interval."""
-        return float(student.ppf(0.975, self.freedom))
-
-    @property
     def p(self) -> float:
-        """Two-sided p-value for the true value being 0."""
+        """Two-sided p-value of a true value of 0."""
         distance = abs(self.value - self.bias)
         if not self.error > 0:
             return math.nan if math.isnan(self.error) else float(distance == 0)
@@ -126,30 +119,30 @@ class Spread:
     def estimate(self, bounded: bool) -> Estimate:
         """Return the value with its bias-corrected interval.
 
-        That of a number between 0 and 1 is made on the log-odds or, near the ends, cut off there.
+        A bounded number's interval is computed on the log-odds or, if that is too wide, cut off at 0 and 1.
         """
         centre = self.value - self.bias
-        reach = self.quantile * self.error
-        if not bounded or not reach > 0:
-            return Estimate(self.value, centre - reach, centre + reach, self.bias)
+        margin = float(student.ppf(0.975, self.freedom)) * self.error
+        if not bounded or not margin > 0:
+            return Estimate(self.value, centre - margin, centre + margin, self.bias)
         inside = float(np.clip(centre, _CLOSEST, 1 - _CLOSEST))
-        log_reach = reach / (inside * (1 - inside))
-        if log_reach > _WIDEST:
-            low, high = (float(np.clip(centre + side * reach, 0, 1)) for side in (-1, 1))
+        log_margin = margin / (inside * (1 - inside))
+        if log_margin > _WIDEST:
+            low, high = (float(np.clip(centre + side * margin, 0, 1)) for side in (-1, 1))
         else:
-            low, high = (float(expit(logit(inside) + side * log_reach)) for side in (-1, 1))
+            low, high = (float(expit(logit(inside) + side * log_margin)) for side in (-1, 1))
         return Estimate(self.value, low, high, self.bias)
 
 
 def seed_variance(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> tuple[float, float]:
-    """Return what trainings add to the variance of a mean over seeds, and its term of the degrees of freedom.
+    """Return the variance that trainings add to a mean over seeds, and its term in the degrees of freedom.
 
     The variance is 0 with one seed; the term is Satterthwaite's (Biometrics Bulletin 1946),
-    (s^2 / S)^2 / (S - 1). Seeds measured on the same stays differ in how good they are, and in how each
-    happens to do on these stays; the variance over stays counts the second part already, so it is taken off.
+    (s^2 / S)^2 / (S - 1). Seeds measured on the same stays differ in quality and in their luck on these
+    stays; the variance over stays already includes the luck, so it is subtracted.
 
     Args:
-        values: What each seed measures (S,).
+        values: Each seed's number (S,).
         resampled: The same in each resample (R, S).
     """
     n_seeds = len(values)
@@ -164,23 +157,22 @@ def seed_variance(values: NDArray[np.float64], resampled: NDArray[np.float64]) -
 def difference_spread(ours: tuple[ArrayLike, ArrayLike], theirs: tuple[ArrayLike, ArrayLike]) -> Spread:
     """Return the spread of the difference of two means over seeds, on the same resamples.
 
-    Each is what S seeds measure (S,), and in each resample (R, S); the two may differ in S.
+    Each system is its numbers (S,) and the same in each resample (R, S); the two may differ in S.
     """
     (mine, mine_drawn), (other, other_drawn) = (
-        (np.atleast_1d(np.asarray(values, np.float64)), _two_dimensional(drawn))
-        for values, drawn in (ours, theirs)
+        (_vector(values), _matrix(drawn)) for values, drawn in (ours, theirs)
     )
     means = mine_drawn.mean(axis=1) - other_drawn.mean(axis=1)
     defined = np.isfinite(means)
     stays = Spread.of(mine.mean() - other.mean(), means)
     parts = [seed_variance(mine, mine_drawn[defined]), seed_variance(other, other_drawn[defined])]
-    of_seeds, share = (sum(part) for part in zip(*parts, strict=True))
-    return replace(stays, of_seeds=of_seeds, freedom=_freedom(stays.of_stays + of_seeds, share))
+    of_seeds, term = (sum(part) for part in zip(*parts, strict=True))
+    return replace(stays, of_seeds=of_seeds, freedom=_freedom(stays.of_stays + of_seeds, term))
 
 
-def _freedom(variance: float, share: float) -> float:
+def _freedom(variance: float, term: float) -> float:
     """Return the degrees of freedom of a variance: at least 1, infinite if no seeds vary."""
-    return max(variance**2 / share, 1.0) if share > 0 else math.inf
+    return max(variance**2 / term, 1.0) if term > 0 else math.inf
 
 
 def macro_of_seeds(
@@ -188,11 +180,11 @@ def macro_of_seeds(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the macro mean of S seeds (S,) and of their resamples (R, S).
 
-    A label that a resample lacks does not move the resample's mean: what is averaged are the labels'
-    differences from their values on all stays.
+    A resample's mean averages the labels' differences from their values on all stays, so that a label that
+    the resample lacks does not move it.
 
     Args:
-        values: Of each seed and label (S, C); NaN of a label that is not defined.
+        values: By seed and label (S, C); NaN for an undefined label.
         resampled: The same in each resample (R, S, C).
     """
     n_seeds, n_labels = values.shape
@@ -204,7 +196,7 @@ def macro_of_seeds(
 def stack_seeds(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any], int]:
     """Return labels and scores with the S seeds side by side, both (n, S C), and S.
 
-    Scores are (S, n, C), or (n, C) with a single seed.
+    Scores are (S, n, C), or (n, C) of a single seed.
     """
     of_seeds = np.asarray(scores)
     if of_seeds.ndim == 2:
@@ -213,7 +205,7 @@ def stack_seeds(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float6
 
 
 def macro_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean (R,) of values (R, C) over those that are defined; NaN where none is.
+    """Return the mean (R,) of the defined values of (R, C); NaN where none is defined.
 
     >>> macro_mean(np.array([[0.25, 0.75, np.nan], [np.nan, np.nan, np.nan]]))
     array([0.5, nan])
@@ -224,12 +216,10 @@ def macro_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _columns(values: ArrayLike, resampled: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return values (S,) and their resamples (R, S), without the resamples that are not defined."""
-    drawn = _two_dimensional(resampled)
-    return np.atleast_1d(np.asarray(values, np.float64)), drawn[np.isfinite(drawn).all(axis=1)]
+def _vector(values: ArrayLike) -> NDArray[np.float64]:
+    return np.atleast_1d(np.asarray(values, np.float64))
 
 
-def _two_dimensional(resampled: ArrayLike) -> NDArray[np.float64]:
+def _matrix(resampled: ArrayLike) -> NDArray[np.float64]:
     drawn = np.asarray(resampled, np.float64)
     return drawn[:, None] if drawn.ndim == 1 else drawn

@@ -1,4 +1,4 @@
-"""The predictions of a run -> metrics with intervals, calibration, groups of patients."""
+"""A run's predictions -> metrics with intervals, calibration and groups of patients."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
 from drfuse.evaluation.metrics import METRICS, Metric, Resampled
-from drfuse.evaluation.resampling import LANES, resample, too_few, unless_too_few
+from drfuse.evaluation.resampling import LANES, mask_interval, resample, too_few
 from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
@@ -33,7 +33,7 @@ class Measured:
     """One metric on one test set.
 
     Attributes:
-        macro: The mean over the labels for which it is defined.
+        macro: The mean over the labels where it is defined.
         by_label: The metric of each label, in order.
     """
 
@@ -47,18 +47,18 @@ class Evaluation:
 
     Attributes:
         test_on: All stays of the test split (`full`), or those with a radiograph (`matched`).
-        n_stays: Stays that were evaluated.
-        n_with_cxr: Those with a radiograph.
-        n_subjects: Their subjects.
+        n_stays: Evaluated stays.
+        n_with_cxr: Evaluated stays with a radiograph.
+        n_subjects: Subjects of the evaluated stays.
         n_without_prediction: Stays left out because the model does not predict them.
-        bootstrap_unit: What was resampled.
-        intervals: How: halves without replacement, or a bootstrap.
-        n_resamples: How often.
+        bootstrap_unit: What was resampled: `subject` or `stay`.
+        intervals: How it was resampled.
+        n_resamples: Number of resamples.
         seed: Seed of the resampling.
-        metrics: Each metric by name: `prauc`, `auroc`, and what else `evaluation/metrics.py` defines.
-        n_positive: Stays that have each label, by its name, in order.
-        calibration: How well the probabilities agree with what happens, over all labels.
-        subgroups: The metrics of groups of patients, where their attributes are known.
+        metrics: Each metric of `evaluation/metrics.py`, by name.
+        n_positive: Number of stays with each label, in order.
+        calibration: How well the probabilities of all labels agree with outcomes.
+        subgroups: The metrics of groups of patients, if their attributes are known.
     """
 
     test_on: Subset
@@ -77,12 +77,12 @@ class Evaluation:
 
     @property
     def prauc_macro(self) -> Estimate:
-        """The paper's metric: the mean PRAUC over the labels that have a positive."""
+        """The paper's metric: the mean PRAUC over the labels with a positive."""
         return self.metrics["prauc"].macro
 
     @property
     def left_out(self) -> list[str]:
-        """Labels without a positive, which no mean includes."""
+        """Labels without a positive; no mean includes them."""
         return [label for label, n_positive in self.n_positive.items() if not n_positive]
 
 
@@ -97,33 +97,33 @@ def evaluate(
 ) -> list[Evaluation]:
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
-    Writes `metrics.json` and `metrics.csv` into the run and, with a cohort, `subgroups.csv`; a test set
-    measured before stays in them. docs/statistics.md says what each interval is, and how often it contains
-    the truth.
+    Writes `metrics.json` and `metrics.csv` into the run and, with a cohort, `subgroups.csv`; they keep test
+    sets that were measured before. docs/statistics.md explains each interval and how often it contains the
+    truth.
 
     Args:
         run: Folder that `drfuse train` wrote.
-        test_on: All stays of the test split (`full`), or those with a radiograph (`matched`); without it,
-            both.
-        n_resamples: Resamples behind each interval.
-        bootstrap_unit: Resample subjects, since one person may have many stays, or single stays as the
+        test_on: All stays of the test split (`full`), or those with a radiograph (`matched`); default both.
+        n_resamples: Number of resamples behind each interval.
+        bootstrap_unit: Resample subjects, since one person may have many stays, or single stays, as the
             published code does.
         seed: Seed of the resampling.
-        cohort: Folder of the cohort that the run was trained on; with it, groups of patients by age, sex,
-            race and admission type are measured too.
-        intervals: `half-sampling` corrects the bias of PRAUC: halves of the subjects are drawn without
-            replacement. `bootstrap` gives the percentile intervals of published code, which miss the truth
-            below.
+        cohort: Folder of the cohort that the run was trained on, to also measure groups of patients by age,
+            sex, race and admission type.
+        intervals: `half-sampling` draws halves of the subjects without replacement, and corrects the bias of
+            PRAUC. `bootstrap` gives the percentile intervals of the published code, which are too high.
 
     Returns:
         The metrics of each test set.
 
     Raises:
-        InputError: If `run` is not a finished run, a test set has no stay or no positive, or the stays of
-            `cohort` are not those of the run.
+        InputError: If `run` is not a finished run, a test set has no stay or no positive, or `cohort` lacks
+            stays of the run.
     """
     if n_resamples < 1 or seed < 0:
-        raise InputError("expected n_resamples of at least 1 and a seed of at least 0")
+        raise InputError(
+            f"n_resamples is {n_resamples} and seed {seed}; expected at least 1 resample and a seed from 0"
+        )
     files = RunFiles(Path(run))
     predictions = Predictions.read(files.predictions)
     attributes = None if cohort is None else _attributes(Path(cohort), predictions)
@@ -137,20 +137,14 @@ def evaluate(
         except InputError as error:
             if test_on is not None or test_set == "full":
                 raise
-            logger.warning("there is no matched test set to measure: %s", error)
+            logger.warning("skipping the matched test set: %s", error)
             continue
         if measured.left_out:
-            logger.warning(
-                "no positive in the %s test set, so left out of its mean: %s",
-                test_set,
-                ", ".join(measured.left_out),
-            )
+            message = "labels without a positive in the %s test set, left out of its mean: %s"
+            logger.warning(message, test_set, ", ".join(measured.left_out))
         if measured.n_without_prediction:
-            logger.warning(
-                "%d stays of the %s test set have no prediction and are left out",
-                measured.n_without_prediction,
-                test_set,
-            )
+            message = "%d stays of the %s test set have no prediction and are left out"
+            logger.warning(message, measured.n_without_prediction, test_set)
         metrics.append(measured)
     _write(files, metrics)
     return metrics
@@ -167,17 +161,11 @@ def evaluate_test_set(
 ) -> Evaluation:
     """Return the metrics of one test set.
 
-    Args:
-        predictions: What a run predicts for every stay.
-        test_on: All stays of the test split (`full`), or those with a radiograph (`matched`).
-        n_resamples: Resamples behind each interval.
-        bootstrap_unit: What is resampled.
-        seed: Seed of the resampling.
-        attributes: The groups of each stay of `predictions`, as `groups_of` returns them.
-        intervals: How the resamples are drawn.
+    `attributes` are the groups of each stay of `predictions`, as `groups_of` returns them; without them, no
+    groups are measured. The other arguments are those of `evaluate`.
 
     Raises:
-        InputError: If it has no stay that was predicted, or no positive of any label.
+        InputError: If the test set has no predicted stay, or no positive of any label.
     """
     check_choice("test_on", test_on, get_args(Subset))
     check_choice("bootstrap_unit", bootstrap_unit, ("subject", "stay"))
@@ -191,8 +179,8 @@ def evaluate_test_set(
     n_positive = labels.sum(axis=0, dtype=np.int64)
     if not n_positive.any():
         raise InputError(
-            f"the {test_on} test set has {len(labels)} stays and no positive of any label; "
-            "evaluate a run on a larger cohort"
+            f"the {test_on} test set has {len(labels)} stays and no positive of any label; choose a run on a "
+            "larger cohort"
         )
     units = stays[f"{bootstrap_unit}_id"].to_numpy()[predicted]
     blocks = track(
@@ -231,29 +219,21 @@ def evaluate_test_set(
 def _measured(
     metric: Metric, stays: Resampled, names: Sequence[str], few: NDArray[np.bool_], intervals: Intervals
 ) -> Measured:
-    """Return a metric of C named labels with intervals; NaN for a label without a positive.
-
-    `few` says which labels have too few positives or negatives for an interval (C,).
-    """
+    """Return a metric of C named labels; NaN without a positive, no interval where `few` (C,) is True."""
     found = np.where(stays.labels.any(axis=0), metric.measure(stays), np.nan)
     values, drawn = found[:1], found[1:]
     macro = Estimate.of(*macro_of_seeds(values, drawn[:, None]), intervals, metric.bounded)
     return Measured(
-        macro=unless_too_few(macro, few),
+        macro=mask_interval(macro, few),
         by_label={
-            name: unless_too_few(Estimate.of(values[0, c], drawn[:, c], intervals, metric.bounded), few[c])
+            name: mask_interval(Estimate.of(values[0, c], drawn[:, c], intervals, metric.bounded), few[c])
             for c, name in enumerate(names)
         },
     )
 
 
 def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
-    """Return the groups of each stay of a run, from the cohort that it was trained on.
-
-    Raises:
-        MissingInputError: If `cohort` is not a cohort.
-        InputError: If its stays are not those of the run.
-    """
+    """Return the groups of each stay of a run, from the cohort that it was trained on."""
     path = cohort / "stays.parquet"
     if not path.is_file():
         raise MissingInputError(
@@ -267,24 +247,21 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
     known = stays.select(ids) if set(ids) <= set(stays.columns) else predictions.stays.select(ids).clear()
     if missing := predictions.stays.join(known, on=ids, how="anti").height:
         raise InputError(
-            f"{cohort} lacks {missing} of the {predictions.stays.height} stays of the run; "
-            "choose the --cohort that it was trained on"
+            f"{cohort} lacks {missing} of the {predictions.stays.height} stays of the run; choose the "
+            "--cohort that it was trained on"
         )
     joined = predictions.stays.select(ids).join(stays, on=ids, how="left", maintain_order="left")
     return groups_of(joined)
 
 
 def _write(files: RunFiles, measured: list[Evaluation]) -> None:
-    """Write `metrics.json` and the tables, and keep a test set that was measured before.
-
-    Undefined numbers are null and empty.
-    """
+    """Write `metrics.json` and the tables, keeping test sets that were measured before; NaN become null."""
     sets: dict[str, Any] = {}
     if files.metrics.is_file():
         try:
             sets = dict(json.loads(files.metrics.read_text(encoding="utf-8"))["test"])
         except (ValueError, KeyError, TypeError):
-            logger.warning("%s was damaged, and holds only what was measured now", files.metrics)
+            logger.warning("%s was damaged; it now holds only these test sets", files.metrics)
     sets |= {one.test_on: _without_nan(_as_json(one)) for one in measured}
     write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
     by_label = [
@@ -316,7 +293,7 @@ def _write(files: RunFiles, measured: list[Evaluation]) -> None:
 
 
 def _as_json(measured: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as `metrics.json` has it: each metric's mean, then the metrics of each label."""
+    """Return an evaluation in the layout of `metrics.json`."""
     fields = dataclasses.asdict(measured)
     metrics, n_positive = fields.pop("metrics"), fields.pop("n_positive")
     last = {name: fields.pop(name) for name in ("calibration", "subgroups")}
@@ -334,9 +311,9 @@ def _as_json(measured: Evaluation) -> dict[str, Any]:
 
 
 def _columns(measured: Mapping[str, Any], names: Iterable[str]) -> dict[str, float | None]:
-    """Return estimates as columns: `prauc`, `prauc_low`, `prauc_high`, `prauc_bias`.
+    """Return estimates as columns, such as `prauc`, `prauc_low`, `prauc_high` and `prauc_bias`.
 
-    Those of a metric that an earlier version did not measure are None.
+    Metrics that an earlier version did not measure are None.
     """
     return {
         name if end == "value" else f"{name}_{end}": (measured.get(name) or {}).get(end)

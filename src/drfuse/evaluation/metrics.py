@@ -1,7 +1,7 @@
-"""The metrics of `drfuse evaluate`, by name: a new one is a function here, marked with `@metric`.
+"""The metrics of `drfuse evaluate`: to add one, write a function here and decorate it with `@metric`.
 
-It is then in `metrics.json`, in `metrics.csv` and, where there is room, in the table of the terminal, each
-time with its interval, for every label and as the mean over the labels.
+It then appears in `metrics.json`, `metrics.csv` and, if there is room, the terminal's table, with intervals,
+for every label and as the mean over the labels.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Resampled:
-    """What n stays are, what is predicted of them, and how often each counts in R resamples.
+    """Labels and logits of n stays, and how often each stay counts in R resamples.
 
     Attributes:
         labels: (n, C), 0 or 1.
-        logits: (n, C), none of them NaN.
-        blocks: How often each stay counts, in blocks (r, n) of R resamples together. The first resample is
-            the stays as they are: each counts once.
+        logits: (n, C), without NaN.
+        blocks: How often each stay counts, in blocks (r, n) that add up to R resamples. In the first
+            resample, each counts once.
     """
 
     labels: NDArray[np.uint8]
@@ -35,18 +35,18 @@ class Resampled:
 
     @cached_property
     def prauc_auroc(self) -> tuple[Floats, Floats]:
-        """PRAUC and AUROC, both (R, C): one pass over the ranked stays gives both."""
+        """PRAUC and AUROC, both (R, C); one pass over the ranked stays gives both."""
         return prauc_auroc(self.labels, self.logits, self.blocks)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how well one label is predicted.
+    """A measure of how well a label is predicted.
 
     Attributes:
-        title: What tables call it.
-        measure: Returns it of each resample and label (R, C); NaN where it is not defined.
-        bounded: Whether it lies between 0 and 1, as does its interval then.
+        title: Its title in tables.
+        measure: Returns it for each resample and label (R, C); NaN where undefined.
+        bounded: Whether it, and so its interval, lies between 0 and 1.
     """
 
     title: str
@@ -55,13 +55,13 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
-"""By the name of their function, in the order of the files and tables."""
+"""The metrics by the name of their function, in the order of the files and tables."""
 
 
 def metric(
     title: str, bounded: bool = True
 ) -> Callable[[Callable[[Resampled], Floats]], Callable[[Resampled], Floats]]:
-    """Mark a function as a metric; its name is the metric's name in `metrics.json` and `metrics.csv`."""
+    """Decorate a function as a metric; its name is the metric's name in `metrics.json` and `metrics.csv`."""
 
     def mark(measure: Callable[[Resampled], Floats]) -> Callable[[Resampled], Floats]:
         METRICS[measure.__name__] = Metric(title, measure, bounded)

@@ -1,4 +1,4 @@
-"""How much worse predictions get as radiographs go missing: macro PRAUC by the share taken away."""
+"""How much worse predictions get without radiographs: macro PRAUC by the share that is removed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from numpy.typing import ArrayLike
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import once_and_resampled, too_few, unless_too_few
+from drfuse.evaluation.resampling import mask_interval, original_and_resamples, too_few
 
 
 @dataclass(frozen=True)
 class MissingPoint:
-    """How well stays are predicted when a share of their radiographs is taken away.
+    """How well stays are predicted when a share of their radiographs is removed.
 
     Attributes:
         share: The share.
-        n_without_cxr: Stays that lost theirs.
-        n_guessed: Of those, the stays that the model then cannot predict and that get the prevalence; the
+        n_without_cxr: Number of stays that lost their radiograph.
+        n_guessed: Of those, the stays that the model cannot predict and that get the prevalence instead; the
             mean over the draws.
         prauc_macro: Macro PRAUC, the mean over the draws.
     """
@@ -42,31 +42,30 @@ def missing_curve(
     seed: int = 0,
     intervals: Intervals = "half-sampling",
 ) -> list[MissingPoint]:
-    """Return the macro PRAUC of n stays with a radiograph by the share of radiographs that is taken away.
+    """Return the macro PRAUC of n stays with a radiograph by the share of radiographs that is removed.
 
-    Which radiographs go is drawn: a draw puts the stays in a random order, and each share takes the first of
-    it, so that a larger share takes what a smaller one took and more. A stay that cannot be predicted without
-    its radiograph gets each label's prevalence, which says nothing of the stay; with a model of
-    radiographs alone, the PRAUC at share 1 is the prevalence itself. The interval is that of the stays; the
-    draws are averaged and are the same in each resample.
+    Each draw puts the stays in a random order, and a share removes the first radiographs of it, so a larger
+    share also removes those of a smaller one. A stay that cannot be predicted without its radiograph gets
+    each label's prevalence; for a model of radiographs alone, the PRAUC at share 1 is the prevalence. The
+    interval is over stays; draws are averaged, and the same in each resample.
 
     Args:
         labels: (n, C), 0 or 1.
-        logits_with: What the model says of each stay with its radiograph (n, C); or what models of S seeds
-            say (S, n, C), whose mean is measured.
-        logits_without: What it says without, of the same shape; NaN where it then cannot tell.
+        logits_with: The logits of each stay with its radiograph (n, C); or those of S seeds (S, n, C), whose
+            results are averaged.
+        logits_without: The same without the radiograph; NaN where the model then predicts nothing.
         units: The unit of each stay (n,) that is drawn as a whole: the subject.
-        shares: From 0 to 1 each.
-        prevalence: Prevalence of each label (C,) to guess with, such as that of the training split;
-            without it, that among the labels.
-        n_draws: How many random orders.
-        n_resamples: How many resamples.
+        shares: Shares of the radiographs to remove, each from 0 to 1.
+        prevalence: Prevalence of each label (C,) to guess with, such as that of the training split; by
+            default, that of `labels`.
+        n_draws: Number of random orders.
+        n_resamples: Number of resamples.
         seed: Seed of the orders and the resamples.
-        intervals: How the resamples are drawn.
+        intervals: How to draw the resamples.
 
     Raises:
-        InputError: If a stay is not predicted with its radiograph, a share is not from 0 to 1, or there is no
-            draw.
+        InputError: If a stay has no prediction with its radiograph, a share is not from 0 to 1, or `n_draws`
+            is less than 1.
     """
     present, seen, n_seeds = stack_seeds(labels, logits_with)
     _, unseen, _ = stack_seeds(labels, logits_without)
@@ -82,21 +81,20 @@ def missing_curve(
     fallback = np.where(guessed[:, None], guess, unseen)
     generator = np.random.default_rng(seed)
     places = np.stack([generator.permutation(n) for _ in range(n_draws)])  # each stay's place in each order
-    blocks = once_and_resampled(units, n_resamples, seed, intervals)
+    blocks = original_and_resamples(units, n_resamples, seed, intervals)
     few = too_few(labels, units)
     points = []
     for share in shares:
-        n_taken = round(share * n)
-        n_orders = n_draws if 0 < n_taken < n else 1  # at the ends all agree
-        taken = places[:n_orders] < n_taken  # (draws, n)
-        scores = np.concatenate([np.where(lost[:, None], fallback, seen) for lost in taken], axis=1)
-        prauc, _ = prauc_auroc(np.tile(present, len(taken)), scores, blocks)
-        prauc = prauc.reshape(-1, len(taken) * n_seeds, n_columns // n_seeds)
+        n_removed = round(share * n)
+        n_orders = n_draws if 0 < n_removed < n else 1  # at the ends all orders agree
+        removed = places[:n_orders] < n_removed  # (draws, n)
+        scores = np.concatenate([np.where(lost[:, None], fallback, seen) for lost in removed], axis=1)
+        prauc, _ = prauc_auroc(np.tile(present, n_orders), scores, blocks)
+        prauc = prauc.reshape(-1, n_orders * n_seeds, n_columns // n_seeds)
         value, drawn = (
-            macro.reshape(-1, len(taken), n_seeds).mean(axis=1)
-            for macro in macro_of_seeds(prauc[0], prauc[1:])
+            macro.reshape(-1, n_orders, n_seeds).mean(axis=1) for macro in macro_of_seeds(prauc[0], prauc[1:])
         )
-        estimate = unless_too_few(Estimate.of(value[0], drawn, intervals), few)
-        n_guessed = float((taken & guessed).sum(axis=1).mean())
-        points.append(MissingPoint(float(share), n_taken, n_guessed, estimate))
+        estimate = mask_interval(Estimate.of(value[0], drawn, intervals), few)
+        n_guessed = float((removed & guessed).sum(axis=1).mean())
+        points.append(MissingPoint(float(share), n_removed, n_guessed, estimate))
     return points

@@ -1,7 +1,7 @@
 """PRAUC and AUROC over resamples, exactly as scikit-learn defines them, ties included.
 
-A label's rows are walked once in the order of their scores, and every step counts for 64 resamples side by
-side: sorting is paid once a label instead of once a resample, and the processor adds many resamples at once.
+One walk over a label's rows, in the order of their scores, counts for 64 resamples side by side: rows are
+sorted once per label rather than once per resample, and the CPU adds many resamples at once.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,15 +23,10 @@ def bootstrap_prauc(
     seed: int = 0,
     units: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
-    """Return the PRAUC (R, C) of each bootstrap resample and label; NaN where one has no positive.
+    """Return the PRAUC (R, C) of each bootstrap resample and label; NaN without a positive.
 
-    Args:
-        labels: (n, C), 0 or 1.
-        scores: (n, C), higher for likelier; equal scores are one threshold.
-        n_resamples: How many resamples R.
-        seed: Seed of the draws.
-        units: The unit of each row (n,) that is drawn as a whole, such as the subject; without it each row is
-            one.
+    `labels` and `scores` are those of `prauc_auroc`, the rest those of `resample`. Without `units`, each row
+    is one.
     """
     drawn = np.arange(len(np.asarray(labels))) if units is None else units
     return prauc_auroc(labels, scores, resample(drawn, n_resamples, seed))[0]
@@ -42,15 +37,14 @@ def prauc_auroc(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return PRAUC (average precision) and AUROC of each resample and label, both (R, C).
 
-    NaN where the resample has no positive of the label; AUROC also where it has no negative. The labels are
-    shared out among threads, as many as NUMBA_NUM_THREADS says or there are processors; the numbers do not
-    depend on that.
+    NaN where the resample has no positive of the label; AUROC also where it has no negative. Labels run in
+    parallel on NUMBA_NUM_THREADS threads, by default one per CPU; the numbers do not depend on it.
 
     Args:
         labels: (n, C), 0 or 1.
         scores: (n, C), higher for likelier; equal scores are one threshold.
-        blocks: How often each row counts, in blocks (r, n) as `resample` yields them; without them each
-            row counts once, and R is 1.
+        blocks: How often each row counts, in blocks (r, n) as `resample` yields them; by default once, and R
+            is 1.
 
     Raises:
         InputError: If the shapes differ, or a score is NaN.
@@ -66,9 +60,7 @@ def prauc_auroc(
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)
     if np.isnan(scores).any():
-        raise InputError(
-            "some scores are NaN, which have no rank; leave out the stays that are not predicted"
-        )
+        raise InputError("some scores are NaN and have no rank; leave out the stays without a prediction")
     if blocks is None:
         blocks = [np.ones((1, len(labels)), np.uint8)]
     n_labels = labels.shape[1]
@@ -95,7 +87,7 @@ def prauc_auroc(
 
 
 class _Ranking(NamedTuple):
-    """How one label's scores rank n rows, best first; of equal scores the positives come first.
+    """How one label's scores rank n rows: highest first, positives first among equal scores.
 
     Attributes:
         order: The rows in that order (n,).
@@ -116,7 +108,7 @@ class _Ranking(NamedTuple):
 
 
 def _lanes(block: Counts) -> Counts:
-    """Return a block (r, n) of at most 64 resamples as (n, 64); lanes without a resample count nothing."""
+    """Return a block (r, n) of at most 64 resamples as (n, 64), filled up with zeros."""
     lanes = compact(block).T
     if len(block) < LANES:
         lanes = np.pad(lanes, ((0, 0), (0, LANES - len(block))))
@@ -125,7 +117,7 @@ def _lanes(block: Counts) -> Counts:
 
 @cache
 def _kernel() -> Callable[..., None]:
-    """Return `_walk` compiled; it is kept on disk where numba finds a place to write."""
+    """Return `_walk` compiled, and cached on disk if numba finds a place to write."""
     import numba
 
     def compiled(keep: bool) -> Callable[..., None]:
@@ -135,7 +127,7 @@ def _kernel() -> Callable[..., None]:
 
     try:
         return compiled(keep=True)
-    except (RuntimeError, OSError):  # no folder to write to, or it is full
+    except (RuntimeError, OSError):  # no writable folder, or the disk is full
         return compiled(keep=False)
 
 
@@ -148,12 +140,12 @@ def _walk(
 ) -> None:
     """Write the PRAUC and AUROC of one label into `measured` (2, 64), for each column of `counts` (n, 64).
 
-    Both are sums over the groups of equal scores that hold positives. AUROC is one less the share of the
-    pairs of a positive and a negative that are in the wrong order; a tied pair is half wrong. Sums of counts
-    are exact in doubles up to 2^53.
+    Both are sums over the groups of equal scores with positives. AUROC is 1 minus the share of wrongly
+    ordered pairs of a positive and a negative; a tied pair is half wrong. Sums of counts are exact in doubles
+    up to 2^53.
     """
     true, false, new, precisions, wrong = np.zeros((5, LANES))
-    open_group = False  # whether positives of the score at hand wait to be summed up
+    open_group = False  # whether positives of the current score are not summed up yet
     for i in range(len(order)):
         drawn = counts[order[i]]
         if positive[i]:

@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import Counts, once_and_resampled, too_few, unless_too_few
+from drfuse.evaluation.resampling import Counts, mask_interval, original_and_resamples, too_few
 
 UNKNOWN = "unknown"
 FEW = 50
-"""Positive labels below which a group's numbers say little."""
-_AGE_BANDS = {18: "18-44", 45: "45-64", 65: "65-79", 80: "80+"}  # by the age where each begins
+"""With fewer positive labels, a group's numbers say little."""
+_AGE_BANDS = {18: "18-44", 45: "45-64", 65: "65-79", 80: "80+"}  # by their youngest age
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class GroupMetrics:
     """How well the stays of one group are predicted.
 
     Attributes:
-        attribute: How patients are grouped, such as by `age`.
-        group: Its name.
-        n_stays: Its stays.
-        n_positive: Their positive labels, of all labels together.
-        few: Whether the median label has so few of those (under 50) that the numbers say little.
-        auroc_macro: Mean AUROC over the labels that the group has a positive and a negative of.
-        auroc_gap: Its mean difference from that of all other stays, over the labels that both have.
-        prauc_macro: Mean PRAUC over the labels that the group has. It rises with their prevalence: groups
-            with different prevalences cannot be ranked by it. In small groups it is too high by its `bias`.
+        attribute: What patients are grouped by, such as `age`.
+        group: The group's name.
+        n_stays: Number of stays.
+        n_positive: Number of positives, of all labels together.
+        few: Whether the median label has so few positives (under 50) that the numbers say little.
+        auroc_macro: Mean AUROC over the labels of which the group has a positive and a negative.
+        auroc_gap: Mean difference in AUROC from all other stays, over the labels that both have.
+        prauc_macro: Mean PRAUC over the labels that the group has. It rises with prevalence, so it cannot
+            rank groups of different prevalence. In small groups it is too high by its `bias`.
         tpr_macro: Mean true positive rate over the labels that the group has.
-        tpr_gap: Its mean difference from that of all other stays, over the labels that both have; below 0
-            the group's patients are overlooked more often.
+        tpr_gap: Mean difference in true positive rate from all other stays, over the labels that both have;
+            below 0, the group's patients are missed more often.
     """
 
     attribute: str
@@ -56,8 +56,8 @@ class Subgroups:
     """How well groups of patients are predicted.
 
     Attributes:
-        specificity: At which true positive rates are taken.
-        tpr_macro: Mean true positive rate over the labels, of all stays.
+        specificity: The specificity at which true positive rates are measured.
+        tpr_macro: Mean true positive rate of all stays, over the labels.
         groups: The groups, attribute by attribute.
     """
 
@@ -69,10 +69,8 @@ class Subgroups:
 def groups_of(stays: pl.DataFrame) -> pl.DataFrame:
     """Return the group of each stay by `age`, `sex`, `race` and `admission`, in the order of the stays.
 
-    Nulls, and values that fit no group of `definitions/groups.csv`, are `unknown`.
-
-    Args:
-        stays: With `age` (years), `gender`, `race` and `admission_type` as `stays.parquet` has them.
+    Reads `age` (years), `gender`, `race` and `admission_type` as in `stays.parquet`. Nulls, and values that
+    fit no group in `definitions/groups.csv`, are `unknown`.
 
     Raises:
         InputError: If a column is missing.
@@ -110,50 +108,49 @@ def subgroups(
 ) -> Subgroups:
     """Return how well each group of stays is predicted, with 95 % intervals.
 
-    A label's threshold is the lowest score that leaves at least the share `specificity` of the negatives
-    of all stays at or below it; every group shares it, and each resample has its own. Gaps compare a group
-    with all other stays, because a total that includes the group would hide part of the gap. The gap of the
-    true positive rate is equal opportunity (Hardt et al., NeurIPS 2016). All groups are measured on the
-    same resamples.
+    A label's threshold is the lowest score with at least the share `specificity` of all stays' negatives at
+    or below it; all groups share it, and each resample has its own. Gaps compare a group with all other
+    stays, because a total that includes the group would hide part of the gap. The gap of the true positive
+    rate is equal opportunity (Hardt et al., NeurIPS 2016). All groups are measured on the same resamples.
 
     Args:
         labels: (n, C), 0 or 1.
-        scores: (n, C), higher for likelier; or those of S seeds (S, n, C), whose means are measured.
-        attributes: The group of each stay, a column an attribute, as `groups_of` returns them.
+        scores: (n, C), higher for likelier; or those of S seeds (S, n, C), whose results are averaged.
+        attributes: The group of each stay, one column per attribute, as `groups_of` returns them.
         units: The unit of each stay (n,) that is drawn as a whole: the subject.
-        n_resamples: How many resamples.
-        seed: Seed of the draws.
+        n_resamples: Number of resamples.
+        seed: Seed of the resampling.
         specificity: Above 0, up to 1.
-        intervals: How the resamples are drawn.
+        intervals: How to draw the resamples.
 
     Raises:
-        InputError: If `specificity` is not above 0 and up to 1.
+        InputError: If `specificity` is out of range.
     """
     if not 0 < specificity <= 1:
         raise InputError(f"specificity is {specificity}; expected a number above 0, up to 1")
     labels, units = np.asarray(labels), np.asarray(units)
     present, given, n_seeds = stack_seeds(labels, scores)
-    blocks = once_and_resampled(units, n_resamples, seed, intervals)
+    blocks = original_and_resamples(units, n_resamples, seed, intervals)
     members = list(_members(attributes))
-    within = np.zeros((len(members) + 1, len(present)))
-    for place, (_, _, rows) in enumerate(members):
-        within[place, rows] = 1
-    within[-1] = 1
-    caught, positives = _caught(present, given, within, blocks, specificity)
+    membership = np.zeros((len(members) + 1, len(present)))
+    for g, (_, _, rows) in enumerate(members):
+        membership[g, rows] = 1
+    membership[-1] = 1  # all stays
+    detected, positives = _detected(present, given, membership, blocks, specificity)
 
     def estimate(found: NDArray[np.float64], few: NDArray[np.bool_], bounded: bool = True) -> Estimate:
-        """Return the macro mean of what was found on all stays and then in each resample (1 + R, S C)."""
+        """Return the macro mean of values on all stays, followed by those in each resample (1 + R, S C)."""
         of_seeds = found.reshape(len(found), n_seeds, -1)
         macro = macro_of_seeds(of_seeds[0], of_seeds[1:])
-        return unless_too_few(Estimate.of(*macro, intervals, bounded), few)
+        return mask_interval(Estimate.of(*macro, intervals, bounded), few)
 
     groups = []
-    for place, (attribute, group, rows) in enumerate(members):
-        others = np.flatnonzero(within[place] == 0)
+    for g, (attribute, group, rows) in enumerate(members):
+        others = np.flatnonzero(membership[g] == 0)
         prauc, auroc = _measure(present, given, rows, blocks)
         _, auroc_of_others = _measure(present, given, others, blocks)
-        rate = _ratio(caught[place], positives[place])
-        rate_of_others = _ratio(caught[-1] - caught[place], positives[-1] - positives[place])
+        rate = _ratio(detected[g], positives[g])
+        rate_of_others = _ratio(detected[-1] - detected[g], positives[-1] - positives[g])
         n_positive = labels[rows].sum(axis=0)
         few, few_others = (too_few(labels[some], units[some]) for some in (rows, others))
         groups.append(
@@ -170,12 +167,12 @@ def subgroups(
                 tpr_gap=estimate(rate - rate_of_others, few | few_others, bounded=False),
             )
         )
-    of_all = estimate(_ratio(caught[-1], positives[-1]), too_few(labels, units))
+    of_all = estimate(_ratio(detected[-1], positives[-1]), too_few(labels, units))
     return Subgroups(specificity, of_all, groups)
 
 
 def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
-    """Yield the attribute, the name and the rows of each group that is not empty."""
+    """Yield the attribute, name and rows of each group that is not empty."""
     for attribute in attributes.columns:
         of_stays = attributes[attribute]
         for group in of_stays.unique().sort():
@@ -185,23 +182,23 @@ def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.in
 def _measure(
     labels: NDArray[np.float64], scores: NDArray[Any], rows: NDArray[np.intp], blocks: Sequence[Counts]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return PRAUC and AUROC of some rows in each resample, both (R, C)."""
+    """Return PRAUC and AUROC of the given rows in each resample, both (R, C)."""
     return prauc_auroc(labels[rows], scores[rows], [block.T[rows].T for block in blocks])
 
 
-def _caught(
+def _detected(
     labels: NDArray[np.float64],
     scores: NDArray[Any],
-    within: NDArray[np.float64],
+    membership: NDArray[np.float64],
     blocks: Sequence[Counts],
     specificity: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the positives above the threshold, and all of them, by group, resample and label (G, R, C).
+    """Return the positives above the threshold, and all positives, by group, resample and label (G, R, C).
 
-    `within` is 1 where a group holds a row (G, n); `blocks` say how often each row counts, (r, n) each.
+    `membership` (G, n) is 1 where a row belongs to a group.
     """
     n_drawn, n_labels = sum(map(len, blocks)), labels.shape[1]
-    caught, positives = np.empty((2, len(within), n_drawn, n_labels))
+    detected, positives = np.empty((2, len(membership), n_drawn, n_labels))
     for c in range(n_labels):
         negative, positive = np.flatnonzero(labels[:, c] == 0), np.flatnonzero(labels[:, c] == 1)
         negative = negative[np.argsort(scores[negative, c])]
@@ -214,10 +211,10 @@ def _caught(
                 enough = below >= specificity * below[:, -1:] - 1e-9
                 threshold = np.where(below[:, -1] > 0, scores[negative[enough.argmax(axis=1)], c], -np.inf)
             drawn = block[:, positive].astype(np.float64)
-            positives[:, at, c] = within[:, positive] @ drawn.T
+            positives[:, at, c] = membership[:, positive] @ drawn.T
             above = drawn * (scores[positive, c] > threshold[:, None])
-            caught[:, at, c] = within[:, positive] @ above.T
-    return caught, positives
+            detected[:, at, c] = membership[:, positive] @ above.T
+    return detected, positives
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

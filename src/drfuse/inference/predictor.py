@@ -142,11 +142,7 @@ class Predictor:
             return [function(batch) for batch in shown]
 
     def _dataset(self, cohort: Cohort) -> StayDataset:
-        """Return the dataset of a cohort, with the features of the training.
-
-        Raises:
-            InputError: If the cohort does not fit the model.
-        """
+        """Return the dataset of a cohort that fits the model, with the features of the training."""
         facts, manifest = self.facts, cohort.manifest
         expected: dict[str, tuple[Any, Any, str]] = {
             "variables": (manifest.variables, facts.variables, "the same preset and version of drfuse"),

@@ -75,7 +75,7 @@ class CxrEncoder(nn.Module):
         """
         self.backbone.requires_grad_(False)
         device, training = self.project.weight.device, self.backbone.training
-        self.backbone.eval()
+        self.backbone.train(False)
         with torch.no_grad():
             self.kept = torch.cat([self.pool(part.to(device)) for part in cxr])
         self.backbone.train(training)

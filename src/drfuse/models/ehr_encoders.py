@@ -1,6 +1,7 @@
 """EHR encoders that all models share, so that a comparison of models changes only the fusion."""
 
 import math
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
@@ -77,7 +78,7 @@ class EhrEncoder(nn.Module):
 
     def finish(self, hidden: Tensor, padded: Tensor) -> tuple[Tensor, ...]:
         """Return a representation (B, D) of each branch, from the output of `embed`, changed or not."""
-        pools = self.pools or [mean_over_hours] * len(self.branches)
+        pools: Iterable[Callable[..., Tensor]] = self.pools or [mean_over_hours] * len(self.branches)
         return tuple(
             pool(branch(hidden, src_key_padding_mask=padded), padded)
             for branch, pool in zip(self.branches, pools, strict=True)

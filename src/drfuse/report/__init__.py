@@ -1,6 +1,6 @@
-"""What the other packages measured in, what people read out: tables, figures and a page.
+"""Measurements in; tables, figures and a page out.
 
-The modules `figures` and `page` draw with matplotlib, so they are imported by their own names.
+Import `figures` and `page` as modules: they load matplotlib.
 """
 
 from drfuse.report.tables import Number, Row, Table, to_csv, to_latex, to_markdown, write_table

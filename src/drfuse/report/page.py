@@ -1,4 +1,4 @@
-"""Tables and figures -> one page that needs nothing beside itself."""
+"""Tables and figures in, one self-contained HTML page out."""
 
 import re
 from collections.abc import Sequence
@@ -26,12 +26,11 @@ class Section:
     """A part of the page.
 
     Attributes:
-        key: Its anchor, of letters, digits, `-` and `_`.
+        key: Its HTML id, of letters, digits, `-` and `_`.
         title: A few words.
-        text: Plain text; an empty line parts paragraphs.
+        text: Plain text; an empty line separates paragraphs.
         tables: Shown below the text.
-        figures: Shown below the tables, as (caption, figure). The caption says in words what the figure
-            shows, also to those who cannot see it.
+        figures: Shown below the tables, as (caption, figure). The caption is also what a screen reader says.
     """
 
     key: str
@@ -45,21 +44,21 @@ class Section:
 
     @property
     def paragraphs(self) -> list[str]:
-        """The text, paragraph by paragraph."""
+        """The paragraphs of the text."""
         return [part.strip() for part in re.split(r"\n\s*\n", self.text) if part.strip()]
 
     @property
     def is_wide(self) -> bool:
-        """Whether a table of it is printed on a landscape page."""
+        """Whether one of its tables needs a landscape page in print."""
         return any(len(table.columns) > MOST_PORTRAIT_COLUMNS for table in self.tables)
 
 
 def render_page(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
-    """Return an HTML page with its style and figures within it; it loads nothing and runs nothing.
+    """Return an HTML page that embeds its style and figures, loads nothing and runs no script.
 
     Args:
-        title: What the page is about.
-        facts: What to know first, as (what, value).
+        title: The page's title.
+        facts: Shown at the top, as (name, value).
         sections: The parts of the page, in order.
 
     Raises:
@@ -83,15 +82,18 @@ def render_page(title: str, facts: Sequence[tuple[str, str]], sections: Sequence
 
 def _check_unique(what: str, keys: Sequence[str]) -> None:
     if repeated := {key for key in keys if keys.count(key) > 1}:
-        raise InputError(f"the key {min(repeated)!r} is that of several {what}; expected it once")
+        raise InputError(f"several {what} have the key {min(repeated)!r}; give each its own")
 
 
 def _inline_svg(figure: Figure, prefix: str, labelled_by: str) -> Markup:
-    """Return a figure as an SVG element whose ids no other figure of the page has."""
+    """Return a figure as an SVG element, with a prefix that makes its ids unique in the page."""
     root = ElementTree.fromstring(figure_to_svg(figure))
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in (f"{{{_SVG}}}style", f"{{{_SVG}}}metadata"):  # a style would reach the whole page
+            if child.tag in (
+                f"{{{_SVG}}}style",
+                f"{{{_SVG}}}metadata",
+            ):  # a style would apply to the whole page
                 parent.remove(child)
     for element in root.iter():
         for name, value in element.attrib.items():

@@ -1,4 +1,4 @@
-"""Numbers beside those of the paper, as Markdown, LaTeX and tidy CSV."""
+"""Tables of numbers beside the paper's, as Markdown, LaTeX and tidy CSV."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # after the end of a row it would open an argument, as would a star
+    "[": "{[}",  # after the end of a row, a bracket or a star would be read as an argument
     "*": "{*}",
     "−": "$-$",
     "±": r"$\pm$",
@@ -38,12 +38,12 @@ _LATEX = {
     "“": "``",
     "”": "''",
 } | {sign: "\\" + sign for sign in "&%$#_{}"}
-MOST_ROWS_ON_A_PAGE = 18  # with a few lines each
+MOST_ROWS_ON_A_PAGE = 18  # rows of a few lines each
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The parts of a number as text, empty where there is nothing to show."""
+    """The parts of a number as text; empty where there is nothing to show."""
 
     value: str
     interval: str
@@ -54,19 +54,19 @@ class Shown:
 
 @dataclass(frozen=True)
 class Number:
-    """A measured number, and what the paper published in its place.
+    """A measured number, and the paper's.
 
     Attributes:
-        value: What was measured; NaN where it is not defined, which is shown as an en dash.
+        value: The measured value; NaN where undefined, shown as an en dash.
         low: Lower end of the 95 % interval.
         high: Upper end of the 95 % interval.
         spread: Standard deviation over seeds.
         paper: The paper's value.
         paper_low: Lower end of the paper's interval.
         paper_high: Upper end of the paper's interval.
-        note: A few words beside the number, such as `+8.2 %` or `p = 0.012`.
-        mark: The `best` of its kind; or more than 5 % `better` or `worse` than what the caption names.
-        digits: Decimals that are shown; at 0, thousands are separated.
+        note: A few words shown with the number, such as `+8.2 %` or `p = 0.012`.
+        mark: `best` of its kind, or more than 5 % `better` or `worse` than what the caption names.
+        digits: Decimals shown.
     """
 
     value: float
@@ -85,12 +85,12 @@ class Number:
 
     @classmethod
     def of(cls, estimate: Estimate, **more: Any) -> "Number":
-        """Return an estimate with its interval; `more` are the other attributes."""
+        """Return an estimate with its interval; `more` sets the other attributes."""
         return cls(estimate.value, estimate.low, estimate.high, **more)
 
     @property
     def shown(self) -> Shown:
-        """Each part as text.
+        """The parts as text.
 
         >>> Number(11914, digits=0).shown.value, Number(0.45, 0.426, 0.498).shown.interval
         ('11,914', '(0.426, 0.498)')
@@ -116,12 +116,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: what it is about, and a cell for each further column.
+    """A row of a table.
 
     Attributes:
-        header: What the row is about.
-        cells: Numbers, or text.
-        rule_above: Whether a rule parts it from the row above, where the format has rules.
+        header: The cell of the first column.
+        cells: Numbers or text, one for each column after the first.
+        rule_above: Whether a rule separates it from the row above, in formats that have rules.
     """
 
     header: str
@@ -137,11 +137,11 @@ class Table:
         key: File stem, of letters, digits, `-` and `_`.
         title: A few words.
         caption: What is measured, on what, and what `best`, `better` and `worse` compare with.
-        columns: Column heads; the first names the row headers.
+        columns: Column heads; the first is that of the row headers.
         rows: The rows.
-        beside_paper: A sentence on why the paper's numbers are of something else; shown where there are some.
-        groups: Heads that span columns, as (text, how many columns); they cover all columns, the first one
-            included, and an empty text leaves its columns without such a head.
+        groups: Heads that span columns, as (text, number of columns). They cover all columns, the first
+            included; an empty text is no head.
+        beside_paper: Why the paper's numbers are not comparable; shown if the table has any.
     """
 
     key: str
@@ -172,35 +172,33 @@ class Table:
 
     @property
     def has_paper(self) -> bool:
-        """Whether it has a number of the paper."""
+        """Whether it has any of the paper's numbers."""
         return any(number.paper is not None for number in self.numbers)
 
     @property
     def full_caption(self) -> str:
-        """The caption; with numbers of the paper in the table, also why they are of something else."""
+        """The caption and, if the table has any of the paper's numbers, `beside_paper`."""
         return f"{self.caption} {self.beside_paper}".strip() if self.has_paper else self.caption
 
     @property
     def full_columns(self) -> list[str]:
-        """Column heads, each with the head that spans it in front."""
+        """Column heads, each after the head that spans it."""
         heads = [text for text, count in self.groups for _ in range(count)] or [""] * len(self.columns)
-        return [
-            f"{head}: {column}" if head else column for head, column in zip(heads, self.columns, strict=True)
-        ]
+        return [f"{head}: {name}" if head else name for head, name in zip(heads, self.columns, strict=True)]
 
 
 def check_key(key: str) -> None:
-    """Check that a key can be both a file stem and an anchor.
+    """Check that a key can be a file stem and an HTML id.
 
     Raises:
-        InputError: If it holds anything but letters, digits, `-` and `_`.
+        InputError: If it has characters other than letters, digits, `-` and `_`.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", key):
-        raise InputError(f"the key {key!r} should hold letters, digits, - and _ only")
+        raise InputError(f"the key is {key!r}; expected only letters, digits, - and _")
 
 
 def to_markdown(table: Table) -> str:
-    """Return a table as GitHub-flavoured Markdown; the paper's values stand in square brackets."""
+    """Return a table as GitHub-flavoured Markdown, with the paper's values in square brackets."""
     rows = [[row.header, *row.cells] for row in table.rows]
     lines = [
         _markdown_row(table.full_columns),
@@ -212,20 +210,19 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""Return a table as a LaTeX fragment, for a document that uses `booktabs` and `longtable`.
+    """Return a table as a LaTeX fragment, for a document that uses `booktabs` and `longtable`.
 
-    The interval, the note and the paper's value stand below the measured one, in smaller type. A table of
-    many rows goes on over several pages. One of more than seven columns wants a landscape page.
+    The interval, the note and the paper's value are below the measured value, in smaller type. A long table
+    continues on further pages; one of more than seven columns needs a landscape page.
     """
     width = len(table.columns)
     long_headers = max((len(row.header) for row in table.rows), default=0) > 40
     first = r"p{0.24\linewidth}" if long_headers else "l"
     columns = rf"{{@{{}}{first}{'r' * (width - 1)}@{{}}}}"
-    title = re.sub(r"^Table \w+[:.] *", "", table.title)  # LaTeX counts its tables itself
+    title = re.sub(r"^Table \w+[:.] *", "", table.title)  # LaTeX numbers its tables itself
     legend = map(_escape_latex, _legend(table, "Bold: the best."))
     text = " ".join(filter(None, [_escape_latex(f"{title}. {table.full_caption}"), *legend]))
-    caption = rf"\caption{{{text.strip()}}}"
-    label = rf"\label{{tab:{table.key}}}"
+    caption, label = rf"\caption{{{text.strip()}}}", rf"\label{{tab:{table.key}}}"
     size = [r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]
     head = [
         r"\toprule",
@@ -237,22 +234,12 @@ def to_latex(table: Table) -> str:
     for number, row in enumerate(table.rows):
         if row.rule_above and number:
             body.append(r"\midrule")
-        header = _escape_latex(row.header)
-        body.append(
-            " & ".join([rf"\raggedright {header}" if long_headers else header, *map(_latex_cell, row.cells)])
-        )
-        body[-1] += r" \\"
+        header = (r"\raggedright " if long_headers else "") + _escape_latex(row.header)
+        body.append(" & ".join([header, *map(_latex_cell, row.cells)]) + r" \\")
     if len(table.rows) > MOST_ROWS_ON_A_PAGE:
-        lines = [r"\begingroup", *size, r"\begin{longtable}" + columns, caption + label + r" \\", *head]
-        lines += [
-            r"\endfirsthead",
-            *head,
-            r"\endhead",
-            *body,
-            r"\bottomrule",
-            r"\end{longtable}",
-            r"\endgroup",
-        ]
+        lines = [r"\begingroup", *size, r"\begin{longtable}" + columns, caption + label + r" \\"]
+        lines += [*head, r"\endfirsthead", *head, r"\endhead", *body]
+        lines += [r"\bottomrule", r"\end{longtable}", r"\endgroup"]
     else:
         lines = [r"\begin{table}[htbp]", r"\centering", caption, label, *size, r"\begin{tabular}" + columns]
         lines += [*head, *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
@@ -260,10 +247,9 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Return a table as tidy CSV (RFC 4180), a line for each cell.
+    """Return a table as tidy CSV (RFC 4180), one line for each cell.
 
-    Numbers are not rounded to the decimals that are shown; undefined ones are empty. Text in the place of a
-    number is in the column `note`.
+    Numbers are not rounded; undefined ones are empty. The text of a text cell is in the column `note`.
     """
     parts = ("value", "low", "high", "spread", "paper", "paper_low", "paper_high")
     text = io.StringIO(newline="")
@@ -280,21 +266,21 @@ def to_csv(table: Table) -> str:
 
 
 def write_table(table: Table, folder: Path) -> None:
-    """Write a table into a folder, as `<key>.md`, `<key>.tex` and `<key>.csv`."""
+    """Write a table to `<key>.md`, `<key>.tex` and `<key>.csv` in a folder."""
     forms: dict[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
     for ending, form in forms.items():
         write_whole(folder / f"{table.key}.{ending}", form(table))
 
 
 def _legend(table: Table, best: str) -> list[str]:
-    """Return a sentence for each sign that a table uses."""
+    """Return a sentence for each symbol in a table."""
     numbers = table.numbers
     shown = [number.shown for number in numbers]
     marks = {number.mark for number in numbers}
     signs = {
         "In parentheses: the 95 % interval.": any(one.interval or one.paper_interval for one in shown),
         "±: the standard deviation over seeds.": any(one.spread for one in shown),
-        "The word “paper” stands before what the paper published; all else was measured.": any(
+        "After the word “paper”: the paper's numbers; all others were measured.": any(
             one.paper for one in shown
         ),
         best: "best" in marks,
@@ -320,7 +306,7 @@ def _markdown_cell(cell: Number | str) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    r"""Return text that Markdown shows as it is, on one line.
+    r"""Return text on one line that Markdown shows as it is.
 
     >>> print(_escape_markdown("a|b_c <d>"))
     a\|b\_c &lt;d&gt;
@@ -330,7 +316,7 @@ def _escape_markdown(text: str) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    r"""Return text that LaTeX sets as it is, on one line.
+    r"""Return text on one line that LaTeX shows as it is.
 
     >>> print(_escape_latex("50 % & a_b"))
     50 \% \& a\_b
@@ -339,7 +325,7 @@ def _escape_latex(text: str) -> str:
 
 
 def _latex_groups(table: Table) -> list[str]:
-    """Return the spanning heads and the rules below them."""
+    """Return the line of spanning heads, and that of the rules below them."""
     if not table.groups:
         return []
     heads, rules, start = [], [], 1
@@ -371,7 +357,7 @@ def _latex_head(text: str) -> str:
 
 
 def _stacked(lines: Sequence[str], level_with: Literal["t", "b"]) -> str:
-    """Return lines below each other, the top or the bottom one in line with the row."""
+    """Return lines stacked in a cell, with the top or the bottom one level with the row."""
     if len(lines) == 1:
         return lines[0]
     return rf"\begin{{tabular}}[{level_with}]{{@{{}}r@{{}}}}" + r"\\".join(lines) + r"\end{tabular}"

@@ -20,13 +20,13 @@ from drfuse.report.tables import Table as NumberTable
 from drfuse.subsets import Subset
 
 _MOST_COLUMNS = 6
-"""The most columns of numbers that a terminal of 80 characters shows beside each other."""
+"""How many columns of numbers fit a terminal of 80 characters."""
 _WIDTH_OF_METRICS = 20
-"""Characters of such a terminal for the metrics after the first, so that labels have room."""
+"""Characters for the metrics after the first, which leave room for the labels."""
 
 
 def flow_table(manifest: Manifest) -> Table:
-    """Return the inclusion flow of a cohort, and the stays of each split."""
+    """Return the inclusion flow of a cohort, and the number of stays in each split."""
     table = _table("Who is in", "criterion", "stays", "with radiograph")
     total = sum(split["with_cxr"] for split in manifest.splits.values())
     for step in manifest.flow:
@@ -38,16 +38,14 @@ def flow_table(manifest: Manifest) -> Table:
 
 
 def metrics_table(measured: Evaluation) -> Table:
-    """Return the metrics of each label of one test set, and their means.
+    """Return the metrics of each label on one test set, and their means.
 
-    The first metric has its interval beside it. Others follow as long as there is room; the means of all of
-    them stand in the caption.
+    The first metric has its interval. Others follow while there is room; the caption has the means of all.
     """
     unit = {"subject": "subjects", "stay": "stays"}[measured.bootstrap_unit]
-    unpredicted = measured.n_without_prediction
     n_stays = f"{measured.n_stays:,}"
-    if unpredicted:
-        n_stays += f" of {measured.n_stays + unpredicted:,}"
+    if measured.n_without_prediction:
+        n_stays += f" of {measured.n_stays + measured.n_without_prediction:,}"
     (first, *others) = measured.metrics
     widths = accumulate(max(len(METRICS[name].title), 5) + 2 for name in others)
     points = [name for name, width in zip(others, widths, strict=True) if width <= _WIDTH_OF_METRICS]
@@ -85,7 +83,7 @@ def metrics_table(measured: Evaluation) -> Table:
 
 
 def subgroups_table(metrics: Evaluation) -> Table:
-    """Return the macro AUROC and the gap in sensitivity of each group of patients of one test set.
+    """Return the macro AUROC and the TPR gap of each group of patients of one test set.
 
     Raises:
         ValueError: If no groups were measured.
@@ -96,8 +94,8 @@ def subgroups_table(metrics: Evaluation) -> Table:
     title = f"{metrics.test_on} test set, groups of patients"
     table = _table(title, "group", "stays", "AUROC (95 % interval)", "TPR gap (95 % interval)", wide=True)
     table.caption = (
-        f"TPR gap: true positive rate at specificity {found.specificity:g}, less that of all others; "
-        f"of all {_with_interval(found.tpr_macro)}"
+        f"TPR gap: true positive rate at specificity {found.specificity:g}, minus that of all others; "
+        f"TPR of all: {_with_interval(found.tpr_macro)}"
     )
     for attribute, of_attribute in groupby(found.groups, lambda one: one.attribute):
         table.add_row(attribute, style="bold")
@@ -112,17 +110,17 @@ def subgroups_table(metrics: Evaluation) -> Table:
 
 
 def contest_table(contestants: Mapping[str, Mapping[Subset, tuple[Evaluation, Evaluation]]]) -> Table:
-    """Return the macro PRAUC of models beside that of the perfect model of the same modalities.
+    """Return the macro PRAUC of models next to that of the perfect model of the same modalities.
 
     Args:
-        contestants: By the model's name and the test set: what was measured, and of the perfect model. A test
-            set is left out where the model cannot predict all of its stays.
+        contestants: By model and test set, the evaluation of the model and of the perfect one. A model has no
+            entry for a test set whose stays it cannot all predict.
     """
     sets: dict[Subset, Evaluation] = {}
     for measured in contestants.values():
-        sets |= {test_set: pair[0] for test_set, pair in measured.items()}
+        sets |= {test_set: model for test_set, (model, _) in measured.items()}
     columns = [column for test_set in sets for column in (f"{test_set} test set", "best")]
-    title = "Macro PRAUC (95 % interval), beside the best that is possible"
+    title = "Macro PRAUC (95 % interval), next to the best possible"
     table = _table(title, "model", *columns, wide=True)
     for name, measured in contestants.items():
         cells: list[str] = []
@@ -148,7 +146,7 @@ def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
     """
     columns = ("likeliest phenotypes", "prob.", "has it", "EHR", "shared", "CXR", "better")
     table = _table(f"Modality weights of stay {stay_id}", *columns)
-    table.caption = "better: the modality that truly tells more of this phenotype of this patient"
+    table.caption = "better: the modality that truly says more about this phenotype of this patient"
     for row in phenotypes.iter_rows(named=True):
         weights = [f"{row[name]:.2f}" for name in ("ehr_distinct", "shared", "cxr_distinct")]
         better = "CXR" if row["cxr_advantage"] > 0 else "EHR"
@@ -158,10 +156,7 @@ def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
 
 
 def paper_table(table: NumberTable) -> Group:
-    """Return a table of numbers with the paper's beside; intervals stand in its files and the report.
-
-    One of many columns is shown in parts, one below the other.
-    """
+    """Return a table of numbers next to the paper's, without intervals; a wide table is split into parts."""
     n_columns = len(table.columns) - 1
     n_parts = math.ceil(n_columns / _MOST_COLUMNS)
     parts = [_columns_of(table, part.tolist()) for part in np.array_split(np.arange(n_columns), n_parts)]
@@ -173,7 +168,7 @@ def paper_table(table: NumberTable) -> Group:
 
 
 def _columns_of(table: NumberTable, places: Sequence[int]) -> Table:
-    """Return the columns at some places, counted from the first after the row headers."""
+    """Return these columns of a table, counted from the first after the row headers."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     heads = table.full_columns
     shown.add_column(heads[0], overflow="fold")
@@ -188,24 +183,20 @@ def _columns_of(table: NumberTable, places: Sequence[int]) -> Table:
 
 
 def trials_table(trials: pl.DataFrame, most: int = 10) -> Table:
-    """Return the best trials of a search."""
+    """Return the first `most` trials of a search, best first."""
     title = f"The best of {trials.height} trials, by validation macro PRAUC"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     shown = trials.drop("run").head(most)
     for name in shown.columns:
         table.add_column(name, justify="right")
     for row in shown.rows():
-        table.add_row(
-            *(
-                f"{cell:.4g}" if isinstance(cell, float) else "-" if cell is None else str(cell)
-                for cell in row
-            )
-        )
+        cells = ["-" if one is None else f"{one:.4g}" if isinstance(one, float) else str(one) for one in row]
+        table.add_row(*cells)
     return table
 
 
 def _table(title: str, rows: str, *numbers: str, wide: bool = False) -> Table:
-    """Return an empty table; a wide one saves the spaces at its edges, and its row headers do not wrap."""
+    """Return an empty table; a wide one has no padding at its edges, and its row headers do not wrap."""
     table = Table(
         title=title,
         title_justify="left",

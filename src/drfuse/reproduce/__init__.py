@@ -1,8 +1,8 @@
-"""A cohort in, the paper's tables and figure out: every system, trained, measured and put side by side.
+"""Trains and measures every system on a cohort, and makes the paper's tables and figure from them.
 
-Each file in `experiments` says which systems it needs, and makes its tables and figures. `plan` lists the
-runs, `drfuse.training.matrix` trains them, `results` measures their predictions, and `reproduction` writes it
-all.
+Each file in `experiments` chooses its systems and makes its tables and figures. `plan` lists the runs,
+`drfuse.training.matrix` trains them, `results` measures their predictions, and `reproduction` writes the
+report.
 """
 
 from drfuse.reproduce.reproduction import Reproduced, reproduce

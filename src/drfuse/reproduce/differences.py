@@ -1,16 +1,16 @@
-"""How a cohort differs from the paper's: captions say so wherever the paper's numbers stand beside."""
+"""How a cohort differs from the paper's, for the captions of tables that show the paper's numbers."""
 
 from typing import Any
 
 from drfuse.data import Cohort
 from drfuse.reproduce import paper
 
-# options of `drfuse prepare` that repeat section 4.1 and the extraction that it follows
+# the options of `drfuse prepare` that match section 4.1 and the published extraction
 _WINDOW_HOURS, _PRESET, _VIEW = 48, "benchmark", ["AP"]
 
 
 def differences(cohort: Cohort) -> str:
-    """Return a sentence for the captions of tables with the paper's numbers, made from the manifest."""
+    """Return the differences as two sentences, read from the cohort's manifest."""
     options = cohort.manifest.options
     n_stays, n_with_cxr = paper.stays()
     parts = [
@@ -22,12 +22,12 @@ def differences(cohort: Cohort) -> str:
     if (hours := options.get("window_hours", _WINDOW_HOURS)) != _WINDOW_HOURS:
         parts.append(f"a window of {hours} hours (the paper: {_WINDOW_HOURS})")
     if (preset := options.get("preset", _PRESET)) != _PRESET:
-        parts.append(f"variables by the preset {preset} (published code: {_PRESET})")
+        parts.append(f"variables of the preset {preset} (published code: {_PRESET})")
     if (view := options.get("view", _VIEW)) != _VIEW:
         parts.append(f"radiographs of the views {', '.join(view)} (the paper: {', '.join(_VIEW)})")
     split = options.get("split_file")
     parts.append(f"the split of {split}" if split else "a random split of its own")
-    return f"The paper's numbers are of another cohort. This one: {'; '.join(filter(None, parts))}."
+    return f"The paper's numbers come from another cohort. This one: {'; '.join(filter(None, parts))}."
 
 
 def _source(sources: dict[str, Any]) -> str:
@@ -37,7 +37,7 @@ def _source(sources: dict[str, Any]) -> str:
 
 
 def _labels(cohort: Cohort) -> str:
-    """Return how the labels are defined, and how many of the paper's are among them."""
+    """Return how the labels are defined and, unless all 25 are the paper's, how many are."""
     file = cohort.manifest.options.get("phenotypes")
     defined = (
         f"labels by {file}"

@@ -1,4 +1,4 @@
-"""The form of an experiment of `drfuse reproduce`."""
+"""What an experiment of `drfuse reproduce` defines."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,30 +13,30 @@ from drfuse.subsets import Subset
 
 @dataclass(frozen=True)
 class Findings:
-    """The tables of an experiment, and below them its figures, each as (caption, figure)."""
+    """The tables of an experiment, then its figures as (caption, figure)."""
 
     tables: Sequence[Table]
     figures: Sequence[tuple[str, Figure]] = ()
 
 
 def is_not_a_variant(system: System) -> bool:
-    """Return whether a system is more than DrFuse with one part changed."""
+    """Return whether a system is more than DrFuse with one part changed (table 4)."""
     return not system.is_variant
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A part of `drfuse reproduce`: the constant `EXPERIMENT` of a file in `experiments/`, which names it.
+    """An experiment: the constant `EXPERIMENT` of a file in `experiments/`, named after the file.
 
     Attributes:
         title: Title of its section in the report.
-        look_for: A sentence on what to look for.
-        place: Experiments are in the order of this number.
-        measure: Makes its tables and figures from the finished runs.
+        look_for: A sentence on what the reader should look for.
+        place: Sort key: the report shows experiments in ascending order.
+        measure: Makes the tables and figures from the finished runs.
         trained_on: The training sets of its runs; empty if it needs no run.
-        takes_part: Whether it needs the runs of a system.
-        too_wide: The keys of its tables that do not fit a terminal.
-        headline: Whether the terminal shows its tables even when all experiments are run.
+        takes_part: Whether the experiment uses a system.
+        too_wide: Keys of the tables that do not fit a terminal.
+        headline: Whether the terminal shows its tables even after `drfuse reproduce all`.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Experiment:
     headline: bool = False
 
     def can_be_measured(self, results: Results) -> bool:
-        """Return whether it has a finished run, or needs none."""
+        """Return whether the experiment has a finished run, or needs none."""
         return not self.trained_on or any(
             self.takes_part(system) and results.of(system, train_on)
             for system in results.systems

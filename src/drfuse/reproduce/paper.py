@@ -1,4 +1,4 @@
-"""The numbers that the paper printed (Yao et al., AAAI 2024, tables 1 to 4)."""
+"""The paper's numbers (Yao et al., AAAI 2024, tables 1 to 4)."""
 
 import json
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 
 class PaperNumber(TypedDict, total=False):
-    """A number with its interval, as `drfuse.report.Number` takes it; empty if the paper has none."""
+    """A number and its interval, as arguments of `drfuse.report.Number`; empty if the paper has none."""
 
     paper: float
     paper_low: float
@@ -22,12 +22,12 @@ def _tables() -> dict[str, Any]:
 
 
 def samples(subset: str, split: str) -> float:
-    """Return the stays of a split of a dataset (table 1)."""
+    """Return the number of stays in a split of a dataset (table 1)."""
     return float(_tables()["table1_samples"][subset][split])
 
 
 def stays() -> tuple[int, int]:
-    """Return the stays of the paper's cohort, and those with a radiograph (section 4.1)."""
+    """Return how many stays the paper's cohort has, and how many have a radiograph (section 4.1)."""
     counted = _tables()["table1_samples"]
     return counted["stays"], counted["stays_with_cxr"]
 
@@ -38,31 +38,31 @@ def phenotypes() -> list[str]:
 
 
 def macro_prauc(system: str | None, train_on: str, test_on: str) -> PaperNumber:
-    """Return the macro PRAUC of a system (table 2), nothing if the paper has none."""
+    """Return a system's macro PRAUC (table 2)."""
     models = _tables()["table2_macro_prauc"]["models"]
     return _with_interval(models[system][f"{train_on}->{test_on}"]) if system in models else {}
 
 
 def ablation(variant: str | None, test_on: str) -> PaperNumber:
-    """Return the macro PRAUC of a variant of DrFuse (table 4), nothing if the paper has none."""
+    """Return the macro PRAUC of a variant of DrFuse (table 4)."""
     variants = _tables()["table4_ablation_trained_on_matched"]
     return _with_interval(variants[variant][test_on]) if variant in variants else {}
 
 
 def phenotype_prauc(system: str | None, phenotype: str) -> float | None:
-    """Return a system's PRAUC of a phenotype (table 3), None if the paper has none."""
+    """Return a system's PRAUC for a phenotype (table 3); None if the paper has none."""
     rows = {row["phenotype"]: row for row in _tables()["table3_prauc_by_phenotype"]}
     prauc: float | None = rows.get(phenotype, {}).get(system)
     return prauc
 
 
 def prevalence(phenotype: str) -> float | None:
-    """Return how common a phenotype is (table 3), None if the paper does not say."""
+    """Return the prevalence of a phenotype (table 3); None if the paper has none."""
     return phenotype_prauc("prevalence", phenotype)
 
 
 def average_rank(system: str | None) -> float | None:
-    """Return a system's average rank (table 3), None if the paper has none."""
+    """Return a system's average rank (table 3); None if the paper has none."""
     rank: float | None = _tables()["table3_average_rank"].get(system)
     return rank
 

@@ -1,4 +1,4 @@
-"""DrFuse's four representations of a stay, and numbers on how they relate to each other."""
+"""DrFuse's four representations of a stay, and measures of how they relate."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ FIGURE3 = {
     "ehr_distinct": "EHR distinct",
     "cxr_distinct": "CXR distinct",
 }
-"""The representations of Figure 3, and what it calls them."""
+"""The representations in Figure 3, and their names there."""
 
 FOLDS = 5
 _STAYS_AT_A_TIME = 256
@@ -35,15 +35,15 @@ Representation = NDArray[np.float32]
 
 
 def represent(run: Path, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, Representation]:
-    """Return a DrFuse model's representations of n stays with a radiograph, each (n, D).
+    """Return by name what the DrFuse model of a finished run makes of n stays with a radiograph, each (n, D).
 
     Args:
-        run: A finished run of DrFuse.
+        run: The run's folder.
         cohort: The cohort.
-        rows: The stays (n,).
+        rows: The stays' rows in the cohort (n,).
 
     Raises:
-        InputError: If the run's model is not a DrFuse.
+        InputError: If the run's model is not DrFuse.
     """
     batches = [part.tolist() for part in np.array_split(rows, len(rows) // _STAYS_AT_A_TIME + 1)]
     h = load(run).represent(cohort, batches)
@@ -53,21 +53,21 @@ def represent(run: Path, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, R
 
 
 def probe_origin(ehr: Representation, cxr: Representation, subjects: NDArray[Any]) -> float:
-    """Return how often a linear probe tells which modality a representation (n, D) comes from.
+    """Return how often a linear probe guesses right from which modality a representation (n, D) comes.
 
-    It is fitted and scored in folds of whole subjects; 0.5 is chance. NaN with fewer subjects than folds.
+    Cross-validated over folds of whole subjects; 0.5 is chance. NaN with fewer subjects than folds.
     """
     if (n_subjects := len(np.unique(subjects))) < FOLDS:
-        logger.warning("a probe needs %d subjects, and there are %d", FOLDS, n_subjects)
+        logger.warning("a probe needs at least %d subjects, got %d; its accuracy is NaN", FOLDS, n_subjects)
         return math.nan
     x, y = np.concatenate([ehr, cxr]), np.repeat([0, 1], len(ehr))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    said = cross_val_predict(probe, x, y, groups=np.tile(subjects, 2), cv=GroupKFold(FOLDS))
-    return float((said == y).mean())
+    guessed = cross_val_predict(probe, x, y, groups=np.tile(subjects, 2), cv=GroupKFold(FOLDS))
+    return float((guessed == y).mean())
 
 
 def divergences(ehr: Representation, cxr: Representation) -> tuple[float, float]:
-    """Return the divergence of Eq. 1 between a stay's shared representations, and of two different stays'.
+    """Return the divergence (Eq. 1) of the two shared representations of one stay, and of different stays.
 
     Each is a mean over stays, as a share of the largest possible, D ln 2.
     """
@@ -78,6 +78,6 @@ def divergences(ehr: Representation, cxr: Representation) -> tuple[float, float]
 
 
 def cosine(a: Representation, b: Representation) -> float:
-    """Return the mean absolute cosine of two representations of the same stays, which Eq. 4 minimises."""
+    """Return the mean absolute cosine of two representations of the same stays, which Eq. 4 minimizes."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(np.abs((a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)).mean())

@@ -28,18 +28,18 @@ from drfuse.training.options import DEFAULTS, Without, refuse_decided
 logger = logging.getLogger(__name__)
 
 DECIDED = ("train_on", "seed", "init_ehr", "init_cxr", "devices", "nodes")
-"""Options of a training that an experiment sets for each run itself."""
+"""Training options that an experiment sets itself, for each run."""
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What was written.
+    """What `reproduce` wrote.
 
     Attributes:
-        folder: The folder of everything.
+        folder: The output folder.
         report: The page with all tables and figures.
-        tables: The tables, in their order.
-        shown: Those of them that the command shows in the terminal.
+        tables: The tables, in the order of the page.
+        shown: The tables that the command shows in the terminal.
     """
 
     folder: Path
@@ -65,49 +65,52 @@ def reproduce(
 ) -> Reproduced:
     """Repeat the paper's experiments on a cohort, with the paper's numbers beside the measured ones.
 
-    Every run that is needed is trained once, whichever experiments need it: one that is finished is never
-    done again, one that was interrupted goes on, and two commands may share a folder. Then tables (Markdown,
-    LaTeX, CSV), figures (SVG, PNG) and one page with all of them, `report.html`, are written.
+    Each run is trained once, however many experiments need it. Finished runs are kept, interrupted ones
+    resume, and two commands may share a folder. Then it writes the tables (Markdown, LaTeX, CSV), the figures
+    (SVG, PNG) and one page with all of them, `report.html`.
 
     Args:
-        what: An experiment, or `all` of them: the paper's tables and its figure; `missing`, what is lost as
+        what: An experiment, or `all`: the paper's tables and its figure; `missing`, what is lost as
             radiographs go missing; `calibration`; `subgroups` by age, sex, race and admission.
         cohort: Folder that `drfuse prepare` wrote.
-        out: Folder for the runs and what is made of them.
-        seeds: A training of every system for each.
-        models: Systems by name, or YAML files of your own; all of the paper by default.
+        out: Folder for the runs, the tables, the figures and the report.
+        seeds: Seeds; every system is trained once with each.
+        models: Systems by name, or your own as YAML files; by default, all systems of the paper.
         model_args: Arguments for every model that takes them, such as dim or cxr_backbone.
-        lr: Learning rate of all systems; by default, each one's published one.
+        lr: Learning rate of all systems; by default, each system's published one.
         n_resamples: Half samples of the subjects behind each interval and test.
-        workers: Runs at a time, each in a process of its own.
-        ray: Spread the runs over a Ray cluster, by its address or, without one, on this machine; the cluster
-            then says how many at a time.
-        settings: By a system's name, its own `lr` and `weight_decay`, such as those that
-            `benchmarks/search.py` chose; they go before the options for all. DrFuse's count for its variants.
+        workers: Runs at a time, each in its own process.
+        ray: Spread the runs over a Ray cluster: its address, or true for a new one on this machine. The
+            cluster then decides how many run at a time.
+        settings: By system name, its own `lr` and `weight_decay`, such as those that `benchmarks/search.py`
+            found; they override the options of all runs. A variant of DrFuse without its own uses DrFuse's.
         options: How each run is trained.
-        changes: Options by name, in place of those in `options`.
+        changes: Options by name that override those in `options`.
 
     Returns:
-        The tables, and where the report lies.
+        The tables, and where the report is.
 
     Raises:
-        InputError: If the cohort or an option cannot be used, or runs failed; the others are kept.
+        InputError: If the cohort or an option cannot be used, or if runs failed; the report has the others.
     """
     check_choice("what", what, get_args(ExperimentName))
     if not seeds or n_resamples < 1:
-        raise InputError("expected at least one seed, and n_resamples of at least 1")
+        raise InputError(
+            f"got {len(seeds)} seeds and n_resamples {n_resamples}; expected at least one seed, and "
+            "n_resamples of at least 1"
+        )
     options = options.changed(**changes)
     refuse_decided(options, DECIDED, "reproduce")
     opened, out = Cohort.open(Path(cohort).resolve(), verify=True), Path(out).resolve()
     systems = choose_systems(models)
-    seeds = list(dict.fromkeys(seeds))
-    cells = plan(what, opened, out / "runs", systems, seeds, model_args or {}, options, settings, lr)
-    for train_on in sorted({cell.train_on for cell in cells}):  # what is wrong fails before the training
+    seeds, model_args = list(dict.fromkeys(seeds)), model_args or {}
+    cells = plan(what, opened, out / "runs", systems, seeds, model_args, options, settings, lr)
+    for train_on in sorted({cell.train_on for cell in cells}):  # bad input fails before anything is trained
         data = data_module(opened, options.changed(train_on=train_on))
         if not len(data.dataset.task.rows("test", train_on)):
             raise InputError(
                 f"the test split of {opened.folder} has no stay in the {train_on} set; prepare a larger "
-                "cohort, or one with another --seed or --split-file"
+                "cohort, or one with a different --seed or --split-file"
             )
     failed = train_all(list(cells.values()), workers, ray)
     logger.info("measuring")
@@ -115,10 +118,7 @@ def reproduce(
     failed += damaged
     if failed and not results.cells:
         raise InputError(f"there is no run to measure: {failed[0]}")
-    sections = [
-        *sections_of(what, results),
-        _settings(results, model_args or {}, _shared(options, lr), failed),
-    ]
+    sections = [*sections_of(what, results), _how_it_was_made(results, model_args, options, lr, failed)]
     report = out / ("report.html" if what == "all" else f"report-{what}.html")
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".report.lock"):
@@ -126,45 +126,44 @@ def reproduce(
     if failed:
         raise InputError(
             f"{len(failed)} runs failed, the first of them {failed[0]}; {report} has the others, and the "
-            "same command goes on with what is left"
+            "same command trains those that are left"
         )
     tables = [table for section in sections for table in section.tables]
     return Reproduced(out, report, tables, tables_for_terminal(what, sections))
 
 
-def _shared(options: TrainOptions, lr: float | None) -> dict[str, Any]:
-    """Return the options that all runs share."""
-    own = {*DECIDED, "validate_on", "lr"}
-    shared = {name: value for name, value in options.written().items() if name not in own}
-    rate = {} if lr is None else {"lr": lr}
-    return {"validate_on": options.validate_on or "the same as train_on", **shared, **rate}
-
-
-def _settings(
-    results: Results, model_args: Mapping[str, Any], options: Mapping[str, Any], failed: Sequence[str]
+def _how_it_was_made(
+    results: Results,
+    model_args: Mapping[str, Any],
+    options: TrainOptions,
+    lr: float | None,
+    failed: Sequence[str],
 ) -> Section:
-    """Return the section on the options of all runs, and on runs that failed."""
+    """Return the section on the options of the runs, and on those that failed."""
     sources = results.cohort.manifest.sources.values()
-    made = {
+    not_shared = {*DECIDED, "validate_on", "lr"}
+    shared = {
         "cohort": results.cohort.folder.name,
         "made from": ", ".join(f"{one.get('folder')} ({one.get('release')})" for one in sources) or "unknown",
-        **{name: str(value) for name, value in options.items()},
-        **{f"model_args: {name}": str(value) for name, value in model_args.items()},
+        "validate_on": options.validate_on or "the same as train_on",
+        **{name: value for name, value in options.written().items() if name not in not_shared},
+        **({} if lr is None else {"lr": lr}),
+        **{f"model_args: {name}": value for name, value in model_args.items()},
         "drfuse": __version__,
     }
     settings = Table(
         key="settings",
         title="Options",
-        caption="What every run was trained with.",
+        caption="The options that all runs share.",
         columns=["option", "value"],
-        rows=[Row(name, [value]) for name, value in made.items()],
+        rows=[Row(name, [str(value)]) for name, value in shared.items()],
     )
     systems = Table(
         key="systems",
         title="Systems",
-        caption="The model of each, its own arguments beside those for all, its learning rate and weight "
-        "decay. Without them, a solver fits it, and epochs, patience, precision, schedule and augmentation "
-        "have no effect.",
+        caption="The model of each system, its arguments besides those for all models, its learning rate and "
+        "its weight decay. A solver fits a system without them: epochs, patience, precision, schedule and "
+        "augmentation have no effect on it.",
         columns=["system", "model", "arguments", "learning rate", "weight decay"],
         rows=[_system(system, results, model_args) for system in results.systems if _runs(system, results)],
     )
@@ -180,17 +179,11 @@ def _system(system: System, results: Results, model_args: Mapping[str, Any]) -> 
     arguments = ", ".join(f"{name} {value}" for name, value in own.items())
     if system.first_stage:
         arguments += f"{'; ' if arguments else ''}starts from {' and '.join(system.first_stage.values())}"
-    name = model["class_path"].rpartition(".")[2]
-    shown = [
-        "none"
-        if system.is_fitted
-        else ", ".join(
-            f"{value:g}"
-            for value in sorted({getattr(spec.options, option) for spec in _runs(system, results)})
-        )
-        for option in ("lr", "weight_decay")
-    ]
-    return Row(system.title, [name, arguments, *shown])
+    cells = [model["class_path"].rpartition(".")[2], arguments]
+    for option in ("lr", "weight_decay"):
+        used = sorted({getattr(spec.options, option) for spec in _runs(system, results)})
+        cells.append("none" if system.is_fitted else ", ".join(f"{value:g}" for value in used))
+    return Row(system.title, cells)
 
 
 def _runs(system: System, results: Results) -> list[RunSpec]:
@@ -198,7 +191,7 @@ def _runs(system: System, results: Results) -> list[RunSpec]:
 
 
 def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
-    """Write every table and figure on its own, the list of runs, and the report."""
+    """Write the tables, the figures, the list of runs and the report."""
     out = report.parent
     for name in ("tables", "figures"):
         (out / name).mkdir(exist_ok=True)
@@ -208,9 +201,7 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
         for place, (_, figure) in enumerate(section.figures, start=1):
             stem = section.key if len(section.figures) == 1 else f"{section.key}-{place}"
             write_figure(figure, out / "figures", stem)
-    write_whole(
-        report.with_name(report.name.replace("report", "runs")).with_suffix(".csv"), _runs_as_csv(results)
-    )
+    write_whole(out / f"{report.stem.replace('report', 'runs')}.csv", _runs_as_csv(results))
     cohort, n_seeds = results.cohort, results.n_seeds
     facts = [
         ("cohort", f"{cohort.folder.name}, {len(cohort):,} stays, {len(cohort.cxr):,} with radiograph"),
@@ -223,19 +214,11 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
 
 
 def _runs_as_csv(results: Results) -> str:
-    """Return the runs as CSV: what each is, its folder, and its best epoch on the validation split."""
-    measured = ("best_epoch", "val_prauc_macro")
+    """Return the runs as CSV, each with its best epoch on the validation split."""
+    columns = ("system", "train_on", "seed", "folder", "best_epoch", "val_prauc_macro")
     rows = []
     for cell, spec in results.cells.items():
         facts = RunFacts.read(spec.folder)
-        rows.append(
-            (
-                cell.system,
-                cell.train_on,
-                cell.seed,
-                spec.folder.name,
-                *(getattr(facts, name) for name in measured),
-            )
-        )
-    columns = ("system", "train_on", "seed", "folder", *measured)
+        run = (cell.system, cell.train_on, cell.seed, spec.folder.name)
+        rows.append((*run, facts.best_epoch, facts.val_prauc_macro))
     return pl.DataFrame(rows, schema=columns, orient="row").write_csv()

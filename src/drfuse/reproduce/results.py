@@ -1,4 +1,4 @@
-"""What the finished runs predict, and how well."""
+"""The predictions of finished runs, and their scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from drfuse.training.matrix import RunSpec
 
 @dataclass(frozen=True)
 class Cell:
-    """A system, trained on one of the two sets with one seed."""
+    """One run: a system trained on one of the two training sets with one seed."""
 
     system: str
     train_on: Subset
@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Setting:
-    """The stays that a system was trained on, and those that it is tested on."""
+    """A training set and a test set."""
 
     train_on: Subset
     test_on: Subset
@@ -40,11 +40,11 @@ class Results:
     """The predictions of finished runs.
 
     Attributes:
-        cohort: What the runs were trained on.
-        task: What is predicted.
+        cohort: The cohort that the runs were trained on.
+        task: The task that they predict.
         systems: The systems, in the order of the tables.
         cells: The finished runs.
-        predictions: Of the test split, by system and training set, one for each seed.
+        predictions: By system and training set, the predictions of the test split, one for each seed.
         n_resamples: Half samples of the subjects behind each interval and test.
     """
 
@@ -65,9 +65,9 @@ class Results:
         cells: Mapping[Cell, RunSpec],
         n_resamples: int,
     ) -> tuple["Results", list[str]]:
-        """Return what the finished runs of a plan predict of the test split, and which are damaged."""
+        """Return the results of the finished runs of a plan, and a sentence about each damaged run."""
         predictions: dict[tuple[str, Subset], list[Predictions]] = {}
-        whole, damaged = {}, []
+        readable, damaged = {}, []
         for cell, spec in cells.items():
             if not spec.is_done:
                 continue
@@ -78,16 +78,16 @@ class Results:
                 remedy = f"remove {spec.folder}, and the same command trains it again"
                 damaged.append(f"{spec.title} is damaged: {error}: {remedy}")
                 continue
-            whole[cell] = spec
+            readable[cell] = spec
             predictions.setdefault((cell.system, cell.train_on), []).append(of_seed)
-        return cls(cohort, task, systems, whole, predictions, n_resamples), damaged
+        return cls(cohort, task, systems, readable, predictions, n_resamples), damaged
 
     def of(self, system: System, train_on: Subset) -> Sequence[Predictions]:
-        """Return a system's predictions, one for each seed; none if it has no such runs."""
+        """Return a system's predictions, one for each seed; empty if it has no such run."""
         return self.predictions.get((system.name, train_on), ())
 
     def by_system(self, train_on: Subset) -> dict[System, Sequence[Predictions]]:
-        """Return the predictions of each system that has some; variants of DrFuse are left out."""
+        """Return the predictions of each system that has some, without the variants of DrFuse."""
         return {
             system: runs
             for system in self.systems
@@ -95,7 +95,7 @@ class Results:
         }
 
     def prevalence(self, split: Split, subset: Subset) -> NDArray[np.float32]:
-        """Return the share of these stays that have each label (C,)."""
+        """Return the share of these stays that has each label (C,)."""
         shares: NDArray[np.float32] = self.task.labels[self.task.rows(split, subset)].mean(axis=0)
         return shares
 
@@ -110,24 +110,29 @@ class Results:
         return max(map(len, self.predictions.values()), default=0)
 
     def score(self, system: System, setting: Setting) -> SeededPrauc | None:
-        """Return how well a system does in a setting.
+        """Return a system's macro PRAUC in a setting.
 
-        None if it has no such runs, or does not predict every stay of the test set: its number could then not
-        be compared with the others.
+        None if it has no such run, no label has a positive, or the system does not predict every stay of the
+        test set, so that its score would not be comparable.
         """
         key, runs = (system.name, setting), self.of(system, setting.train_on)
         if key not in self._scores and runs:
-            rows = runs[0].rows("test", setting.test_on)
-            labels, logits = runs[0].labels[rows], [run.logits[rows] for run in runs]
-            subjects = runs[0].stays["subject_id"].to_numpy()[rows]
-            can_be_compared = labels.any() and not np.isnan(logits).any()
-            self._scores[key] = (
-                seeded_prauc(labels, logits, subjects, self.n_resamples) if can_be_compared else None
-            )
+            labels, logits, subjects = select(runs, runs[0].rows("test", setting.test_on))
+            is_comparable = labels.any() and not np.isnan(logits).any()
+            score = seeded_prauc(labels, logits, subjects, self.n_resamples) if is_comparable else None
+            self._scores[key] = score
         return self._scores.get(key)
 
 
+def select(
+    runs: Sequence[Predictions], rows: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], list[NDArray[np.float32]], NDArray[np.int64]]:
+    """Return the labels (n, C), each seed's logits (n, C) and the subjects (n,) in these rows of a system."""
+    subjects = runs[0].stays["subject_id"].to_numpy()
+    return runs[0].labels[rows], [run.logits[rows] for run in runs], subjects[rows]
+
+
 def predicted_by_all(runs: Sequence[Predictions]) -> NDArray[np.bool_]:
-    """Return the test stays that a system predicts with every seed (N,)."""
+    """Return whether a system predicts each test stay with every seed (N,)."""
     unknown = np.isnan([run.logits for run in runs]).any(axis=(0, 2))
     return runs[0].rows("test") & ~unknown

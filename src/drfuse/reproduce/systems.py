@@ -1,4 +1,4 @@
-"""The systems that are compared: each a model with its published settings."""
+"""The systems under comparison: models with their published settings."""
 
 import inspect
 import math
@@ -19,19 +19,19 @@ from drfuse.models import FittedModel, FusionModel
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """A model under the name that tables give it.
+    """A model and how tables show it.
 
     Attributes:
-        name: Short, for folders and options.
-        title: For people.
+        name: Short name, for folders and options.
+        title: Name in tables.
         model: `class_path` and `init_args`.
-        lr: The published learning rate, or None for the one of `drfuse train`.
-        paper: Its name in the paper's tables 2 and 3, or None.
-        ablation: Its name in the paper's table 4, or None.
-        reads: `ehr` or `cxr` for a model of that modality alone; both for any other.
-        first_stage: By modality, the shipped system of that one alone whose encoder it starts from.
-        reference: Whether it is a baseline that stands in every table, although the paper has none.
-        asked_for: Whether it is compared only if `--models` lists it.
+        lr: The published learning rate; None for the default of `drfuse train`.
+        paper: Its name in the paper's tables 2 and 3; None if it is not in them.
+        ablation: Its name in the paper's table 4; None if it is not in it.
+        reads: The modalities that it reads: `ehr`, `cxr` or both.
+        first_stage: By modality, the shipped unimodal system whose trained encoder it starts from.
+        reference: Whether it is a baseline in every table although the paper has no such row.
+        asked_for: Whether it takes part only if `--models` lists it.
     """
 
     name: str
@@ -47,12 +47,12 @@ class System:
 
     @property
     def is_unimodal(self) -> bool:
-        """Whether it reads one modality only."""
+        """Whether it reads only one modality."""
         return len(self.reads) == 1
 
     @property
     def is_fitted(self) -> bool:
-        """Whether a solver fits it, so that it has no learning rate."""
+        """Whether a solver fits it; it then has no learning rate."""
         return issubclass(import_class(self.model["class_path"], FusionModel), FittedModel)
 
     @property
@@ -61,9 +61,9 @@ class System:
         return self.ablation is not None and self.paper is None
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return its model with the arguments that the model takes; others are left out.
+        """Return `model` with those of the arguments that its class takes.
 
-        They replace its own, except for the argument that makes a variant a variant.
+        They override its own `init_args`, except those of a variant, which make it one.
         """
         taken = inspect.signature(import_class(self.model["class_path"], FusionModel)).parameters
         own = dict(self.model.get("init_args") or {})
@@ -82,13 +82,12 @@ def paper_systems() -> Mapping[str, System]:
 
 
 def choose_systems(names: Sequence[str] | None) -> list[System]:
-    """Return systems by name; the path of a YAML file adds one of the user's own.
+    """Return systems by name or from YAML files; None stands for all that need not be asked for.
 
-    Such a file holds the fields of one system: `title` and `model`, which has `class_path` and `init_args`.
-    The file's own name is the system's.
+    A YAML file holds the fields of one `System`, at least `title` and `model`; the file's stem is its name.
 
     Raises:
-        InputError: If there is no such system, its file does not describe one, or two have the same name.
+        InputError: If a name is unknown, a file does not describe a system, or two have the same name.
     """
     shipped = paper_systems()
     if names is None:
@@ -98,7 +97,7 @@ def choose_systems(names: Sequence[str] | None) -> list[System]:
     chosen = [shipped[name] if name in shipped else _read(name) for name in dict.fromkeys(names)]
     called = [name for system in chosen for name in {system.name, system.title}]
     if twice := sorted({name for name in called if called.count(name) > 1}):
-        raise InputError(f"two systems are called {twice[0]}; rename a YAML file, or the title in it")
+        raise InputError(f"two systems are called {twice[0]}; rename a YAML file or change its title")
     return chosen
 
 
@@ -110,15 +109,15 @@ def _read(name: str) -> System:
         )
     if path.stem in paper_systems() or not re.fullmatch(r"[A-Za-z0-9_-]+", path.stem):
         raise InputError(
-            f"{path} cannot be the name of a system; rename it to letters, digits, - and _ that no shipped "
-            "system has"
+            f"{path} cannot be the name of a system; rename it: use only letters, digits, - and _, and no "
+            "shipped system's name"
         )
     try:
         system = System(path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
         import_class(system.model["class_path"], FusionModel)
         names = [system.title, *(name for name in (system.paper, system.ablation) if name is not None)]
         if not all(isinstance(name, str) and name and name.isprintable() for name in names):
-            raise TypeError("title, paper and ablation are text in one line")
+            raise TypeError("title, paper and ablation must each be one line of text")
         if not isinstance(system.model.get("init_args") or {}, dict):
             raise TypeError("init_args is not a mapping")
         if system.lr is not None and not 0 < float(system.lr) < math.inf:
@@ -127,7 +126,7 @@ def _read(name: str) -> System:
             raise TypeError(f"reads is {system.reads}; expected [ehr], [cxr] or [ehr, cxr]")
         alone = {(one.reads[0], one.name) for one in paper_systems().values() if one.is_unimodal}
         if unknown := set(dict(system.first_stage).items()) - alone:
-            raise TypeError(f"first_stage has {min(unknown)}, not a shipped system of that modality alone")
+            raise TypeError(f"first_stage has {min(unknown)}, which is not a shipped unimodal system")
         return replace(system, lr=None if system.lr is None else float(system.lr))  # YAML reads 1e-4 as text
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

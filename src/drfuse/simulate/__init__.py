@@ -1,8 +1,7 @@
-"""Raw files with known truth: a simulated hospital in MIMIC's own layout.
+"""Raw files with known truth: a simulated hospital in MIMIC's layout.
 
-`simulate` writes what `drfuse prepare` reads, and `truth.parquet` beside it; `oracle` and `ceilings` turn
-the truth into what a perfect model would predict, and how good it would be. docs/simulator.md describes the
-model.
+`simulate` writes what `drfuse prepare` reads, and `truth.parquet` beside it; `oracle` and `ceilings` turn the
+truth into what a perfect model would predict, and how well. docs/simulator.md describes the model.
 """
 
 from drfuse.simulate.build import Simulation, simulate

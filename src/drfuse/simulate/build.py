@@ -1,8 +1,8 @@
-"""A simulated hospital on disk: raw files in MIMIC's own layout, and the truth beside them."""
+"""Writes a simulated hospital: raw files in MIMIC's layout, and the truth beside them."""
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,35 +14,35 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from drfuse import __version__
+from drfuse.cohort.sources.mimic_cxr import image_path
 from drfuse.errors import InputError, check_choice
 from drfuse.files import atomic_folder, write_whole
-from drfuse.simulate.disease import Disease, Patients
-from drfuse.simulate.hospital import INDEX_DIGITS, Census, Hospital, admit, diagnosis_titles
-from drfuse.simulate.imaging import Imaging, Missing, draw_studies
+from drfuse.simulate.disease import Disease
+from drfuse.simulate.hospital import INDEX_DIGITS, Census, admit, diagnosis_titles
+from drfuse.simulate.imaging import Missing, draw_studies
 from drfuse.simulate.radiographs import draw_radiographs
 from drfuse.simulate.record import draw_events, item_dictionary
 from drfuse.simulate.truth import TRUTH, describe_truth
 
 SETTINGS = "simulation.json"
-_METADATA = "mimic-cxr/mimic-cxr-2.0.0-metadata"
 _CONTENTS = {"mimic-iv", "mimic-cxr", TRUTH, SETTINGS}
-_STAYS_AT_A_TIME = 500  # that can be included; a larger hospital draws the same, but for the last ones
-_INDICES_AT_A_TIME = 1000  # ids set aside for them and for the stays that cannot be included
-_TIMES = "%Y-%m-%d %H:%M:%S"
+_STAYS_PER_BLOCK = 500  # that can be included; a larger hospital repeats all full blocks of a smaller one
+_INDICES_PER_BLOCK = 1000  # ids for them and for the stays that cannot be included
+_TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulated hospital consists of; it is written as `simulation.json`.
+    """The counts of a simulated hospital, and how it was made: `simulation.json`.
 
     Attributes:
-        drfuse: Version of this package that made it.
-        options: What it was made with.
+        drfuse: The version of this package that made it.
+        options: The options of `simulate`.
         icu_stays: All ICU stays.
         eligible: Those that the inclusion rules keep.
-        with_cxr: Those with an AP radiograph in their window.
+        with_cxr: Eligible stays with an AP radiograph in their window.
         events: Chart events and laboratory results.
-        images: Radiographs, whether they count or not.
+        images: All radiographs, including those that do not count.
     """
 
     drfuse: str
@@ -65,33 +65,33 @@ def simulate(
 ) -> Simulation:
     """Write the raw files of a simulated hospital, in the layout of MIMIC-IV and MIMIC-CXR-JPG.
 
-    `OUT/mimic-iv` and `OUT/mimic-cxr` are what `drfuse prepare` reads; `OUT/truth.parquet` tells what no real
-    hospital knows. The model is described in docs/simulator.md.
+    `drfuse prepare` reads `OUT/mimic-iv` and `OUT/mimic-cxr`; `OUT/truth.parquet` holds what no real hospital
+    knows. docs/simulator.md describes the model.
 
     Args:
         out: Folder to write. It appears when it is complete.
-        stays: ICU stays that can be included; some more are there for the inclusion rules to remove.
+        stays: ICU stays that can be included; there are some more, for the inclusion rules to remove.
         cxr_rate: Mean share of them with a radiograph that counts.
         cxr_missing: `severity` images the severely ill more often; `mcar` leaves it to chance.
         image_size: Side of the radiographs, in pixels.
-        seed: Seed of everything. The same seed gives the same bytes, two seeds share no stay.
-        overwrite: Replace the simulated hospital that lies at `out`.
+        seed: Seed of everything. The same seed gives the same bytes; two seeds share no stay.
+        overwrite: Replace the simulated hospital at `out`.
 
     Returns:
-        What was written, in numbers.
+        The counts of what was written.
 
     Raises:
-        InputError: If an option is out of range, or something else lies at `out`.
+        InputError: If an option is out of range, or `out` holds something else.
     """
-    most = 10**INDEX_DIGITS // _INDICES_AT_A_TIME * _STAYS_AT_A_TIME
-    for name, value, least, largest in (
-        ("stays", stays, 1, most),
+    most_stays = 10**INDEX_DIGITS // _INDICES_PER_BLOCK * _STAYS_PER_BLOCK
+    for name, value, least, most in (
+        ("stays", stays, 1, most_stays),
         ("cxr_rate", cxr_rate, 0, 1),
         ("image_size", image_size, 32, 4096),
         ("seed", seed, 0, 10**9 - 1),
     ):
-        if not least <= value <= largest:
-            raise InputError(f"{name} is {value}; expected {least:,} to {largest:,}")
+        if not least <= value <= most:
+            raise InputError(f"{name} is {value}; expected {least:,} to {most:,}")
     check_choice("cxr_missing", cxr_missing, get_args(Missing))
     options = {
         "stays": stays,
@@ -101,23 +101,18 @@ def simulate(
         "seed": seed,
     }
     disease = Disease.load()
-    counts = dict.fromkeys(("icu_stays", "eligible", "with_cxr", "events", "images"), 0)
+    counts = Counter[str]()
     with (
         atomic_folder(Path(out), "simulated hospital", SETTINGS, _CONTENTS, overwrite) as folder,
         _Tables(folder) as tables,
         Progress(transient=True) as progress,
     ):
         task = progress.add_task("simulating stays", total=stays)
-        for chunk, start in enumerate(range(0, stays, _STAYS_AT_A_TIME)):
-            n = min(_STAYS_AT_A_TIME, stays - start)
-            drawn = _draw(disease, n, chunk, cxr_rate, cxr_missing, image_size, seed)
-            counts["events"] += drawn.write(
-                tables, folder, image_size, np.random.default_rng((seed, chunk, 1))
+        for block, start in enumerate(range(0, stays, _STAYS_PER_BLOCK)):
+            n = min(_STAYS_PER_BLOCK, stays - start)
+            counts.update(
+                _write_block(tables, folder, disease, n, block, cxr_rate, cxr_missing, image_size, seed)
             )
-            counts["icu_stays"] += len(drawn.census)
-            counts["eligible"] += int(drawn.census.eligible.sum())
-            counts["with_cxr"] += int((drawn.imaging.has_cxr & drawn.census.eligible).sum())
-            counts["images"] += drawn.imaging.metadata.height
             progress.advance(task, n)
         tables.write("mimic-iv/hosp/d_icd_diagnoses", diagnosis_titles())
         tables.write("mimic-iv/hosp/d_labitems", item_dictionary("labevents"))
@@ -127,60 +122,54 @@ def simulate(
     return simulation
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Some stays of the hospital, before they are written."""
-
-    census: Census
-    patients: Patients
-    hospital: Hospital
-    imaging: Imaging
-    chartevents: pl.DataFrame
-    labevents: pl.DataFrame
-
-    def write(self, tables: "_Tables", folder: Path, image_size: int, generator: np.random.Generator) -> int:
-        """Append the stays to the tables, write their images, and return the number of events."""
-        tables.write("mimic-iv/hosp/patients", self.hospital.patients)
-        tables.write("mimic-iv/hosp/admissions", self.hospital.admissions)
-        tables.write("mimic-iv/hosp/diagnoses_icd", self.hospital.diagnoses)
-        tables.write("mimic-iv/icu/icustays", self.hospital.icustays)
-        tables.write("mimic-iv/icu/chartevents", self.chartevents)
-        tables.write("mimic-iv/hosp/labevents", self.labevents)
-        metadata = self.imaging.metadata.drop("row")
-        tables.write(_METADATA, metadata)
-        tables.write_truth(
-            describe_truth(self.hospital.icustays, self.patients, self.census.eligible, self.imaging.has_cxr)
-        )
-        factors, views = self.patients.disease.factors, metadata["ViewPosition"].to_list()
-        images = draw_radiographs(factors, self.imaging.readings, views, image_size, generator)
-        for path, image in zip(_image_paths(metadata), images, strict=True):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(image)
-        return self.chartevents.height + self.labevents.height
-
-
-def _draw(
-    disease: Disease, n: int, chunk: int, cxr_rate: float, missing: Missing, image_size: int, seed: int
-) -> _Drawn:
-    """Draw some stays that can be included, and those that come with them."""
-    generator = np.random.default_rng((seed, chunk, 0))
+def _write_block(
+    tables: "_Tables",
+    folder: Path,
+    disease: Disease,
+    n: int,
+    block: int,
+    cxr_rate: float,
+    missing: Missing,
+    image_size: int,
+    seed: int,
+) -> dict[str, int]:
+    """Draw and write `n` stays that can be included, and those that come with them; return the counts."""
+    generator = np.random.default_rng((seed, block, 0))
     census = Census.draw(n, generator)
     patients = disease.draw(len(census), generator)
-    hospital = admit(census, patients, seed, chunk * _INDICES_AT_A_TIME, generator)
+    hospital = admit(census, patients, seed, block * _INDICES_PER_BLOCK, generator)
     chartevents, labevents = draw_events(hospital.icustays, patients, generator)
     imaging = draw_studies(hospital.icustays, patients, cxr_rate, missing, image_size, generator)
-    return _Drawn(census, patients, hospital, imaging, chartevents, labevents)
-
-
-def _image_paths(metadata: pl.DataFrame) -> Iterator[Path]:
-    """Yield where MIMIC-CXR-JPG keeps each image, from the root of the simulated hospital."""
-    for subject_id, study_id, dicom_id in metadata.select("subject_id", "study_id", "dicom_id").iter_rows():
-        patient = f"p{subject_id}"
-        yield Path("mimic-cxr", "files", patient[:3], patient, f"s{study_id}", f"{dicom_id}.jpg")
+    metadata = imaging.metadata.drop("row")
+    for table, rows in {
+        "mimic-iv/hosp/patients": hospital.patients,
+        "mimic-iv/hosp/admissions": hospital.admissions,
+        "mimic-iv/hosp/diagnoses_icd": hospital.diagnoses,
+        "mimic-iv/icu/icustays": hospital.icustays,
+        "mimic-iv/icu/chartevents": chartevents,
+        "mimic-iv/hosp/labevents": labevents,
+        "mimic-cxr/mimic-cxr-2.0.0-metadata": metadata,
+    }.items():
+        tables.write(table, rows)
+    tables.write_truth(describe_truth(hospital.icustays, patients, census.eligible, imaging.has_cxr))
+    views, generator = metadata["ViewPosition"].to_list(), np.random.default_rng((seed, block, 1))
+    images = draw_radiographs(disease.factors, imaging.readings, views, image_size, generator)
+    ids = metadata.select("subject_id", "study_id", "dicom_id").iter_rows()
+    for of_image, image in zip(ids, images, strict=True):
+        path = folder / "mimic-cxr" / image_path(*of_image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    return {
+        "icu_stays": len(census),
+        "eligible": int(census.eligible.sum()),
+        "with_cxr": int((imaging.has_cxr & census.eligible).sum()),
+        "events": chartevents.height + labevents.height,
+        "images": metadata.height,
+    }
 
 
 class _Tables(ExitStack):
-    """The tables of the hospital, open to be written to a part at a time."""
+    """The tables of the hospital, open for appending."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -189,18 +178,18 @@ class _Tables(ExitStack):
         self._truth: pq.ParquetWriter | None = None
 
     def write(self, table: str, rows: pl.DataFrame) -> None:
-        """Append rows to a .csv.gz, named by its path without suffix."""
+        """Append rows to a table, given its path without `.csv.gz`."""
         is_new = table not in self._files
         if is_new:
             path = self._folder / f"{table}.csv.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             raw = self.enter_context(path.open("wb"))
-            # without a name and a time in the header, the same rows make the same bytes
+            # no name and time in the header, so that the same rows give the same bytes
             self._files[table] = self.enter_context(gzip.GzipFile("", "wb", 4, raw, mtime=0))
-        self._files[table].write(rows.write_csv(include_header=is_new, datetime_format=_TIMES).encode())
+        self._files[table].write(rows.write_csv(include_header=is_new, datetime_format=_TIME_FORMAT).encode())
 
     def write_truth(self, rows: pl.DataFrame) -> None:
-        """Append rows to the truth."""
+        """Append rows to `truth.parquet`."""
         table = rows.to_arrow()
         if self._truth is None:
             schema = table.schema.with_metadata({"phenotypes": json.dumps(Disease.load().phenotypes)})

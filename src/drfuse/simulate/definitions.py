@@ -1,4 +1,4 @@
-"""The tables behind the simulated hospital, as they lie in `definitions/`."""
+"""Reads the tables in `definitions/`, which describe the simulated hospital."""
 
 from importlib.resources import files
 
@@ -6,7 +6,7 @@ import polars as pl
 
 
 def read_definitions(name: str) -> pl.DataFrame:
-    """Return one of the tables in `definitions/`; codes stay text.
+    """Return a table of `definitions/`; ICD codes stay text.
 
     >>> read_definitions("prevalence").height
     25

@@ -1,14 +1,14 @@
 """The model of disease: a stay's factors, what each modality shows of them, and the phenotypes they cause.
 
 A stay has K independent standard-normal factors f. A modality of reliability r shows a factor that it sees as
-the reading z = sqrt(r) f + sqrt(1 - r) e, with an error e of its own; all data of the modality are made from
-its readings and chance. What a perfect reader can know is therefore known exactly: f given z is normal with
-mean sqrt(r) z and variance 1 - r.
+the reading z = sqrt(r) f + sqrt(1 - r) e, with its own error e; all of its data are made from its readings
+and chance. So what a perfect reader can know is known exactly: f given z is normal with mean sqrt(r) z and
+variance 1 - r.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
@@ -33,10 +33,10 @@ class Disease:
     Attributes:
         factors: The K names.
         phenotypes: The C names, in the order of the cohort's labels.
-        seen: Whether a modality shows each factor (K,).
-        acute: Whether a factor is part of the severity (K,).
-        weights: What a standard deviation of each factor adds to each log-odds (C, K).
-        intercepts: Log-odds of a stay whose factors are all 0 (C,), such that the prevalences come out.
+        seen: Whether each modality shows each factor (K,).
+        acute: Whether each factor is part of the severity (K,).
+        weights: What a standard deviation of each factor adds to each phenotype's log-odds (C, K).
+        intercepts: Log-odds of a stay whose factors are all 0 (C,), chosen to give the prevalences.
     """
 
     factors: tuple[str, ...]
@@ -54,22 +54,17 @@ class Disease:
         weights = np.zeros((len(phenotypes), len(names)))
         for phenotype, factor, weight in read_definitions("log_odds").iter_rows():
             weights[phenotypes.index(phenotype), names.index(factor)] = weight
-        shown_by = factors["shown_by"]
+        deviations = np.hypot.reduce(weights, axis=1).tolist()
         return cls(
             factors=tuple(names),
             phenotypes=tuple(phenotypes),
             seen={
-                "ehr": shown_by.is_in(["both", "ehr"]).to_numpy(),
-                "cxr": shown_by.is_in(["both", "cxr"]).to_numpy(),
+                modality: factors["shown_by"].is_in(["both", modality]).to_numpy()
+                for modality in get_args(Modality)
             },
             acute=factors["acute"].cast(bool).to_numpy(),
             weights=weights,
-            intercepts=np.array(
-                [
-                    intercept_for(share, float(np.hypot.reduce(row)))
-                    for share, row in zip(prevalence["prevalence"], weights, strict=True)
-                ]
-            ),
+            intercepts=np.array(list(map(intercept_for, prevalence["prevalence"], deviations))),
         )
 
     def draw(self, n_stays: int, generator: np.random.Generator) -> "Patients":
@@ -92,7 +87,7 @@ class Readings:
     """What one modality shows of the factors of n stays.
 
     Attributes:
-        values: The readings (n, K), 0 for a factor that the modality does not show.
+        values: The readings (n, K); 0 for a factor that the modality does not show.
         reliability: r of each stay (n,).
         seen: Whether the modality shows each factor (K,).
     """
@@ -109,7 +104,7 @@ class Readings:
         seen: NDArray[np.bool_],
         generator: np.random.Generator,
     ) -> "Readings":
-        """Read factors (n, K) with reliability (n,)."""
+        """Return readings of factors (n, K) at reliabilities (n,)."""
         r = reliability[:, None]
         values = np.sqrt(r) * factors + np.sqrt(1 - r) * generator.standard_normal(factors.shape)
         return cls(values * seen, reliability, seen)
@@ -117,7 +112,7 @@ class Readings:
 
 @dataclass(frozen=True)
 class Patients:
-    """The hidden state of n stays, and what can be known of their phenotypes."""
+    """The hidden state of n stays, and what can be known about their phenotypes."""
 
     disease: Disease
     factors: Floats
@@ -128,10 +123,10 @@ class Patients:
 
     @cached_property
     def severity(self) -> Floats:
-        """How ill the EHR shows each patient to be (n,): standard normal.
+        """How ill each patient is according to the EHR (n,): standard normal.
 
-        It is made from readings, not from the factors themselves, so that a length of stay, a death or a
-        radiograph that depends on it says no more about the patient than the EHR does.
+        It is made from readings, not from the factors, so that a length of stay, a death or a radiograph that
+        depends on it tells no more about the patient than the EHR does.
         """
         acute = self.disease.acute & self.disease.seen["ehr"]
         total: Floats = self.ehr.values[:, acute].sum(axis=1) / np.sqrt(acute.sum())
@@ -144,7 +139,7 @@ class Patients:
         return probability
 
     def given(self, *modalities: Modality) -> Floats:
-        """Return the probability of each phenotype given all that these modalities show (n, C)."""
+        """Return the probability of each phenotype given everything that these modalities show (n, C)."""
         given = factors_given(*(getattr(self, modality) for modality in modalities))
         mean, variance = (np.broadcast_to(moment, self.factors.shape) for moment in given)
         weights = self.disease.weights
@@ -154,10 +149,10 @@ class Patients:
 
 
 def factors_given(*readings: Readings) -> tuple[Floats, Floats]:
-    """Return mean and variance (n, K) of the factors given what modalities show of them.
+    """Return the mean and variance (n, K) of the factors given what modalities show of them.
 
-    A modality of reliability r adds a precision of r / (1 - r) to that of the prior, 1. Without any modality,
-    they are the prior's 0 and 1.
+    A modality of reliability r adds r / (1 - r) to the prior's precision of 1. Without any modality, the
+    result is the prior: 0 and 1.
     """
     precision, weighted = np.ones(()), np.zeros(())
     for of_modality in readings:
@@ -178,10 +173,10 @@ def expected_probability(mean: Floats, deviation: Floats) -> Floats:
 
 
 def expected_advantage(probability: Floats, given_cxr: Floats, given_ehr: Floats) -> Floats:
-    """Return how much better the image predicts a phenotype than the EHR does, in nats.
+    """Return by how much better the image predicts a phenotype than the EHR does, in nats.
 
-    That is the expected log-likelihood of the label given the image less that given the EHR, where the
-    label's true probability is `probability`.
+    That is the expected log-likelihood of the label given the image minus that given the EHR, if the label's
+    true probability is `probability`.
     """
     present = probability * np.log(given_cxr / given_ehr)
     absent = (1 - probability) * np.log((1 - given_cxr) / (1 - given_ehr))

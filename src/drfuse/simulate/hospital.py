@@ -14,9 +14,9 @@ from drfuse.simulate.disease import Patients
 
 Ints = NDArray[np.int64]
 
-INDEX_DIGITS = 8  # of the ids of subjects, admissions and stays, after the digits of the seed
-_TRANSFERRED, _MINORS, _RETURNED = 0.08, 0.01, 0.04  # for each stay that can be included
-_SAME_SUBJECT = 0.2  # of the admissions are the subject's next one
+INDEX_DIGITS = 8  # the last digits of every id, after those of the seed
+_TRANSFERRED, _MINORS, _RETURNED = 0.08, 0.01, 0.04  # per stay that can be included
+_SAME_SUBJECT = 0.2  # the share of admissions that are of the same subject as the one before
 _UNITS = np.array(
     [
         "Medical Intensive Care Unit (MICU)",
@@ -31,18 +31,18 @@ _ADMISSION_TYPES = ("EW EMER.", "URGENT", "OBSERVATION ADMIT", "ELECTIVE", "SURG
 _RACES = ("WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC/LATINO - PUERTO RICAN", "ASIAN - CHINESE", "UNKNOWN")
 _INSURANCES = ("Medicare", "Private", "Medicaid")
 _YEAR_GROUPS = ("2008 - 2010", "2011 - 2013", "2014 - 2016", "2017 - 2019", "2020 - 2022")
-_ICD_9_GROUPS = 2  # the first of them are coded in ICD-9, later ones in ICD-10
+_ICD_9_GROUPS = 2  # the first year groups are coded in ICD-9, the others in ICD-10
 
 
 @dataclass(frozen=True)
 class Census:
-    """Which n ICU stays there are, before anything happens in them.
+    """Whose n ICU stays there are and of which kind, before anything happens in them.
 
     Attributes:
-        subject: The subject of each stay (n,), counted from 0.
+        subject: The subject of each stay (n,), counted from 0; stays of one subject are adjacent.
         admission: The admission of each stay (n,), counted from 0; stays of one admission are adjacent.
-        transferred: Whether the stay ends in another unit than it began in (n,).
-        minor: Whether the patient is under age (n,).
+        transferred: Whether the stay ends in a different unit than it began in (n,).
+        minor: Whether the patient is a minor (n,).
         returned: Whether the admission has two stays (n,).
     """
 
@@ -54,7 +54,7 @@ class Census:
 
     @classmethod
     def draw(cls, n_eligible: int, generator: np.random.Generator) -> "Census":
-        """Return `n_eligible` stays that can be included, and some that the inclusion rules remove."""
+        """Return `n_eligible` stays that can be included, and some more that the inclusion rules remove."""
         extra = [round(share * n_eligible) for share in (_TRANSFERRED, _MINORS, _RETURNED)]
         kind = generator.permutation(np.repeat(np.arange(4), [n_eligible, *extra]))  # of each admission
         adult = kind != 2
@@ -80,7 +80,7 @@ class Census:
 
 @dataclass(frozen=True)
 class Hospital:
-    """The administrative tables of some stays; `icustays` has a row a stay, in the order of the census."""
+    """The administrative tables of some stays; `icustays` is in the order of the census."""
 
     patients: pl.DataFrame
     admissions: pl.DataFrame
@@ -91,16 +91,9 @@ class Hospital:
 def admit(
     census: Census, patients: Patients, seed: int, first_index: int, generator: np.random.Generator
 ) -> Hospital:
-    """Return the tables of the stays in a census.
+    """Return the tables of the stays in a census. Severely ill patients stay longer and die more often.
 
-    Severely ill patients stay longer, and die more often.
-
-    Args:
-        census: The n stays.
-        patients: Their hidden state.
-        seed: The hospital's seed, which is part of every id.
-        first_index: Index of the first stay among all of the hospital.
-        generator: Source of randomness.
+    Every id contains the hospital's `seed` and an index, which begins at `first_index`.
     """
     n = len(census)
     los_hours = np.clip(np.exp(generator.normal(np.log(52) + 0.2 * patients.severity, 0.6)), 5, 1000)
@@ -121,15 +114,14 @@ def admit(
             "los": (outtime - intime) / np.timedelta64(1, "D"),
         }
     )
-    is_last_of_subject = np.append(census.subject[1:] != census.subject[:-1], True)
+    is_first, is_last = _first_and_last(census.admission)
+    is_first_of_subject, is_last_of_subject = _first_and_last(census.subject)
     died = (generator.random(n) < expit(-2.6 + 1.2 * patients.severity)) & is_last_of_subject
-    is_first = np.append(True, census.admission[1:] != census.admission[:-1])
-    is_last = np.append(census.admission[1:] != census.admission[:-1], True)
     admissions = _admissions(icustays.filter(is_first), outtime[is_last], died[is_last], generator)
     group = generator.integers(len(_YEAR_GROUPS), size=n)[census.subject]
-    first_of_subject = np.append(True, census.subject[1:] != census.subject[:-1])
+    minor, group_of_subject = census.minor[is_first_of_subject], group[is_first_of_subject]
     return Hospital(
-        patients=_patients(admissions, census.minor[first_of_subject], group[first_of_subject], generator),
+        patients=_patients(admissions, minor, group_of_subject, generator),
         admissions=admissions,
         icustays=icustays,
         diagnoses=_diagnoses(
@@ -143,18 +135,24 @@ def admit(
 
 
 def diagnosis_titles() -> pl.DataFrame:
-    """Return `d_icd_diagnoses`: every code that the hospital uses, with its phenotype as the title."""
+    """Return `d_icd_diagnoses`: every code that the hospital uses; the title is its phenotype, if any."""
     codes = read_phenotypes().select("icd_code", "icd_version", long_title="phenotype")
     background = read_definitions("background_codes").select(codes.columns)
     return pl.concat([codes, background]).sort("icd_version", "icd_code")
 
 
 def _ids(table: int, seed: int, index: Ints) -> Ints:
-    """Return ids of `index` that begin with `table`, as MIMIC's do; a subject's second digit varies."""
+    """Return ids (n,) that begin with `table`, as MIMIC's do; a subject's second digit varies."""
     seed_digits = len(str(seed))
     head = table * 10 + index % 10 if table == 1 else np.full(len(index), table)
     ids: Ints = (head * 10**seed_digits + seed) * 10**INDEX_DIGITS + index
     return ids
+
+
+def _first_and_last(ids: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return whether each entry is the first, and the last, with its id; equal ids are adjacent."""
+    differs = ids[1:] != ids[:-1]
+    return np.append(True, differs), np.append(differs, True)
 
 
 def _minutes(values: NDArray[np.float64]) -> NDArray[np.timedelta64]:
@@ -170,37 +168,31 @@ def _intimes(
     first ends.
     """
     n = len(census)
-    first_of_subject = np.unique(census.subject, return_index=True)[1]
+    is_first, _ = _first_and_last(census.admission)
+    is_first_of_subject, _ = _first_and_last(census.subject)
+    first_stay = np.flatnonzero(is_first_of_subject)[census.subject]  # the subject's
     start = np.datetime64(datetime(2110, 1, 1), "us") + _minutes(generator.uniform(0, 80 * 525_600, n))
-    same_admission = np.append(False, census.admission[1:] == census.admission[:-1])
-    same_subject = np.append(False, census.subject[1:] == census.subject[:-1])
-    gap_hours = np.where(same_admission, generator.uniform(8, 48, n), generator.uniform(3000, 20_000, n))
-    step = np.where(same_subject, gap_hours + np.append(0, los_hours[:-1]), 0.0)
-    since_first = np.cumsum(step)
-    since_first -= since_first[first_of_subject][census.subject]
-    return start[first_of_subject][census.subject] + _minutes(since_first * 60)
+    next_stay_hours, next_admission_hours = generator.uniform(8, 48, n), generator.uniform(3000, 20_000, n)
+    gap_hours = np.where(is_first, next_admission_hours, next_stay_hours)
+    since_first = np.cumsum(np.where(is_first_of_subject, 0.0, gap_hours + np.append(0, los_hours[:-1])))
+    return start[first_stay] + _minutes((since_first - since_first[first_stay]) * 60)
 
 
 def _patients(
     admissions: pl.DataFrame, minor: NDArray[np.bool_], year_group: Ints, generator: np.random.Generator
 ) -> pl.DataFrame:
-    """Return the subjects of some admissions; `minor` and `year_group` have an entry a subject."""
+    """Return the subjects of some admissions; `minor` and `year_group` have one entry per subject."""
     n = len(minor)
     age = np.clip(np.round(generator.normal(64, 16, n)), 18, 91)
-    return (
-        admissions.group_by("subject_id", maintain_order=True)
-        .agg(
-            gender=pl.lit(None, pl.String),
-            anchor_age=pl.lit(0),
-            anchor_year=pl.col("admittime").first().dt.year(),
-            anchor_year_group=pl.lit(None, pl.String),
-            dod=pl.col("deathtime").last().dt.date(),
-        )
-        .with_columns(
-            gender=pl.Series(np.where(generator.random(n) < 0.44, "F", "M")),
-            anchor_age=pl.Series(np.where(minor, generator.integers(12, 17, n), age).astype(np.int64)),
-            anchor_year_group=pl.Series(np.array(_YEAR_GROUPS)[year_group]),
-        )
+    subjects = admissions.group_by("subject_id", maintain_order=True)
+    first_and_death = subjects.agg(pl.col("admittime").first(), pl.col("deathtime").last())
+    return first_and_death.select(
+        "subject_id",
+        gender=pl.Series(np.where(generator.random(n) < 0.44, "F", "M")),
+        anchor_age=pl.Series(np.where(minor, generator.integers(12, 17, n), age).astype(np.int64)),
+        anchor_year=pl.col("admittime").dt.year(),
+        anchor_year_group=pl.Series(np.array(_YEAR_GROUPS)[year_group]),
+        dod=pl.col("deathtime").dt.date(),
     )
 
 
@@ -236,33 +228,29 @@ def _diagnoses(
     phenotypes: tuple[str, ...],
     generator: np.random.Generator,
 ) -> pl.DataFrame:
-    """Return each admission's diagnoses: one or two codes for each of its phenotypes, and some of none."""
-    codes = pl.concat(
-        [
-            read_phenotypes().select("phenotype", "icd_version", "icd_code"),
-            read_definitions("background_codes").select(
-                pl.lit("").alias("phenotype"), "icd_version", "icd_code"
-            ),
-        ]
+    """Return each admission's diagnoses: one or two codes for each of its phenotypes, and background ones."""
+    listed = read_phenotypes().select("phenotype", "icd_version", "icd_code")
+    background = read_definitions("background_codes").with_columns(phenotype=pl.lit(""))
+    groups = (
+        pl.concat([listed, background.select(listed.columns)])
+        .group_by("phenotype", "icd_version", maintain_order=True)
+        .agg("icd_code")
     )
-    groups = codes.group_by("phenotype", "icd_version", maintain_order=True).agg("icd_code")
-    by_group = {
-        (name, icd_version): np.array(some, dtype=object) for name, icd_version, some in groups.iter_rows()
+    codes_of = {
+        (name, icd_version): np.array(codes, dtype=object) for name, icd_version, codes in groups.iter_rows()
     }
     found = np.hstack([labels, np.ones((len(labels), 1), bool)])  # everyone has a background diagnosis
     twice = generator.random(found.shape) < 0.2
-    rows, codes_drawn = [], []
+    rows, drawn = [], []
     for c, name in enumerate((*phenotypes, "")):
         for icd_version in (9, 10):
             having = np.flatnonzero(found[:, c] & (version == icd_version))
             having = np.concatenate([having, having[twice[having, c]]])
-            group = by_group[name, icd_version]
+            codes = codes_of[name, icd_version]
             rows.append(having)
-            codes_drawn.append(group[generator.integers(len(group), size=len(having))])
-    row = np.concatenate(rows)
-    table = pl.DataFrame(
-        {"row": row, "icd_code": pl.Series(np.concatenate(codes_drawn).tolist(), dtype=pl.String)}
-    ).unique(maintain_order=True)
+            drawn.append(codes[generator.integers(len(codes), size=len(having))])
+    icd_code = pl.Series(np.concatenate(drawn).tolist(), dtype=pl.String)
+    table = pl.DataFrame({"row": np.concatenate(rows), "icd_code": icd_code}).unique(maintain_order=True)
     table = table.with_columns(order=pl.Series(generator.random(table.height))).sort("row", "order")
     ids = admissions.select("subject_id", "hadm_id", icd_version=pl.Series(version)).with_row_index("row")
     return (

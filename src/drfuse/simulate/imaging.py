@@ -1,4 +1,4 @@
-"""When the simulated stays are imaged, and how: the metadata of MIMIC-CXR-JPG, and each image's readings."""
+"""When and how the simulated stays are imaged: the metadata of MIMIC-CXR-JPG, and each image's readings."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +14,10 @@ from drfuse.simulate.radiographs import View
 Missing = Literal["severity", "mcar"]
 
 _WINDOW_HOURS = 48
-_SLOPE = 1.0  # of the log-odds of a radiograph over the severity
-# studies that do not count, as shares of all stays
+_SLOPE = 1.0  # what a standard deviation of severity adds to the log-odds of a radiograph
+# shares of stays with a study that does not count
 _EARLIER_IN_WINDOW, _BEFORE, _AFTER, _OTHER_VIEWS = 0.35, 0.10, 0.20, 0.08
-_EARLIER_RELIABILITY = 0.5  # factor
+_EARLIER_RELIABILITY = 0.5  # relative to the last study's
 _DESCRIPTIONS = {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)", "LATERAL": "CHEST (PA AND LAT)"}
 _CODES = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral"}
 
@@ -27,7 +27,7 @@ class Imaging:
     """The images of some stays.
 
     Attributes:
-        metadata: The rows of MIMIC-CXR-JPG's metadata table, and `row`, the stay of each.
+        metadata: The rows of MIMIC-CXR-JPG's metadata table, and `row`, the index of each image's stay.
         readings: What each image shows.
         has_cxr: Whether each stay has an AP radiograph in its window (n,).
     """
@@ -47,17 +47,10 @@ def draw_studies(
 ) -> Imaging:
     """Return the studies of some stays.
 
-    The last AP study of the window, which a share of `cxr_rate` of the stays have, shows `patients.cxr`.
-    Other studies must be left out by `drfuse prepare`: earlier, less reliable ones in the window; some before
-    ICU admission or after the window; some with a PA and a lateral view.
-
-    Args:
-        icustays: A row a stay: its ids, `intime` and `outtime`.
-        patients: Their hidden state.
-        cxr_rate: The mean share of stays with a radiograph.
-        missing: Whether the severely ill are imaged more often (`severity`), or chance decides (`mcar`).
-        size: Side of the images in pixels.
-        generator: Source of randomness.
+    A share of `cxr_rate` of the stays have an AP study in the window; the last one shows `patients.cxr`.
+    `drfuse prepare` must leave out the others: earlier, less reliable ones in the window; some before ICU
+    admission or after the window; some with a PA and a lateral view. Images of the severely ill are more
+    frequent if `missing` is `severity`; with `mcar`, chance decides. `size` is in pixels.
     """
     n = icustays.height
     share = np.full(n, cxr_rate)
@@ -89,7 +82,7 @@ def draw_studies(
 
 
 def _draw_kind(kind: int, view: View, taken: NDArray[np.bool_], seconds: Floats) -> pl.DataFrame:
-    """Return the images of one kind: the stay (`row`) of each, and when it was taken, after ICU admission."""
+    """Return the images of one kind: the index of each one's stay, and its time after ICU admission."""
     rows = np.flatnonzero(taken)
     return pl.DataFrame({"row": rows, "seconds": seconds[rows]}).with_columns(
         kind=pl.lit(kind, pl.Int64), view=pl.lit(view)
@@ -97,28 +90,28 @@ def _draw_kind(kind: int, view: View, taken: NDArray[np.bool_], seconds: Floats)
 
 
 def _readings(patients: Patients, studies: pl.DataFrame, generator: np.random.Generator) -> Readings:
-    """Return what the images show; an earlier one of the window reads the factors anew."""
-    rows, earlier = studies["row"].to_numpy(), (studies["kind"] == 1).to_numpy()
-    reliability = patients.cxr.reliability[rows] * np.where(earlier, _EARLIER_RELIABILITY, 1)
-    anew = Readings.draw(patients.factors[rows], reliability, patients.cxr.seen, generator)
-    values = np.where(earlier[:, None], anew.values, patients.cxr.values[rows])
+    """Return what the images show; an earlier one in the window has readings of its own."""
+    rows, is_earlier = studies["row"].to_numpy(), (studies["kind"] == 1).to_numpy()
+    reliability = patients.cxr.reliability[rows] * np.where(is_earlier, _EARLIER_RELIABILITY, 1)
+    own = Readings.draw(patients.factors[rows], reliability, patients.cxr.seen, generator)
+    values = np.where(is_earlier[:, None], own.values, patients.cxr.values[rows])
     return Readings(values, reliability, patients.cxr.seen)
 
 
 def _metadata(
     icustays: pl.DataFrame, studies: pl.DataFrame, size: int, generator: np.random.Generator
 ) -> pl.DataFrame:
-    """Return the rows of the metadata table, and `row`; a study id is the stay's with the kind behind it."""
+    """Return the metadata table, and `row`; a study's id is that of its stay followed by the kind's digit."""
     stays = icustays.select("subject_id", "stay_id", "intime")[studies["row"].to_numpy()]
     milliseconds = np.round(studies["seconds"].to_numpy() * 1000).astype("timedelta64[ms]")
     at = stays["intime"] + pl.Series(milliseconds.astype("timedelta64[us]"))
-    words = generator.integers(0, 2**32, (studies.height, 5), np.uint64)
+    words = generator.integers(0, 2**32, (studies.height, 5), np.uint64)  # five of them make a dicom_id
     view = studies["view"].alias("ViewPosition")
     clock = at.dt.hour().cast(pl.Float64) * 10000 + at.dt.minute().cast(pl.Float64) * 100 + at.dt.second()
     return pl.DataFrame(
         {
             "row": studies["row"],
-            "dicom_id": ["-".join(f"{word:08x}" for word in some) for some in words.tolist()],
+            "dicom_id": ["-".join(f"{word:08x}" for word in five) for five in words.tolist()],
             "subject_id": stays["subject_id"],
             "study_id": 10 * stays["stay_id"] + studies["kind"],
             "PerformedProcedureStepDescription": view.replace_strict(_DESCRIPTIONS),

@@ -21,11 +21,9 @@ from drfuse.simulate.disease import Readings
 Pixels = NDArray[np.floating]
 View = Literal["AP", "PA", "LATERAL"]
 
-_AT_A_TIME = 32  # at most
-_PIXELS_AT_A_TIME = 2**19
-_ZONES = np.array(
-    [[-0.40, -0.28], [0.42, -0.28], [-0.40, 0.10], [0.44, 0.08]]
-)  # where a focal opacity may lie
+_MAX_BATCH, _MAX_BATCH_PIXELS = 32, 2**19
+# where a focal opacity may be
+_ZONES = np.array([[-0.40, -0.28], [0.42, -0.28], [-0.40, 0.10], [0.44, 0.08]])
 _WIRES = np.linspace(-0.42, 0.30, 6)  # heights of the sternal wires
 _JPEG_QUALITY = 92
 
@@ -37,21 +35,17 @@ def draw_radiographs(
     size: int,
     generator: np.random.Generator,
 ) -> Iterator[bytes]:
-    """Yield the JPEG file of each of n radiographs, 8-bit grey, (size, size).
+    """Yield n radiographs as JPEG files, 8-bit grey, (size, size).
 
-    Args:
-        factors: Names of the K factors.
-        readings: What the images show of them (n, K), and how reliable each image is (n,).
-        views: ViewPosition of each image; a lateral one shows nothing of the factors.
-        size: Side in pixels.
-        generator: Source of randomness.
+    Each has its `readings` (n, K) of the K `factors` and its ViewPosition in `views`; a lateral image shows
+    none of the factors.
     """
-    at_a_time = min(_AT_A_TIME, max(1, _PIXELS_AT_A_TIME // size**2))
+    batch_size = min(_MAX_BATCH, max(1, _MAX_BATCH_PIXELS // size**2))
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(views), at_a_time):
-            some = slice(start, start + at_a_time)
-            values, reliability = readings.values[some], readings.reliability[some]
-            lateral = np.array([view == "LATERAL" for view in views[some]])
+        for start in range(0, len(views), batch_size):
+            batch = slice(start, start + batch_size)
+            values, reliability = readings.values[batch], readings.reliability[batch]
+            lateral = np.array([view == "LATERAL" for view in views[batch]])
             pixels = _draw(dict(zip(factors, values.T, strict=True)), reliability, lateral, size, generator)
             yield from pool.map(_encode, pixels)
 
@@ -82,7 +76,7 @@ def _draw(
 def _coordinates(
     size: int, angle: NDArray[np.float64], generator: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """Return x and y (n, size, size) in the patient's own frame, turned by `angle` and shifted a little."""
+    """Return x and y (n, size, size) in the patient's frame, turned by `angle` (n,) and shifted a little."""
     side = (np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1
     shift = generator.normal(0, 0.02, (2, len(angle), 1, 1)).astype(np.float32)
     across, down = side[None, None, :] - shift[0], side[None, :, None] - shift[1]
@@ -98,11 +92,17 @@ def _frontal_view(
     outward = np.abs(x)
 
     def inside(distance: Pixels) -> Pixels:
-        """1 where a distance from an edge is negative, 0 beyond it, soft over a pixel."""
+        """Return 1 where a distance from an edge is negative, 0 where it is positive, soft over a pixel."""
         return np.asarray(expit(-distance / edge))
 
-    def side_of_chance() -> Pixels:
-        return np.where(generator.random(n) < 0.5, -1, 1).astype(np.float32)[:, None, None]
+    def random_side() -> Pixels:
+        """Return 1 in the left or right half of each image, and 0 in the other."""
+        sign = np.where(generator.random(n) < 0.5, -1, 1).astype(np.float32)[:, None, None]
+        return (x * sign > 0).astype(np.float32)
+
+    def strength(factor: str) -> Pixels:
+        """Return how strong the sign of a factor is, from 0 to 1."""
+        return np.asarray(expit(1.3 * z[factor]))
 
     habitus, hyperinflation = z["habitus"], z["hyperinflation"]
     body = inside(((outward / (0.80 + 0.05 * habitus)) ** 4 + (np.minimum(y + 0.1, 0) / 0.95) ** 4 - 1) * 0.2)
@@ -123,18 +123,17 @@ def _frontal_view(
     image += lung * np.maximum(0.10 + 0.06 * z["respiratory_distress"], 0) * _mottle(x, y, generator)
     zone = _ZONES[generator.integers(len(_ZONES), size=n)].astype(np.float32)[:, :, None, None]
     blob = np.exp(-((x - zone[:, 0]) ** 2 + (y - zone[:, 1]) ** 2) / (2 * 0.11**2))
-    image += lung * blob * 0.42 * expit(1.3 * z["inflammation"])
+    image += lung * blob * 0.42 * strength("inflammation")
 
     # air outside a collapsed lung, fluid at the bottom of one side
-    this_side = (x * side_of_chance() > 0).astype(np.float32)
-    withdrawn = 0.03 + 0.30 * expit(1.3 * z["collapse"])
-    pleural = lung * this_side * inside(y - 0.15) * inside(-(radius - 1 + withdrawn) * 0.3)
-    image -= pleural * 0.16 * expit(1.3 * z["collapse"])
+    collapsed_side, collapse = random_side(), strength("collapse")
+    withdrawn = 0.03 + 0.30 * collapse
+    pleural = lung * collapsed_side * inside(y - 0.15) * inside(-(radius - 1 + withdrawn) * 0.3)
+    image -= pleural * 0.16 * collapse
     line = np.exp(-(((radius - 1 + withdrawn) * 0.3 / 0.018) ** 2) / 2)
-    image += lung * this_side * inside(y - 0.15) * line * 0.30 * expit(1.3 * z["collapse"])
-    this_side = (x * side_of_chance() > 0).astype(np.float32)
-    level = 0.36 - (0.45 * expit(1.3 * z["effusion"])) * (0.75 + 0.8 * (outward - 0.36))
-    fluid = inside((radius - 1) * 0.3) * this_side * inside(level - y)
+    image += lung * collapsed_side * inside(y - 0.15) * line * 0.30 * collapse
+    level = 0.36 - (0.45 * strength("effusion")) * (0.75 + 0.8 * (outward - 0.36))
+    fluid = inside((radius - 1) * 0.3) * random_side() * inside(level - y)
     image = image * (1 - fluid) + 0.68 * fluid
 
     # mediastinum, heart and aortic knob
@@ -142,19 +141,18 @@ def _frontal_view(
     across = 0.30 + 0.045 * z["congestion"]
     heart = np.sqrt(((x - 0.10) / across) ** 2 + ((y - 0.20) / (0.27 + 0.012 * z["congestion"])) ** 2) - 1
     image = np.maximum(image, 0.63 * inside(heart * 0.3))
-    stiffness = z["vascular_stiffness"]
-    from_knob = np.hypot(x - 0.14, y + 0.36) - (0.085 + 0.012 * stiffness)
+    from_knob = np.hypot(x - 0.14, y + 0.36) - (0.085 + 0.012 * z["vascular_stiffness"])
     image = np.maximum(image, 0.60 * inside(from_knob))
-    image += 0.34 * expit(1.3 * stiffness) * np.exp(-((from_knob / 0.022) ** 2) / 2) * (x > 0.10)
+    image += 0.34 * strength("vascular_stiffness") * np.exp(-((from_knob / 0.022) ** 2) / 2) * (x > 0.10)
 
     # devices
     wires = np.exp(-((np.abs(y[:, None] - _WIRES[:, None, None]) / 0.02) ** 2) / 2).sum(axis=1)
-    image += 0.38 * expit(1.3 * z["sternal_wires"]) * wires * inside(outward - 0.06)
-    generator_box = inside(np.maximum(np.abs(x - 0.56) - 0.10, np.abs(y + 0.60) - 0.07))
+    image += 0.38 * strength("sternal_wires") * wires * inside(outward - 0.06)
+    pulse_generator = inside(np.maximum(np.abs(x - 0.56) - 0.10, np.abs(y + 0.60) - 0.07))
     course = np.clip((y + 0.60) / 0.45, 0, 1)
     lead = np.exp(-(((x - 0.50 + 0.42 * course**0.7 - 0.10 * np.maximum(y - 0.1, 0)) / 0.022) ** 2) / 2)
     lead *= inside(-(y + 0.58)) * inside(y - 0.36)
-    image += 0.36 * expit(1.3 * z["pacing_leads"]) * np.maximum(generator_box, lead)
+    image += 0.36 * strength("pacing_leads") * np.maximum(pulse_generator, lead)
     return np.asarray(image, np.float32)
 
 
@@ -169,7 +167,7 @@ def _lateral_view(x: Pixels, y: Pixels, size: int) -> Pixels:
 
 
 def _mottle(x: Pixels, y: Pixels, generator: np.random.Generator) -> Pixels:
-    """Return a patchy pattern (n, size, size) around 1, of four random waves."""
+    """Return a patchy pattern (n, size, size) around 1: the sum of four random waves."""
     wave = generator.uniform(6, 16, (4, 2, len(x), 1, 1)).astype(np.float32)
     phase = generator.uniform(0, 2 * np.pi, (4, len(x), 1, 1)).astype(np.float32)
     pattern = [np.sin(wx * x + wy * y + shift) for (wx, wy), shift in zip(wave, phase, strict=True)]
@@ -178,7 +176,7 @@ def _mottle(x: Pixels, y: Pixels, generator: np.random.Generator) -> Pixels:
 
 @lru_cache(maxsize=4)
 def _marker(size: int, right: bool) -> Pixels:
-    """Return the technician's text (size, size) in an upper corner, 1 where it is bright."""
+    """Return the technician's text in an upper corner (size, size), up to 1 where it is bright."""
     canvas = Image.new("L", (size, size))
     text, font = ("L PORT" if right else "R"), ImageFont.load_default(max(8, size // 16))
     place = (size * 0.97, size * 0.03) if right else (size * 0.03, size * 0.03)

@@ -1,4 +1,4 @@
-"""The truth about a simulated hospital, and the predictions that a perfect model would make of it."""
+"""The truth about a simulated hospital, and what perfect models predict from it."""
 
 import dataclasses
 import json
@@ -19,27 +19,28 @@ from drfuse.simulate.disease import Disease, Modality, Patients, Readings, expec
 
 TRUTH = "truth.parquet"
 Reader = Literal["fused", "ehr", "cxr"]
-"""A perfect model of everything that a stay has, of its EHR alone, or of its radiograph alone."""
+"""A perfect model that reads all data of a stay, its EHR alone, or its radiograph alone."""
 
 _ARRAYS = ("log_odds", "probability", "given_both", "given_ehr", "given_cxr", "cxr_advantage")
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of N simulated stays and C phenotypes.
+    """What is known about N simulated stays and C phenotypes.
 
     Attributes:
         phenotypes: The C names.
-        stays: A row a stay: its ids, `eligible` (the inclusion rules keep it), `has_cxr`, `ehr_reliability`,
-            `cxr_reliability`, each factor by its name, and the readings of it as `ehr_NAME` and `cxr_NAME`.
+        stays: One row per stay: its ids, `eligible` (the inclusion rules keep it), `has_cxr`,
+            `ehr_reliability`, `cxr_reliability`, each factor by its name, and its readings as `ehr_NAME` and
+            `cxr_NAME`.
         labels: Whether each stay has each phenotype, boolean (N, C).
         log_odds: The true log-odds (N, C).
         probability: The probability given all factors (N, C).
-        given_both: The probability given all that EHR and radiograph can show (N, C).
-        given_ehr: The probability given all that the EHR can show (N, C).
-        given_cxr: The probability given all that a radiograph can show (N, C), whether or not there is one.
-        cxr_advantage: By how much better the radiograph tells the phenotype than the EHR, in nats (N, C):
-            the expected log-likelihood of the label given the radiograph less that given the EHR.
+        given_both: The probability given everything that EHR and radiograph can show (N, C).
+        given_ehr: The probability given everything that the EHR can show (N, C).
+        given_cxr: The probability given everything that a radiograph can show (N, C), even if there is none.
+        cxr_advantage: What `expected_advantage` returns, in nats (N, C); positive if the radiograph predicts
+            the phenotype better than the EHR.
     """
 
     phenotypes: list[str]
@@ -57,7 +58,7 @@ class Truth:
         """Return the truth about the hospital that `drfuse simulate` wrote into `folder`.
 
         Raises:
-            MissingInputError: If `folder` holds no truth.
+            MissingInputError: If there is no such file.
             InputError: If the file is damaged.
         """
         path = Path(folder) / TRUTH
@@ -66,15 +67,11 @@ class Truth:
         try:
             table = pl.read_parquet(path, glob=False)
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
-            return cls._of(phenotypes, table)
+            labels = table["labels"].to_numpy().astype(bool)
+            arrays = {name: table[name].to_numpy() for name in _ARRAYS}
+            return cls(phenotypes, table.drop("labels", *_ARRAYS), labels, **arrays)
         except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); simulate the hospital again") from error
-
-    @classmethod
-    def _of(cls, phenotypes: list[str], table: pl.DataFrame) -> "Truth":
-        arrays = {name: table[name].to_numpy() for name in _ARRAYS}
-        labels = table["labels"].to_numpy().astype(bool)
-        return cls(phenotypes, table.drop("labels", *_ARRAYS), labels, **arrays)
 
     def of(self, stay_ids: ArrayLike) -> "Truth":
         """Return the truth about some stays, in their order.
@@ -86,9 +83,9 @@ class Truth:
         order = np.argsort(ids)
         wanted = np.asarray(stay_ids)
         rows = order[np.searchsorted(ids[order], wanted).clip(max=len(ids) - 1)]
-        if strangers := int((ids[rows] != wanted).sum()):
+        if unknown := int((ids[rows] != wanted).sum()):
             raise InputError(
-                f"{strangers} of {len(wanted)} stays are not in this simulated hospital; choose the one that "
+                f"{unknown} of {len(wanted)} stays are not in this simulated hospital; choose the one that "
                 "the cohort was prepared from"
             )
         arrays = {name: getattr(self, name)[rows] for name in ("labels", *_ARRAYS)}
@@ -108,48 +105,50 @@ class Truth:
     def read_by(self, reader: Reader) -> NDArray[np.float32]:
         """Return the probabilities (N, C) that a perfect model gives.
 
-        `fused` is `given_both` for stays with a radiograph and `given_ehr` for the others; `cxr` is NaN
-        without a radiograph.
+        Without a radiograph, `fused` is `given_ehr` and `cxr` is NaN.
         """
-        has_cxr = self.stays["has_cxr"].to_numpy()[:, None]
         if reader == "ehr":
             return self.given_ehr
-        there, absent = (
-            (self.given_both, self.given_ehr) if reader == "fused" else (self.given_cxr, np.float32(np.nan))
-        )
-        return np.where(has_cxr, there, absent)
+        has_cxr = self.stays["has_cxr"].to_numpy()[:, None]
+        if reader == "fused":
+            return np.where(has_cxr, self.given_both, self.given_ehr)
+        return np.where(has_cxr, self.given_cxr, np.float32(np.nan))
 
 
 def ceilings(truth: Truth) -> pl.DataFrame:
-    """Return the PRAUC of the perfect models on the stays of `truth`, a row a phenotype.
+    """Return the PRAUC of the perfect models on the stays of `truth`, one row per phenotype.
 
-    The columns are `phenotype`, `fused`, `ehr` and `cxr`; the last one is over the stays with a radiograph,
-    so compare it with the others only where `truth` is of those (`Truth.of`).
+    The columns are `phenotype`, `fused`, `ehr` and `cxr`. The last counts only stays with a radiograph, so
+    compare it with the others only on those stays (`Truth.of`).
     """
     columns = {}
     for reader in get_args(Reader):
         scores = truth.read_by(reader)
-        told = ~np.isnan(scores).any(axis=1)
-        columns[reader] = prauc_auroc(truth.labels[told], scores[told])[0][0]
+        predicted = ~np.isnan(scores).any(axis=1)
+        columns[reader] = prauc_auroc(truth.labels[predicted], scores[predicted])[0][0]
     return pl.DataFrame({"phenotype": truth.phenotypes, **columns})
 
 
 def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
-    """Return the predictions that perfect models make of the stays of a run, as a run keeps them.
+    """Return the predictions of perfect models for the stays of a run, in the form of a run's own.
 
-    The truth is about 48 hours and their last AP radiograph, so the run's cohort must have been prepared with
-    the default window and view.
+    The truth covers 48 hours and their last AP radiograph, so the run's cohort must have the default window
+    and view.
 
     Raises:
-        InputError: If the run is not of this hospital, or has other phenotypes.
+        InputError: If the run is not of this hospital, or has other phenotypes, radiographs or views.
     """
     if run.phenotypes != truth.phenotypes:
         raise InputError(
-            "the run has other phenotypes than the simulated hospital; prepare without --phenotypes"
+            "the run has other phenotypes than the simulated hospital; prepare its cohort without "
+            "--phenotypes"
         )
     here = truth.of(run.stays["stay_id"].to_numpy())
     if (run.stays["has_cxr"] & ~here.stays["has_cxr"]).any():
-        raise InputError("the run has radiographs of another window or view than the truth is about")
+        raise InputError(
+            "the run has radiographs of another window or view than the truth; prepare its cohort with the "
+            "default --window-hours and --view"
+        )
     here = dataclasses.replace(here, stays=here.stays.with_columns(run.stays["has_cxr"]))
     return {
         reader: Predictions(run.phenotypes, run.stays, logit(here.read_by(reader)), run.labels, None)
@@ -160,7 +159,7 @@ def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
 def describe_truth(
     icustays: pl.DataFrame, patients: Patients, eligible: NDArray[np.bool_], has_cxr: NDArray[np.bool_]
 ) -> pl.DataFrame:
-    """Return the rows of `truth.parquet` about some stays."""
+    """Return the rows of `truth.parquet` for some stays."""
     disease = patients.disease
     columns: dict[str, NDArray[np.float64]] = dict(zip(disease.factors, patients.factors.T, strict=True))
     for modality, readings in (("ehr", patients.ehr), ("cxr", patients.cxr)):

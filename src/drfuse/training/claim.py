@@ -78,11 +78,7 @@ def _put_aside(run: RunFiles, replaced: Path) -> None:
 
 
 def _last_checkpoint(run: RunFiles, config: dict[str, Any], cohort: str) -> dict[str, Any] | None:
-    """Return the checkpoint to resume from, if there is one.
-
-    Raises:
-        InputError: If the run is finished, or was interrupted with different options.
-    """
+    """Return the checkpoint to resume from, if there is one; refuse a finished or a different run."""
     if run.is_finished:
         raise InputError(f"{run.folder} is a finished run; choose a different --out, or add --overwrite")
     if not run.last_checkpoint.is_file():

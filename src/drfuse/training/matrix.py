@@ -56,7 +56,6 @@ class RunSpec:
     Attributes:
         title: Its name, for people.
         cohort: Folder of the cohort.
-        fingerprint: Fingerprint of the cohort.
         model: `class_path` and `init_args`, as in `config.yaml`.
         options: How it is trained.
         folder: Folder of the run.
@@ -65,7 +64,6 @@ class RunSpec:
 
     title: str
     cohort: Path
-    fingerprint: str
     model: Mapping[str, Any]
     options: TrainOptions
     folder: Path
@@ -125,9 +123,7 @@ def specify(
         ) from error
     name = f"{kind.__name__}-{options.train_on}-{options.seed}".lower()
     folder = runs / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-    return RunSpec(
-        title, cohort.folder, cohort.fingerprint, described, options, folder, tuple(after.values())
-    )
+    return RunSpec(title, cohort.folder, described, options, folder, tuple(after.values()))
 
 
 def _plain(value: Any) -> Any:
@@ -339,11 +335,7 @@ def _on_ray(
 
 
 def _init_args(model: Mapping[str, Any], kind: type[FusionModel]) -> dict[str, Any]:
-    """Return the model's arguments after its two sizes, defaults included.
-
-    Raises:
-        InputError: If an argument is unknown or missing.
-    """
+    """Return the model's arguments after its two sizes, defaults included."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = [one for one in inspect.signature(kind).parameters.values() if one.kind not in variadic][2:]
     given = dict(model.get("init_args") or {})

@@ -295,11 +295,7 @@ def _is_over(trial: FrozenTrial) -> bool:
 
 
 def _open(search: _Search) -> optuna.Study:
-    """Return the study, which is created if it does not exist.
-
-    Raises:
-        InputError: If its storage cannot be opened.
-    """
+    """Return the study, which is created if it does not exist."""
     try:
         storage: str | BaseStorage = search.storage
         if "://" not in search.storage:

@@ -1,4 +1,4 @@
-"""CSV files read in blocks give what DuckDB reads from the whole file; a quote that is not closed is found."""
+"""CSV files read in blocks give what DuckDB reads at once; a quote that is not closed is found."""
 
 import gzip
 import random

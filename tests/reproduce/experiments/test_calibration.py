@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from drfuse.report import Number, Table
 from drfuse.reproduce.experiments.calibration import calibration_table, calibrations
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import paper_systems
@@ -12,26 +11,9 @@ from tests.reproduce.samples import (
     MATCHED_TEST,
     PHENOTYPES,
     TEST,
+    by_title,
     draw_labels,
-    make_results,
-    numbers,
 )
-
-NAMES = ("transformer", "resnet50", "drfuse", "drfuse-mse")
-
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results(NAMES)
-
-
-@pytest.fixture(scope="module")
-def mortality() -> Results:
-    return make_results(["resnet50", "drfuse"], task="mortality")
-
-
-def by_title(table: Table) -> dict[str, list[Number]]:
-    return {row.header: numbers(row) for row in table.rows}
 
 
 def naive_ece(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -44,16 +26,18 @@ def naive_ece(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("name", "n_stays"), [("transformer", 40), ("resnet50", 30), ("drfuse", 40)])
-def test_calibration_is_of_the_stays_that_are_predicted(results: Results, name: str, n_stays: int) -> None:
-    measured = calibrations(results)
-    stays, error, ece, chance, brier = by_title(calibration_table(results, measured))[
+def test_calibration_is_of_the_stays_that_are_predicted(
+    four_systems: Results, name: str, n_stays: int
+) -> None:
+    measured = calibrations(four_systems)
+    stays, error, ece, chance, brier = by_title(calibration_table(four_systems, measured))[
         paper_systems()[name].title
     ]
     rows = MATCHED_TEST if name == "resnet50" else TEST
     assert stays.shown.value == str(rows.sum()) == str(n_stays)
     labels = draw_labels()[rows]
     eces, briers = [], []
-    for run in results.predictions[name, "full"]:
+    for run in four_systems.predictions[name, "full"]:
         p = 1 / (1 + np.exp(-run.logits[rows[TEST]].astype(float)))
         eces += [naive_ece(labels[:, c], p[:, c]) for c in range(len(PHENOTYPES))]
         briers += [brier_score_loss(labels[:, c], p[:, c]) for c in range(len(PHENOTYPES))]

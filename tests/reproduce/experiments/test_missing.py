@@ -7,7 +7,6 @@ import pytest
 
 from drfuse.errors import InputError
 from drfuse.evaluation import missing_curve
-from drfuse.report import Number, Table
 from drfuse.reproduce.experiments.missing import MOST_SHOWN, missing_curves, missing_table
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import paper_systems
@@ -21,24 +20,12 @@ from tests.reproduce.samples import (
     STAYED,
     SUBJECTS,
     TEST,
+    by_title,
     draw_labels,
     macro,
-    make_results,
-    numbers,
 )
 
-NAMES = ("transformer", "resnet50", "drfuse", "drfuse-mse")
 BOTH: tuple[Subset, Subset] = ("matched", "full")
-
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results(NAMES)
-
-
-@pytest.fixture(scope="module")
-def mortality() -> Results:
-    return make_results(["resnet50", "drfuse"], task="mortality")
 
 
 def matched(of_test: np.ndarray | None) -> np.ndarray:
@@ -48,15 +35,11 @@ def matched(of_test: np.ndarray | None) -> np.ndarray:
     return found
 
 
-def by_title(table: Table) -> dict[str, list[Number]]:
-    return {row.header: numbers(row) for row in table.rows}
-
-
 @pytest.mark.parametrize("train_on", BOTH)
-def test_the_curve_ends_with_and_without_every_radiograph(results: Results, train_on: Subset) -> None:
-    curve = missing_curves(results, train_on)[paper_systems()["drfuse"]]
+def test_the_curve_ends_with_and_without_every_radiograph(four_systems: Results, train_on: Subset) -> None:
+    curve = missing_curves(four_systems, train_on)[paper_systems()["drfuse"]]
     labels = draw_labels()[MATCHED_TEST]
-    runs = results.predictions["drfuse", train_on]
+    runs = four_systems.predictions["drfuse", train_on]
     with_all = [macro(labels, matched(run.logits)) for run in runs]
     with_none = [macro(labels, matched(run.logits_without_cxr)) for run in runs]
     assert curve[0].prauc_macro.value == pytest.approx(np.mean(with_all))
@@ -65,29 +48,29 @@ def test_the_curve_ends_with_and_without_every_radiograph(results: Results, trai
     assert [point.n_without_cxr for point in (curve[0], curve[-1])] == [0, 30]
 
 
-def test_variants_are_left_out_and_shares_ascend(results: Results) -> None:
-    curves = missing_curves(results, "full")
+def test_variants_are_left_out_and_shares_ascend(four_systems: Results) -> None:
+    curves = missing_curves(four_systems, "full")
     assert [system.name for system in curves] == ["transformer", "resnet50", "drfuse"]
     shares = [point.share for point in curves[paper_systems()["drfuse"]]]
     assert shares == pytest.approx([0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1])
 
 
-def test_a_model_of_the_record_loses_nothing(results: Results) -> None:
-    curve = missing_curves(results, "full")[paper_systems()["transformer"]]
+def test_a_model_of_the_record_loses_nothing(four_systems: Results) -> None:
+    curve = missing_curves(four_systems, "full")[paper_systems()["transformer"]]
     assert len({round(point.prauc_macro.value, 12) for point in curve}) == 1
 
 
-def test_a_model_of_images_alone_ends_at_the_prevalence(results: Results) -> None:
-    curve = missing_curves(results, "matched")[paper_systems()["resnet50"]]
+def test_a_model_of_images_alone_ends_at_the_prevalence(four_systems: Results) -> None:
+    curve = missing_curves(four_systems, "matched")[paper_systems()["resnet50"]]
     assert curve[-1].prauc_macro.value == pytest.approx(draw_labels()[MATCHED_TEST].mean())
     assert [point.n_guessed for point in curve] == [point.n_without_cxr for point in curve]
 
 
 @pytest.mark.parametrize("train_on", BOTH)
-def test_it_guesses_the_prevalence_of_what_it_was_trained_on(results: Results, train_on: Subset) -> None:
+def test_it_guesses_the_prevalence_of_what_it_was_trained_on(four_systems: Results, train_on: Subset) -> None:
     labels = draw_labels()
     trained = (np.array(SPLITS) == "train") & (HAS_CXR if train_on == "matched" else True)
-    runs = results.predictions["resnet50", train_on]
+    runs = four_systems.predictions["resnet50", train_on]
     expected = missing_curve(
         labels[MATCHED_TEST],
         [matched(run.logits) for run in runs],
@@ -97,12 +80,12 @@ def test_it_guesses_the_prevalence_of_what_it_was_trained_on(results: Results, t
         prevalence=labels[trained].mean(axis=0),
         n_resamples=RESAMPLES,
     )
-    curve = missing_curves(results, train_on)[paper_systems()["resnet50"]]
+    curve = missing_curves(four_systems, train_on)[paper_systems()["resnet50"]]
     assert [point for point in curve if point.share == 0.5] == expected
 
 
-def test_five_points_of_each_curve_are_in_the_table(results: Results) -> None:
-    curves = missing_curves(results, "full")
+def test_five_points_of_each_curve_are_in_the_table(four_systems: Results) -> None:
+    curves = missing_curves(four_systems, "full")
     table = missing_table(curves, "full")
     assert table.key == "missing-full"
     assert table.columns == ["system", *(f"{share} % missing" for share in (0, 25, 50, 75, 100))]
@@ -112,9 +95,9 @@ def test_five_points_of_each_curve_are_in_the_table(results: Results) -> None:
         assert shown == [dataclasses.astuple(point.prauc_macro)[:3] for point in points]
 
 
-def test_runs_without_what_is_needed_are_refused(results: Results) -> None:
-    earlier = [dataclasses.replace(results.predictions["drfuse", "full"][0], logits_without_cxr=None)]
-    lacking = dataclasses.replace(results, predictions={("drfuse", "full"): earlier})
+def test_runs_without_what_is_needed_are_refused(four_systems: Results) -> None:
+    earlier = [dataclasses.replace(four_systems.predictions["drfuse", "full"][0], logits_without_cxr=None)]
+    lacking = dataclasses.replace(four_systems, predictions={("drfuse", "full"): earlier})
     with pytest.raises(InputError, match="no predictions without radiographs; choose a different --out"):
         missing_curves(lacking, "full")
 

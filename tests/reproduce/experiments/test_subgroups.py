@@ -22,20 +22,8 @@ from tests.reproduce.samples import (
     numbers,
 )
 
-NAMES = ("transformer", "resnet50", "drfuse", "drfuse-mse")
 
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results(NAMES)
-
-
-@pytest.fixture(scope="module")
-def mortality() -> Results:
-    return make_results(["resnet50", "drfuse"], task="mortality")
-
-
-def test_groups_are_counted_once_however_many_seeds(results: Results) -> None:
+def test_groups_are_counted_once_however_many_seeds() -> None:
     for n_seeds in (1, 2):
         found = groups_measured(make_results(["drfuse"], seeds=n_seeds))[paper_systems()["drfuse"]]
         sexes = {one.group: one for one in found.groups if one.attribute == "sex"}
@@ -44,13 +32,13 @@ def test_groups_are_counted_once_however_many_seeds(results: Results) -> None:
             assert sexes[group].n_positive == draw_labels()[TEST & is_in].sum()
 
 
-def test_a_group_s_prauc_is_the_mean_over_the_seeds(results: Results) -> None:
-    measured = groups_measured(results)
+def test_a_group_s_prauc_is_the_mean_over_the_seeds(four_systems: Results) -> None:
+    measured = groups_measured(four_systems)
     assert [system.name for system in measured] == ["transformer", "resnet50", "drfuse"]
     for name, predicted in (("drfuse", TEST), ("resnet50", MATCHED_TEST)):
         (women,) = (one for one in measured[paper_systems()[name]].groups if one.group == "female")
         rows = predicted & (SUBJECTS % 3 != 0)
-        runs = results.predictions[name, "full"]
+        runs = four_systems.predictions[name, "full"]
         expected = np.mean([macro(draw_labels()[rows], run.logits[rows[TEST]]) for run in runs])
         assert women.n_stays == rows.sum()
         assert women.prauc_macro.value == pytest.approx(expected)
@@ -74,8 +62,8 @@ def test_groups_are_of_the_stays_that_take_part(mortality: Results) -> None:
         assert one.prauc_macro.value == pytest.approx(expected)
 
 
-def test_each_system_has_a_table_with_a_rule_between_the_attributes(results: Results) -> None:
-    measured = groups_measured(results)
+def test_each_system_has_a_table_with_a_rule_between_the_attributes(four_systems: Results) -> None:
+    measured = groups_measured(four_systems)
     tables = subgroup_tables(measured)
     assert [table.key for table in tables] == [
         *("subgroups-transformer", "subgroups-resnet50", "subgroups-drfuse")

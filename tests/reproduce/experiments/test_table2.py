@@ -14,7 +14,6 @@ from tests.reproduce.samples import (
     MAIN,
     RESAMPLES,
     SUBJECTS,
-    VARIANTS,
     column_of,
     draw_labels,
     make_results,
@@ -24,11 +23,6 @@ from tests.reproduce.samples import (
     published,
     values,
 )
-
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results([*MAIN, *VARIANTS])
 
 
 def test_table_2_is_scikit_learn_s_macro_average_precision_over_the_seeds(results: Results) -> None:

@@ -16,7 +16,6 @@ from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions
 from drfuse.subsets import Subset
 from tests.reproduce.samples import (
-    MAIN,
     MATCHED_TEST,
     PHENOTYPES,
     RESAMPLES,
@@ -34,12 +33,6 @@ from tests.reproduce.samples import (
     results_of,
     shown_p,
 )
-
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results([*MAIN, *VARIANTS])
-
 
 RANKS = {  # of the one positive of each phenotype, whose PRAUC is 1 / rank
     "resnet50": (4, 25, 1),

@@ -8,18 +8,11 @@ from drfuse.reproduce.comparisons import SETTINGS
 from drfuse.reproduce.experiments.table4 import ablated, table4
 from drfuse.reproduce.results import Results
 from tests.reproduce.samples import (
-    MAIN,
     VARIANTS,
-    make_results,
     numbers,
     published,
     values,
 )
-
-
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return make_results([*MAIN, *VARIANTS])
 
 
 def test_table_4_ends_with_drfuse_as_the_paper_s(results: Results) -> None:

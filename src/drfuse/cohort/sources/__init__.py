@@ -1,7 +1,7 @@
 """Raw records of a hospital in, five Ibis tables out: stays, events, diagnoses, admissions, radiographs.
 
-Each kind of source is one file with one class (see `Source`), found by listing this package. What an engine does
-differently is a method of its class; no other code asks which engine it is.
+Each kind of source is one file with one class (see `Source`), found by listing this package. Whatever differs
+between engines is a method of that class; no other code asks which engine it is.
 """
 
 from dataclasses import replace
@@ -21,10 +21,8 @@ __all__ = ["EventKind", "Images", "Source", "SourceFile", "open_source", "source
 def open_source(address: str | Path, store: Store, images: Path | None = None) -> Source:
     """Return a hospital's records, opened; only column names and types are read yet.
 
-    Args:
-        address: A folder, or a database's address in the `form` of one of `source_kinds`.
-        store: The local DuckDB database.
-        images: The folder of a MIMIC-CXR-JPG release.
+    The address is a folder, or a database's in the `form` of one of `source_kinds`; `images` is the folder of
+    a MIMIC-CXR-JPG release.
 
     Raises:
         MissingInputError: If the records, a table, a column or a driver is missing.

@@ -1,4 +1,4 @@
-"""CSV files, compressed or not: each is unpacked once, in blocks of whole records, and parsed on all cores."""
+"""CSV files, compressed or not, unpacked once in blocks of whole records and parsed on all cores."""
 
 import gzip
 import tempfile
@@ -72,8 +72,8 @@ class CsvFiles:
     def table(self, file: SourceFile, schema: Schema) -> ir.Table:
         """Return the table of a file, with the columns and types of a schema.
 
-        The file is read when the store first answers a query of the table. That raises an InputError if the file
-        is damaged, has a quote that is not closed, or has too many rows that do not parse.
+        The file is read when the store first answers a query of the table. That raises an InputError if the
+        file is damaged, has a quote that is not closed, or has too many rows that do not parse.
         """
         name = f"csv_{file.kind}"
         self._unread[name] = file, schema
@@ -253,7 +253,7 @@ class _Reading:
         file = self._folder / f"{number}.csv"
         with file.open("wb") as out:
             for part in batch:
-                out.write(part.records)
+                out.write(part.records.data)
         if not file.stat().st_size:
             return _Rejected(0, None)
         if not hasattr(self._of_thread, "cursor"):

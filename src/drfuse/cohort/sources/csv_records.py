@@ -1,7 +1,7 @@
 """The records of a block of CSV, byte by byte in compiled code: where they end, and which need no parsing."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numba
 import numpy as np
@@ -28,10 +28,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _compiled(function: _Function) -> _Function:
     """Compile a function; the result is kept on disk where numba finds a place to write."""
     try:
-        kernel: _Function = numba.njit(nogil=True, cache=True)(function)
+        return cast(_Function, numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:
-        kernel = numba.njit(nogil=True)(function)
-    return kernel
+        return cast(_Function, numba.njit(nogil=True)(function))
 
 
 class Selection(NamedTuple):
@@ -50,7 +49,7 @@ class Selection(NamedTuple):
     fault_at: int
 
 
-def whole_records(block: bytes) -> int:
+def whole_records(block: bytes | bytearray) -> int:
     """Return how many bytes of a block, which begins with a record, belong to records that end in it.
 
     A line break in a quoted cell does not end a record. A quote within a cell is text, unless it begins it.
@@ -61,7 +60,7 @@ def whole_records(block: bytes) -> int:
 
 
 def select_records(
-    block: bytes, cells: Sequence[Cell], column: int = -1, wanted: Sequence[int] = ()
+    block: bytes | bytearray, cells: Sequence[Cell], column: int = -1, wanted: Sequence[int] = ()
 ) -> Selection:
     """Return the records of a block that have to be parsed.
 
@@ -101,10 +100,12 @@ def _end_of_records(block: Bytes) -> int:
 
 
 @_compiled
-def _scan_record(block: Bytes, start: int, n_cells: int, starts_with_integer: bool) -> tuple[int, int, int]:
-    """Return where a record with quotes ends, the fault of a quoted cell in it, and where that is.
+def _scan_record(  # noqa: PLR0912 - a state machine
+    block: Bytes, start: int, n_cells: int, starts_with_integer: bool
+) -> tuple[int, int, int]:
+    """Return where a record with quotes ends, the fault of a quoted cell in it, and where that cell's quote is.
 
-    Spaces around a quoted cell are allowed. With 0 for `n_cells`, the only fault is a quote that is not closed.
+    Spaces around a quoted cell are allowed. If `n_cells` is 0, only a quote that is not closed is a fault.
     """
     place, cell, opened, closed, at_start = start, 1, -1, False, True
     several_lines, first_opened, fault = False, -1, _NO_FAULT
@@ -149,7 +150,7 @@ def _scan_record(block: Bytes, start: int, n_cells: int, starts_with_integer: bo
 
 @_compiled
 def _is_time(block: Bytes, place: int) -> bool:
-    """Return whether a time such as 2180-07-23 12:36:00 begins at a place. Days after the 28th may not be told."""
+    """Return whether a time such as 2180-07-23 12:36:00 begins here; not every last day of a month counts."""
     digits = True
     for k in (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18):
         digits &= _ZERO <= block[place + k] <= _NINE
@@ -172,7 +173,7 @@ def _is_time(block: Bytes, place: int) -> bool:
 
 
 @_compiled
-def _select(
+def _select(  # noqa: PLR0912, PLR0915 - one pass over the bytes
     block: Bytes, cells: NDArray[np.int8], column: int, is_wanted: NDArray[np.bool_], kept: Bytes
 ) -> tuple[int, int, int, int]:
     """Copy the records to parse to `kept`; return their bytes, the number of all records, and a fault.

@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 import polars as pl
 import pyarrow as pa
 
-from drfuse.cohort.store import ROWS_A_BATCH, Store, arrow_schema, cast_batch, first_line, read_batches
+from drfuse.cohort.store import ROWS_PER_BATCH, Store, arrow_schema, cast_batch, first_line, read_batches
 from drfuse.errors import InputError, MissingInputError
 
 _SIMULATION = "simulation.json"  # `drfuse simulate` writes it beside the records
@@ -146,7 +146,7 @@ class Source(ABC):
         """End the connection to the engine."""
         self.engine.disconnect()
 
-    def batches(self, expr: ir.Table, rows: int = ROWS_A_BATCH) -> Iterator[pa.RecordBatch]:
+    def batches(self, expr: ir.Table, rows: int = ROWS_PER_BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the result of a query in batches of about `rows` rows, in the engine's order.
 
         The whole result is never in memory. Columns have the types of the expression's schema; times have no
@@ -172,8 +172,8 @@ class Source(ABC):
         Args:
             kind: The table of events.
             items: Their `itemid`.
-            query: Takes these events and returns the query. It may get some of them at a time, so it must treat
-                each event by itself.
+            query: Takes these events and returns the query. It may get some of them at a time, so it must
+                treat each event by itself.
         """
         events = self.events[kind]
         return query(events.filter(events.itemid.isin(items)))

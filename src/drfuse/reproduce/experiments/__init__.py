@@ -1,7 +1,6 @@
-"""The experiments of `drfuse reproduce`, a file each: the file's name is the experiment's.
+"""The experiments of `drfuse reproduce`: one file each, which gives the experiment its name.
 
-To add one, put a file here that defines `EXPERIMENT`. The command then offers it, trains what it needs, and
-writes its tables and figures.
+To add one, put a file here that defines `EXPERIMENT`; the command finds it by itself.
 """
 
 from collections.abc import Sequence
@@ -16,11 +15,9 @@ from drfuse.reproduce.results import Results
 
 
 def find_experiments() -> dict[str, Experiment]:
-    """Return the experiment of each file of this package by name, in the order of the report."""
-    found: dict[str, Experiment] = {
-        module.name: import_module(f"{__name__}.{module.name}").EXPERIMENT
-        for module in iter_modules(__path__)
-    }
+    """Return the experiments by name, in the order of the report."""
+    names = [module.name for module in iter_modules(__path__)]
+    found: dict[str, Experiment] = {name: import_module(f"{__name__}.{name}").EXPERIMENT for name in names}
     return dict(sorted(found.items(), key=lambda item: item[1].place))
 
 
@@ -30,27 +27,26 @@ if TYPE_CHECKING:
     ExperimentName = str
 else:
     ExperimentName = Literal[(*EXPERIMENTS, "all")]
-    """What `drfuse reproduce` can be asked for."""
+    """The choices of `drfuse reproduce`."""
 
 
 def experiments_of(what: ExperimentName) -> dict[str, Experiment]:
-    """Return the experiments that a name stands for."""
+    """Return the experiments that a name stands for: itself, or every one for `all`."""
     return EXPERIMENTS if what == "all" else {what: EXPERIMENTS[what]}
 
 
 def sections_of(what: ExperimentName, results: Results) -> list[Section]:
     """Return the sections of the report; an experiment without a finished run has none."""
     sections = []
-    for name, experiment in experiments_of(what).items():
-        if experiment.can_be_measured(results):
-            found = experiment.measure(results)
-            text = experiment.look_for
-            sections.append(Section(name, experiment.title, text, found.tables, found.figures))
+    for name, one in experiments_of(what).items():
+        if one.can_be_measured(results):
+            found = one.measure(results)
+            sections.append(Section(name, one.title, one.look_for, found.tables, found.figures))
     return sections
 
 
 def tables_for_terminal(what: ExperimentName, sections: Sequence[Section]) -> list[Table]:
-    """Return the tables that the command shows: of all experiments, only those of the headlines."""
+    """Return the tables that fit the terminal; for `all`, only those of the headline experiments."""
     chosen = experiments_of(what)
     return [
         table

@@ -1,4 +1,4 @@
-"""How far the probabilities of each system can be taken at their word."""
+"""Whether the predicted probabilities of each system match how often a label occurs."""
 
 from collections.abc import Mapping
 
@@ -9,31 +9,27 @@ from drfuse.evaluation import Calibration, calibration
 from drfuse.report.figures import reliability_figure
 from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce.experiment import Experiment, Findings
-from drfuse.reproduce.results import Results, predicted_by_all
+from drfuse.reproduce.results import Results, predicted_by_all, select
 from drfuse.reproduce.systems import System
 
 
 def calibrations(results: Results) -> dict[System, Calibration]:
-    """Return each system's calibration, trained on the full dataset, on the test stays that it predicts."""
+    """Return the calibration of each system, trained on full, on the test stays that it predicts."""
     measured = {}
     for system, runs in results.by_system("full").items():
-        rows = predicted_by_all(runs)
-        measured[system] = calibration(
-            runs[0].labels[rows],
-            expit(np.array([run.logits[rows] for run in runs], np.float64)),
-            runs[0].stays["subject_id"].to_numpy()[rows],
-        )
+        labels, logits, subjects = select(runs, predicted_by_all(runs))
+        measured[system] = calibration(labels, expit(np.array(logits, np.float64)), subjects)
     return measured
 
 
 def calibration_table(results: Results, measured: Mapping[System, Calibration]) -> Table:
-    """Return calibration error and Brier score of each system."""
+    """Return the calibration error, ECE and Brier score of each system."""
     return Table(
         key="calibration",
         title="Calibration, trained and tested on full",
-        caption="Calibration error: the root of the mean squared distance between predicted and observed "
-        "shares, without what chance adds. ECE: expected calibration error as published (10 bins of equal "
-        "width), which chance makes larger than 0, beside what it would be if the labels were drawn from the "
+        caption="Calibration error: the root mean squared distance between predicted and observed shares, "
+        "corrected for what chance adds. ECE: expected calibration error as published (10 bins of equal "
+        "width), which chance makes larger than 0; next to it, the ECE if the labels were drawn from the "
         "predictions. Means over the labels and seeds, with 95 % interval over subjects and seeds; lower is "
         "better. Stays: those that the system predicts.",
         columns=["system", "stays", "calibration error", "ECE", "ECE if calibrated", "Brier score"],
@@ -62,7 +58,7 @@ def _measure(results: Results) -> Findings:
 
 EXPERIMENT = Experiment(
     title="Calibration",
-    look_for="Whether a predicted 30 % happens in 30 % of the cases.",
+    look_for="Whether a label predicted at 30 % occurs in 30 % of the stays.",
     place=70,
     measure=_measure,
     trained_on=["full"],

@@ -1,6 +1,6 @@
-"""Figure 3: a map of DrFuse's representations, and what it cannot show in numbers."""
+"""Figure 3: a map of DrFuse's representations, with numbers on what a map cannot show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ _PERPLEXITY = 30.0
 
 
 def tsne(h: Mapping[str, Representation], seed: int = 0) -> dict[str, NDArray[np.float64]]:
-    """Return a common t-SNE of several representations of n stays (n, D), each (n, 2)."""
+    """Return a joint t-SNE of several representations of n stays: (n, D) in, (n, 2) out."""
     stacked = np.concatenate(list(h.values()))
     reducer = TSNE(init="pca", perplexity=min(_PERPLEXITY, (len(stacked) - 1) / 3), random_state=seed)
     placed = reducer.fit_transform(stacked)
@@ -35,22 +35,25 @@ def tsne(h: Mapping[str, Representation], seed: int = 0) -> dict[str, NDArray[np
 def _measure(results: Results) -> Findings:
     rows = results.task.rows("test", "matched")
     subjects = results.cohort.stays["subject_id"].to_numpy()[rows]
-    specs = [
-        spec for cell, spec in results.cells.items() if (cell.system, cell.train_on) == ("drfuse", "matched")
+    of_seeds = [
+        represent(spec.folder, results.cohort, rows)
+        for cell, spec in results.cells.items()
+        if (cell.system, cell.train_on) == ("drfuse", "matched")
     ]
-    of_seeds = [represent(spec.folder, results.cohort, rows) for spec in specs]
     measured = [_representation_numbers(h, subjects) for h in of_seeds]
+    table_rows = []
+    for name in measured[0]:
+        values = [one[name] for one in measured]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        table_rows.append(Row(name, [Number(float(np.mean(values)), spread=spread, digits=4)]))
+    seeds = f"mean and ± standard deviation over {len(measured)} seeds" if len(measured) > 1 else "one seed"
     table = Table(
         key="figure3-numbers",
         title="What Figure 3 cannot show",
         caption=f"The {len(rows):,} matched test stays, DrFuse trained on matched, "
-        f"{'one seed' if len(specs) == 1 else f'mean and ± standard deviation over {len(specs)} seeds'}. "
-        f"Probes are fitted and scored in {FOLDS} folds of whole subjects.",
+        f"{seeds}. Probes are cross-validated over {FOLDS} folds of whole subjects.",
         columns=["of the representations", "value"],
-        rows=[
-            Row(name, [Number(float(np.mean(values)), spread=_spread(values), digits=4)])
-            for name, values in ((name, [one[name] for one in measured]) for name in measured[0])
-        ],
+        rows=table_rows,
     )
     figure = representations_figure(tsne({title: of_seeds[0][name] for name, title in FIGURE3.items()}))
     caption = "Figure 3: t-SNE of DrFuse's representations of the matched test set, first seed"
@@ -71,10 +74,6 @@ def _representation_numbers(h: Mapping[str, Representation], subjects: NDArray[A
         "cosine of EHR shared and EHR distinct (0: orthogonal)": cosine(h["ehr_shared"], h["ehr_distinct"]),
         "cosine of CXR shared and CXR distinct": cosine(h["cxr_shared"], h["cxr_distinct"]),
     }
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 EXPERIMENT = Experiment(

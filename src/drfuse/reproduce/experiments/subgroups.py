@@ -1,4 +1,4 @@
-"""How well groups of patients are predicted, by age, sex, race and admission."""
+"""How well each system predicts groups of patients, by age, sex, race and admission."""
 
 from collections.abc import Mapping
 
@@ -6,25 +6,19 @@ from drfuse.evaluation import Subgroups, groups_of, subgroups
 from drfuse.report.figures import subgroups_figure
 from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce.experiment import Experiment, Findings
-from drfuse.reproduce.results import Results, predicted_by_all
-from drfuse.reproduce.systems import System
+from drfuse.reproduce.results import Results, predicted_by_all, select
+from drfuse.reproduce.systems import System, paper_systems
 
 
 def groups_measured(results: Results) -> dict[System, Subgroups]:
-    """Return how well each system, trained on the full dataset, predicts groups of the full test set."""
+    """Return the metrics of each system, trained on full, in groups of the test stays that it predicts."""
     measured = {}
     for system, runs in results.by_system("full").items():
         rows = predicted_by_all(runs)
         stays = runs[0].stays.filter(rows).select("stay_id")
         stays = stays.join(results.cohort.stays, on="stay_id", how="left", maintain_order="left")
-        found = subgroups(
-            runs[0].labels[rows],
-            [run.logits[rows] for run in runs],
-            groups_of(stays),
-            runs[0].stays["subject_id"].to_numpy()[rows],
-            results.n_resamples,
-        )
-        measured[system] = found
+        labels, logits, subjects = select(runs, rows)
+        measured[system] = subgroups(labels, logits, groups_of(stays), subjects, results.n_resamples)
     return measured
 
 
@@ -34,10 +28,10 @@ def subgroup_tables(measured: Mapping[System, Subgroups]) -> list[Table]:
         Table(
             key=f"subgroups-{system.name}",
             title=f"{system.title} in groups of patients, trained and tested on full",
-            caption="Macro averages with 95 % interval over subjects and seeds. PRAUC is without its bias, "
-            "which is large in small groups, and rises with prevalence. TPR: true positive rate at "
-            f"a specificity of {found.specificity:.0%}, with one threshold a label for all; gaps: the "
-            "group's less that of all other stays. A star marks groups in which the median label has "
+            caption="Macro averages with 95 % interval over subjects and seeds. PRAUC is corrected for its "
+            "bias, which is large in small groups; it rises with prevalence. TPR: true positive rate at "
+            f"a specificity of {found.specificity:.0%}, with one threshold per label for all groups. "
+            "Gap: the group minus all other stays. A star marks groups in which the median label has "
             f"fewer than 50 positives.{'' if 'ehr' in system.reads else ' Only stays with a radiograph.'}",
             columns=["group", "stays", "positives", "AUROC", "AUROC gap", "PRAUC", "TPR", "TPR gap"],
             rows=[
@@ -62,7 +56,7 @@ def subgroup_tables(measured: Mapping[System, Subgroups]) -> list[Table]:
 
 
 def _by_group(found: Subgroups) -> dict[str, dict[str, Number]]:
-    """Return the AUROC of each group by the way of grouping, as the figure takes it."""
+    """Return the AUROC by attribute and group, as the figure takes it."""
     rows: dict[str, dict[str, Number]] = {}
     for one in found.groups:
         note = f"{one.n_stays:,} stays{', few positives' if one.few else ''}"
@@ -72,14 +66,15 @@ def _by_group(found: Subgroups) -> dict[str, dict[str, Number]]:
 
 def _measure(results: Results) -> Findings:
     measured = groups_measured(results)
-    shown = next((system for system in measured if system.name == "drfuse"), next(iter(measured)))
+    drfuse = paper_systems()["drfuse"]
+    shown = drfuse if drfuse in measured else next(iter(measured))
     caption = f"Macro AUROC of {shown.title} in groups of patients"
     return Findings(subgroup_tables(measured), [(caption, subgroups_figure(_by_group(measured[shown])))])
 
 
 EXPERIMENT = Experiment(
     title="Subgroups",
-    look_for="Whether the systems serve all groups of patients alike.",
+    look_for="Whether the systems work equally well for all groups of patients.",
     place=80,
     measure=_measure,
     trained_on=["full"],

@@ -1,4 +1,4 @@
-"""Table 1: how many stays there are to learn from and to test on."""
+"""Table 1: how many stays each split has."""
 
 from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce import paper
@@ -12,7 +12,7 @@ _DATASETS: dict[Subset, str] = {"full": "full dataset", "matched": "matched subs
 
 
 def table1(results: Results) -> Table:
-    """Return the number of samples of each split."""
+    """Return the number of stays in each split of both datasets."""
 
     def count(subset: Subset, split: Split) -> Number:
         published = paper.samples(subset, split) if results.is_of_the_paper else None
@@ -21,8 +21,8 @@ def table1(results: Results) -> Table:
     return Table(
         key="table1",
         title="Table 1: samples of the two datasets",
-        caption="ICU stays in each split; a subject is in one split only. The matched subset has both "
-        "modalities.",
+        caption="ICU stays in each split; a subject is in one split only. Stays of the matched subset have "
+        "both modalities.",
         beside_paper=differences(results.cohort),
         columns=["dataset", "training", "validation", "test"],
         rows=[Row(title, [count(subset, split) for split in _SPLITS]) for subset, title in _DATASETS.items()],

@@ -1,9 +1,11 @@
 """Table 2: every system in four settings, with a test of each against DrFuse."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from drfuse.report.figures import intervals_figure
-from drfuse.report.tables import Row, Table
+from drfuse.report.tables import Number, Row, Table
 from drfuse.reproduce import paper
 from drfuse.reproduce.comparisons import (
     SETTINGS,
@@ -19,52 +21,37 @@ from drfuse.reproduce.results import Results
 
 def table2(results: Results) -> Table:
     """Return the macro PRAUC of every system in four settings."""
+    names = results.task.label_names
+    measured = f"PRAUC of {names[0]}" if len(names) == 1 else f"macro PRAUC over {len(names)} labels"
     systems = list(filter(is_not_a_variant, results.systems))
-    scores = {setting: [results.score(system, setting) for system in systems] for setting in SETTINGS}
-    published = results.is_of_the_paper
-    best = {
-        setting: max((score.mean.value for score in of_all if score is not None), default=np.nan)
-        for setting, of_all in scores.items()
-    }
+    columns = []
+    for setting in SETTINGS:
+        on = (setting.train_on, setting.test_on)
+        cells = [score_cell(results, one, setting, paper.macro_prauc(one.paper, *on)) for one in systems]
+        columns.append(_mark_best(cells))
     return Table(
         key="table2",
-        title=f"Table 2: {_what_is_measured(results)} in four settings",
+        title=f"Table 2: {measured} in four settings",
         caption=f"{intervals_caption(results)}. A dash: the system does not predict every stay of the test "
-        "set, or that has no positive. Bold: the best of a column.",
+        "set, or the test set has no positive. Bold: the best of a column.",
         beside_paper=differences(results.cohort),
         groups=[("", 1), ("trained on matched", 2), ("trained on full", 2)],
         columns=["system", *(f"tested on {setting.test_on}" for setting in SETTINGS)],
-        rows=[
-            Row(
-                system.title,
-                [
-                    score_cell(
-                        scores[setting][row],
-                        paper.macro_prauc(system.paper, setting.train_on, setting.test_on)
-                        if published
-                        else {},
-                        best=best[setting],
-                    )
-                    for setting in SETTINGS
-                ],
-            )
-            for row, system in enumerate(systems)
-        ],
+        rows=[Row(system.title, cells) for system, *cells in zip(systems, *columns, strict=True)],
     )
 
 
-def _what_is_measured(results: Results) -> str:
-    names = results.task.label_names
-    return f"PRAUC of {names[0]}" if len(names) == 1 else f"macro PRAUC over {len(names)} labels"
+def _mark_best(column: list[Number]) -> list[Number]:
+    best = max((cell.value for cell in column if not np.isnan(cell.value)), default=np.nan)
+    return [replace(cell, mark="best") if cell.value == best else cell for cell in column]
 
 
 def _measure(results: Results) -> Findings:
     table = table2(results)
-    numbers = numbers_of(table, map(str, SETTINGS))
     systems = list(filter(is_not_a_variant, results.systems))
     tested = compare_with_drfuse(results, "table2-tests", "Table 2", SETTINGS, systems)
-    caption = "Macro PRAUC of every system in the four settings"
-    return Findings([table, *tested], [(caption, intervals_figure(numbers))])
+    figure = intervals_figure(numbers_of(table, map(str, SETTINGS)))
+    return Findings([table, *tested], [("Macro PRAUC of every system in the four settings", figure)])
 
 
 EXPERIMENT = Experiment(
