@@ -293,7 +293,7 @@ def test_options_reach_every_training(
         ({"what": "table5"}, "what is 'table5'; expected one of 'table1'"),
         ({"seeds": []}, "expected at least one seed"),
         ({"n_resamples": 0}, "n_resamples of at least 1"),
-        ({"crop_size": 64}, "crop_size is 64, but the cohort's radiographs have 48 pixels"),
+        ({"crop_size": 64}, "crop_size is 64, but the cohort's radiographs are only 48 pixels"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
@@ -365,4 +365,4 @@ def test_the_command_shows_the_table_and_where_the_report_is(
     *table, last = capsys.readouterr().out.splitlines()
     n_train = len(Cohort.open(small_cohort).rows("train"))
     assert any(line.split()[:4] == ["full", "dataset", str(n_train), "[42,628]"] for line in table)
-    assert last == f"wrote {out / 'report-table1.html'}, and its tables and figures beside"
+    assert last == f"wrote {out / 'report-table1.html'}, with its tables and figures next to it"

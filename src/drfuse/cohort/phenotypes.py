@@ -96,7 +96,7 @@ def _read(path: Path) -> pl.DataFrame:
     if unprintable := [name for name in phenotype_names(codes) if not name.isprintable()]:
         raise InputError(f"{path} has control characters in the phenotype {unprintable[0]!r}; remove them")
     if unknown := set(codes["icd_version"].unique()) - {9, 10, None}:
-        raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9, 10, or nothing for both")
+        raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9 or 10, or nothing for both")
     normalized = (
         pl.col("icd_code").str.strip_chars().str.replace_all(".", "", literal=True).str.to_uppercase()
     )
