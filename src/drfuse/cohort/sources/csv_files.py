@@ -182,9 +182,9 @@ class _Reading:
         columns = {name: store.compiler.type_mapper.to_string(kind) for name, kind in types.items()}
         names = ", ".join(f'"{name}"' for name in schema)
         rows = (
-            f"(SELECT {names} FROM read_csv($1, columns = {columns}, auto_detect = false, header = false, new_line = '\\n', "
-            f"delim = ',', quote = '\"', escape = '\"', nullstr = {_NULLS}, ignore_errors = true, "
-            "store_rejects = true))"
+            f"(SELECT {names} FROM read_csv($1, columns = {columns}, auto_detect = false, header = false, "
+            f"delim = ',', quote = '\"', escape = '\"', new_line = '\\n', nullstr = {_NULLS}, "
+            "ignore_errors = true, store_rejects = true))"
         )
         self._statement = statement.replace(f'"{_ROWS}"', rows)
         self._path, self._folder, self._store = file.path, folder, store
@@ -221,8 +221,8 @@ class _Reading:
         if n_rejected > max(TOLERATED_ROWS, TOLERATED_SHARE * n_rows):
             reason = next(part.reason for part in rejected if part.reason)
             raise InputError(
-                f"{n_rejected} of the {n_rows} rows of {self._path} do not parse, first: {first_line(reason)}; "
-                "check that it is what its name says, or fetch it again"
+                f"{n_rejected} of the {n_rows} rows of {self._path} do not parse, first: "
+                f"{first_line(reason)}; check that it is what its name says, or fetch it again"
             )
         return n_rejected
 
@@ -243,8 +243,8 @@ class _Reading:
         if selection.fault != "none":
             line = block.line + block.records.count(b"\n", 0, selection.fault_at)
             raise InputError(
-                f"the quote that opens in line {line} of {self._path} {_FAULTS[selection.fault]}; correct that "
-                "line, or fetch the file again"
+                f"the quote that opens in line {line} of {self._path} {_FAULTS[selection.fault]}; correct "
+                "that line, or fetch the file again"
             )
         return selection
 

@@ -103,7 +103,7 @@ def _end_of_records(block: Bytes) -> int:
 def _scan_record(  # noqa: PLR0912 - a state machine
     block: Bytes, start: int, n_cells: int, starts_with_integer: bool
 ) -> tuple[int, int, int]:
-    """Return where a record with quotes ends, the fault of a quoted cell in it, and where that cell's quote is.
+    """Return where a record with quotes ends, the fault of a quoted cell in it, and where that cell opens.
 
     Spaces around a quoted cell are allowed. If `n_cells` is 0, only a quote that is not closed is a fault.
     """
