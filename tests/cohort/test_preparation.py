@@ -268,6 +268,45 @@ def test_formats_may_be_mixed(case: Example, cohort: Prepared, tmp_path: Path) -
     assert manifest.files == cohort.manifest.files
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_a_table_may_be_a_folder_of_parts(
+    suffix: Suffix, case: Example, cohort: Prepared, tmp_path: Path
+) -> None:
+    iv, cxr = case.hospital.write(tmp_path / "iv"), cohort.folder.parent / "mimic-cxr"
+    for stem in ("icu/chartevents", "hosp/diagnoses_icd", "icu/icustays"):
+        (iv / f"{stem}.csv.gz").unlink()
+        frame = case.hospital.frames()[stem]
+        half = len(frame) // 2
+        parts = {
+            f"{stem}/part-0": frame[:half],
+            f"{stem}/part-1": frame[half:].select(*sorted(frame.columns)),
+        }
+        write_tables(parts, iv, suffix)
+        (iv / stem / "_SUCCESS").touch()
+    out = tmp_path / "cohort"
+    assert prepare(iv, out, cxr, image_size=32).files == cohort.manifest.files
+    assert prepare(iv, out, cxr, image_size=32).files == cohort.manifest.files
+    (iv / f"icu/chartevents/part-1{suffix}").unlink()
+    assert prepare(iv, out, cxr, image_size=32, overwrite=True).files != cohort.manifest.files
+
+
+def test_two_files_of_a_table_are_refused(case: Example, tmp_path: Path) -> None:
+    iv = case.hospital.write(tmp_path / "iv")
+    chart = {"icu/chartevents": case.hospital.frames()["icu/chartevents"]}
+    write_tables(chart, iv, ".parquet")
+    with pytest.raises(
+        InputError, match=r"chartevents\.parquet and .*chartevents\.csv\.gz are the same table"
+    ):
+        prepare(iv, tmp_path / "cohort")
+    (iv / "icu/chartevents.parquet").rename(iv / "part-0.parquet")
+    (iv / "icu/chartevents.csv.gz").rename(iv / "part-1.csv.gz")
+    (iv / "icu/chartevents").mkdir()
+    for path in iv.glob("part-*"):
+        path.rename(iv / "icu/chartevents" / path.name)
+    with pytest.raises(InputError, match=r"chartevents has parts as \.csv\.gz and \.parquet"):
+        prepare(iv, tmp_path / "cohort")
+
+
 def test_the_order_of_rows_and_columns_does_not_matter(
     case: Example, cohort: Prepared, tmp_path: Path
 ) -> None:

@@ -116,7 +116,12 @@ class Inputs:
         folders = [(source.root, source.record_files)]
         if source.images is not None:
             folders.append((source.images.root, source.images.files))
-        stamps = {file.kind: stamp(file.path, root) for root, files in folders for file in files if root}
+        stamps = {
+            file.name if file.is_part else file.kind: stamp(file.path, root)
+            for root, files in folders
+            for file in files
+            if root
+        }
         given = {kind: Path(path) for kind, path in definitions.items() if path is not None}
         return cls(source, stamps | {kind: stamp(path, path.parent) for kind, path in given.items()}, options)
 
@@ -184,10 +189,15 @@ class Earlier:
 
     def still_holds(self, part: Part, inputs: Inputs) -> bool:
         """Return whether making a part of it again would change nothing, and its files are undamaged."""
-        kinds = [file.kind for file in inputs.source.files if file.feeds in part.tables]
+        kinds = {file.kind for file in inputs.source.files if file.feeds in part.tables}
+        kinds.update(part.definitions)
+
+        def relevant(stamps: Mapping[str, Stamp]) -> dict[str, Stamp]:
+            return {name: found for name, found in stamps.items() if name.partition("/")[0] in kinds}
+
         return (
             (part == _IMAGES or inputs.can_be_compared)
-            and all(self.stamps.get(kind) == inputs.stamps.get(kind) for kind in (*kinds, *part.definitions))
+            and relevant(self.stamps) == relevant(inputs.stamps)
             and all(self.manifest.options.get(name) == inputs.options[name] for name in part.options)
             and self.is_whole(*part.files)
             and (part != _IMAGES or self._images_match_stays())
@@ -234,7 +244,7 @@ class Earlier:
 
     def rejected_rows(self, unread: Sequence[SourceFile]) -> dict[str, int]:
         """Return how many rows of these files, which are not read again, do not parse."""
-        names = {file.path.name for file in unread}
+        names = {file.name for file in unread}
         rejected: dict[str, int] = self.manifest.warnings["rejected_rows"]
         return {name: count for name, count in rejected.items() if name in names}
 

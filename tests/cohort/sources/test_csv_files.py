@@ -64,7 +64,7 @@ def read_by_blocks(file: SourceFile, threads: int = 2) -> tuple[Counter[Any], in
     store = Store().connect()
     store.raw_sql(f"SET threads = {threads}")
     csv = CsvFiles(store)
-    rows = csv.select(csv.table(file, SCHEMA), "itemid", WANTED, lambda rows: rows)
+    rows = csv.select(csv.table([file], SCHEMA), "itemid", WANTED, lambda rows: rows)
     found = Counter(store.raw_sql(f"FROM {rows.get_name()}").fetchall())
     return found, store.rejected_rows.get(file.path.name, 0)
 
@@ -142,7 +142,7 @@ def comments(path: Path, records: Sequence[str]) -> list[str | None]:
     store = Store().connect()
     csv = CsvFiles(store)
     schema = {"stay_id": "int64", "comment": "string"}
-    rows = csv.table(write(path, records), schema)
+    rows = csv.table([write(path, records)], schema)
     return [row["comment"] for row in store.to_pyarrow(rows).to_pylist()]
 
 

@@ -67,16 +67,16 @@ class CsvFiles:
     def __init__(self, store: Store) -> None:
         self._store = store
         store.before_query.append(self._load)
-        self._unread: dict[str, tuple[SourceFile, Schema]] = {}
+        self._unread: dict[str, tuple[Sequence[SourceFile], Schema]] = {}
 
-    def table(self, file: SourceFile, schema: Schema) -> ir.Table:
-        """Return the table of a file, with the columns and types of a schema.
+    def table(self, files: Sequence[SourceFile], schema: Schema) -> ir.Table:
+        """Return the table of a file or of its parts, with the columns and types of a schema.
 
-        The file is read when the store first answers a query of the table. That raises an InputError if the
+        The files are read when the store first answers a query of the table. That raises an InputError if a
         file is damaged, has a quote that is not closed, or has too many rows that do not parse.
         """
-        name = f"csv_{file.kind}"
-        self._unread[name] = file, schema
+        name = f"csv_{files[0].kind}"
+        self._unread[name] = files, schema
         return ops.DatabaseTable(name, ibis.schema(schema), self._store, ops.Namespace()).to_expr()
 
     def select(
@@ -107,7 +107,7 @@ class CsvFiles:
     def _read(
         self, name: str, column: str | None, wanted: Sequence[int], query: Callable[[ir.Table], ir.Table]
     ) -> ir.Table:
-        file, schema = self._unread.pop(name)
+        files, schema = self._unread.pop(name)
         rows = ibis.table(schema, _ROWS)
         answer = query(rows if column is None else rows.filter(rows[column].isin(wanted)))
         self._load(answer)  # the tables that it joins
@@ -115,9 +115,10 @@ class CsvFiles:
         statement = f'INSERT INTO "{name}" {self._store.compile(answer)}'
         scratch = Path(self._store.setting("temp_directory"))
         with tempfile.TemporaryDirectory(dir=scratch if scratch.is_dir() else None) as folder:
-            n_rejected = _Reading(self._store, file, schema, column, wanted, statement, Path(folder)).run()
-        if n_rejected:
-            self._store.rejected_rows[file.path.name] = n_rejected
+            for file in files:
+                reading = _Reading(self._store, file, schema, column, wanted, statement, Path(folder))
+                if n_rejected := reading.run():
+                    self._store.rejected_rows[file.name] = n_rejected
         return stored
 
 

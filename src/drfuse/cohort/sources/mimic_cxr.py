@@ -10,8 +10,8 @@ import ibis
 import ibis.expr.types as ir
 
 from drfuse.cohort.sources.csv_files import CsvFiles
-from drfuse.cohort.sources.source import Images, SourceFile
-from drfuse.cohort.sources.table_files import columns_of, existing_file, find_release, read_table
+from drfuse.cohort.sources.source import Images
+from drfuse.cohort.sources.table_files import find_release, find_table, read_table
 from drfuse.cohort.store import Store
 
 _STEMS = ("mimic-cxr-2.0.0-metadata", "mimic-cxr-2.1.0-metadata")
@@ -42,15 +42,15 @@ class MimicCxr(Images):
             InputError: If the metadata file is not the kind of file that its name says.
         """
         root = find_release(folder, _STEMS, "a MIMIC-CXR-JPG release (mimic-cxr-2.0.0-metadata.csv.gz)")
-        path = next(path for stem in _STEMS if (path := existing_file(root / stem)))
-        file = SourceFile("metadata", "radiographs", path, columns_of(path))
+        tables = (find_table(root / stem, "radiographs", "metadata") for stem in _STEMS)
+        files = next(table for table in tables if table)
         number = re.search(r"\d\.\d(\.\d)?", root.name)
         return cls(
             name="mimic_cxr",
             release=number.group() if number else "2.x",
             root=root,
-            files=(file,),
-            table=date_studies(read_table(file, _COLUMNS, store, CsvFiles(store))),
+            files=files,
+            table=date_studies(read_table(files, _COLUMNS, store, CsvFiles(store))),
         )
 
     def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:

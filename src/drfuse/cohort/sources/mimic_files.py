@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +11,7 @@ import ibis.expr.types as ir
 from drfuse.cohort.sources.csv_files import CsvFiles
 from drfuse.cohort.sources.mimic_iv import TABLES, Schema, read_mimic_iv
 from drfuse.cohort.sources.source import EventKind, SourceFile, StoreSource
-from drfuse.cohort.sources.table_files import columns_of, existing_file, find_release, read_table
+from drfuse.cohort.sources.table_files import find_release, find_table, read_table
 from drfuse.cohort.store import Store
 from drfuse.errors import MissingInputError
 
@@ -32,7 +33,7 @@ class MimicFiles(StoreSource):
             Path(address), ("icu/icustays",), "a MIMIC-IV release (icu/icustays.csv.gz, hosp/...)"
         )
         files = {table: _find_table(root, table) for table in TABLES}
-        admissions, csv_files = files["admissions"], CsvFiles(store)
+        admissions, csv_files = files["admissions"][0], CsvFiles(store)
 
         def read(table: str, schema: Schema) -> ir.Table:
             return read_table(files[table], schema, store, csv_files)
@@ -43,8 +44,8 @@ class MimicFiles(StoreSource):
             store=store,
             root=root,
             csv_files=csv_files,
-            record_files=tuple(files.values()),
-            **read_mimic_iv(root.name, admissions.path.parent.name, admissions.columns, read),
+            record_files=tuple(chain.from_iterable(files.values())),
+            **read_mimic_iv(root.name, admissions.path.relative_to(root).parts[0], admissions.columns, read),
         )
 
     def select_events(
@@ -54,10 +55,12 @@ class MimicFiles(StoreSource):
         return self.csv_files.select(self.events[kind], "itemid", items, query)
 
 
-def _find_table(root: Path, table: str) -> SourceFile:
+def _find_table(root: Path, table: str) -> tuple[SourceFile, ...]:
     feeds, modules, _ = TABLES[table]
     for module in modules:
-        if path := existing_file(root / module / table):
-            return SourceFile(table, feeds, path, columns_of(path))
+        if files := find_table(root / module / table, feeds):
+            return files
     places = " or ".join(f"{module}/{table}.csv.gz" for module in modules)
-    raise MissingInputError(f"{root} lacks the table {table}: expected {places} (or .csv, .parquet)")
+    raise MissingInputError(
+        f"{root} lacks the table {table}: expected {places} (or .csv, .parquet, or a folder of parts)"
+    )

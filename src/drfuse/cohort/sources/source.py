@@ -31,12 +31,19 @@ class SourceFile:
         feeds: The table of the source that it goes into.
         path: Where it is.
         columns: The names of its columns.
+        is_part: Whether it lies in a folder that holds the table in parts.
     """
 
     kind: str
     feeds: Table
     path: Path
     columns: tuple[str, ...]
+    is_part: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its file name; of a part, with the folder's name."""
+        return f"{self.kind}/{self.path.name}" if self.is_part else self.path.name
 
 
 @dataclass(frozen=True)

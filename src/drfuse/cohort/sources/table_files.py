@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from drfuse.cohort.sources.csv_files import CsvFiles
 from drfuse.cohort.sources.mimic_iv import Schema, typed
-from drfuse.cohort.sources.source import SourceFile
+from drfuse.cohort.sources.source import SourceFile, Table
 from drfuse.cohort.store import Store
 from drfuse.errors import InputError, MissingInputError
 
@@ -33,7 +33,7 @@ def find_release(folder: Path, stems: Sequence[str], what: str) -> Path:
         raise MissingInputError(f"there is no folder {folder}; expected {what}")
     level = [folder]
     for _ in range(_MAX_DEPTH + 1):
-        found = [path for path in level if any(existing_file(path / stem) for stem in stems)]
+        found = [path for path in level if any(existing_files(path / stem) for stem in stems)]
         if len(found) > 1:
             names = ", ".join(str(path) for path in found)
             raise InputError(f"{folder} holds more than one release ({names}); choose one of them")
@@ -53,10 +53,29 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def existing_file(stem: Path) -> Path | None:
-    """Return the file of a table, given its path without the suffix, or None."""
-    paths = (stem.with_name(stem.name + suffix) for suffix in _FORMATS)
-    return next((path for path in paths if path.is_file()), None)
+def find_table(stem: Path, feeds: Table, kind: str | None = None) -> tuple[SourceFile, ...]:
+    """Return the files of a table, given its path without the suffix; see `existing_files`."""
+    return tuple(
+        SourceFile(kind or stem.name, feeds, path, columns_of(path), is_part=path.parent == stem)
+        for path in existing_files(stem)
+    )
+
+
+def existing_files(stem: Path) -> list[Path]:
+    """Return the file of a table, given its path without the suffix, or the parts in a folder of that name.
+
+    Raises:
+        InputError: If there are several files, or parts of several formats.
+    """
+    single = [path for suffix in _FORMATS if (path := stem.with_name(stem.name + suffix)).is_file()]
+    inside = sorted(stem.iterdir()) if stem.is_dir() else []
+    parts = [path for path in inside if path.name.endswith(_FORMATS) and path.name[0] not in "._"]
+    formats = {next(suffix for suffix in _FORMATS if path.name.endswith(suffix)) for path in parts}
+    if len(formats) > 1:
+        raise InputError(f"{stem} has parts as {' and '.join(sorted(formats))}; keep those of one format")
+    if len(found := [*single, *([stem] if parts else [])]) > 1:
+        raise InputError(f"{found[0]} and {found[1]} are the same table; keep one of them")
+    return single or parts
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
@@ -84,15 +103,19 @@ def columns_of(path: Path) -> tuple[str, ...]:
     return columns
 
 
-def read_table(file: SourceFile, schema: Schema, store: Store, csv_files: CsvFiles) -> ir.Table:
-    """Return the columns of a schema with its types; the other columns are never parsed.
+def read_table(files: Sequence[SourceFile], schema: Schema, store: Store, csv_files: CsvFiles) -> ir.Table:
+    """Return the columns of a schema with its types, from all parts of a table; no other column is parsed.
 
     Raises:
         MissingInputError: If a column is missing.
     """
-    if missing := [column for column in schema if column not in file.columns]:
-        raise MissingInputError(f"{file.path} lacks the column {', '.join(missing)} of the table {file.kind}")
-    if file.path.suffix != ".parquet":
-        return csv_files.table(file, schema)
-    path = re.sub(r"([*?\[])", r"[\1]", str(file.path))  # so that DuckDB finds no pattern in it
-    return typed(store.read_parquet(path), schema)
+    for file in files:
+        if missing := [column for column in schema if column not in file.columns]:
+            raise MissingInputError(
+                f"{file.path} lacks the column {', '.join(missing)} of the table {file.kind}"
+            )
+    if files[0].path.suffix != ".parquet":
+        return csv_files.table(files, schema)
+    # in brackets, so that DuckDB finds no pattern in a path
+    paths = [re.sub(r"([*?\[])", r"[\1]", str(file.path)) for file in files]
+    return typed(store.read_parquet(paths, union_by_name=len(paths) > 1), schema)
