@@ -50,7 +50,7 @@ def test_another_format_is_refused(version: int, tmp_path: Path) -> None:
         Manifest.read(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'manifest.json'} has format version {version}, this drfuse reads 2; "
-        "delete the cohort, or replace it with `drfuse prepare --overwrite`"
+        "make the cohort again with `drfuse prepare --overwrite`"
     )
 
 
