@@ -1,5 +1,6 @@
 """ICD-9 and ICD-10 codes of an admission -> phenotype labels."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -31,6 +32,9 @@ Match = Literal["listed", "start listed", "unlisted", "not ICD"]
 """
 
 
+_IsIn = Callable[[ir.Column, Sequence[str]], ir.BooleanColumn]
+
+
 @dataclass(frozen=True)
 class Labels:
     """The labels of admissions.
@@ -47,7 +51,7 @@ class Labels:
 def find_labels(source: Source, stays: ir.Table, codes: pl.DataFrame) -> Labels:
     """Return the labels of the admissions of `stays`, a table that queries of the source can join."""
     diagnoses = source.diagnoses.semi_join(stays, "hadm_id")
-    matched = source.materialize(match_diagnoses(diagnoses, codes), "diagnoses")
+    matched = source.materialize(match_diagnoses(diagnoses, codes, source.is_in), "diagnoses")
     counts = fetch(source.store, count_matches(matched)).to_pylist()
     n_diagnoses = dict.fromkeys(get_args(Match), 0) | {
         row["match"]: int(row["n_diagnoses"]) for row in counts
@@ -103,19 +107,18 @@ def _read(path: Path) -> pl.DataFrame:
     return codes.with_columns(normalized).unique(maintain_order=True)
 
 
-def match_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.Table:
+def match_diagnoses(diagnoses: ir.Table, codes: pl.DataFrame, is_in: _IsIn = ir.Column.isin) -> ir.Table:
     """Return the listed codes (see `read_phenotypes`) of each admission: all that its labels depend on.
 
     The columns are `hadm_id`, `icd_version`, `icd_code` (the listed code: the diagnosis's own or, where
     `with_longer` allows, the longest that it begins with; null if there is none), `match` and `n_diagnoses`.
-    Diagnoses without a code are left out. The listed codes are literals of the query, so that it runs on a
-    read-only database.
+    Diagnoses without a code are left out. `is_in` is `Source.is_in`.
     """
     spelled = diagnoses.select(
         "hadm_id", "icd_version", code=diagnoses.icd_code.strip().replace(".", "").upper()
     )
     spelled = spelled.filter(spelled.code != "")
-    found = spelled.mutate(icd_code=_listed_code(spelled, codes))
+    found = spelled.mutate(icd_code=_listed_code(spelled, codes, is_in))
     matched = found.mutate(
         match=ibis.cases(
             (found.icd_code == found.code, "listed"),
@@ -149,7 +152,7 @@ def count_matches(matched: ir.Table) -> ir.Table:
     return matched.group_by("match").agg(n_diagnoses=matched.n_diagnoses.sum())
 
 
-def _listed_code(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.StringValue:
+def _listed_code(diagnoses: ir.Table, codes: pl.DataFrame, is_in: _IsIn) -> ir.StringValue:
     """Return the longest listed code of its version that each `code` equals or, if allowed, begins with."""
     code, version = diagnoses.code, diagnoses.icd_version
     length = pl.when("with_longer").then(pl.col("icd_code").str.len_chars())
@@ -157,7 +160,7 @@ def _listed_code(diagnoses: ir.Table, codes: pl.DataFrame) -> ir.StringValue:
     cases = []
     for of_version, start, listed in groups.sort("length", descending=True, nulls_last=False).iter_rows():
         found = code if start is None else code.substr(0, start)
-        is_listed = found.isin(listed)
+        is_listed = is_in(found, listed)
         if of_version is not None:
             is_listed &= version == of_version
         if start is not None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from drfuse.cohort.sources import csv_files
 from drfuse.cohort.sources.csv_files import CsvFiles, read_blocks
@@ -57,6 +59,10 @@ def write(path: Path, records: Sequence[str], end: str = "\n") -> SourceFile:
     text = ",".join(COLUMNS) + end + "".join(record + end for record in records)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return SourceFile("chartevents", "events", path, COLUMNS)
+
+
+def as_bytes(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
 
 
 def read_by_blocks(file: SourceFile, threads: int = 2) -> tuple[Counter[Any], int]:
@@ -120,7 +126,7 @@ def test_rows_and_rejected_rows_are_those_of_one_reading(
         len(records) < 150
     ):  # without those that are refused: a quote that is never closed, or closed too late
         record = any_record(chance)
-        if select_records(f"{record}\n".encode(), ["text"] * len(COLUMNS)).fault == "none":
+        if select_records(as_bytes(f"{record}\n"), ["text"] * len(COLUMNS)).fault == "none":
             records.append(record)
     write(text, records)
     packed = write(tmp_path / "chartevents.csv.gz", records)
@@ -200,17 +206,17 @@ def test_a_file_of_only_a_header_is_an_empty_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "end"),
     [
-        (b"1,2\n3,4\n5", 8),
-        (b'1,"2\n3",4\n5,"', 10),
-        (b'1,"2\n3,4\n5', 0),
-        (b'1,"2"', 0),
-        (b'1,"2"\n', 6),
-        (b'1,"2""\n3"\n', 10),
-        (b'1,2"\n3\n', 7),
+        ("1,2\n3,4\n5", 8),
+        ('1,"2\n3",4\n5,"', 10),
+        ('1,"2\n3,4\n5', 0),
+        ('1,"2"', 0),
+        ('1,"2"\n', 6),
+        ('1,"2""\n3"\n', 10),
+        ('1,2"\n3\n', 7),
     ],
 )
-def test_records_end_outside_of_quotes(block: bytes, end: int) -> None:
-    assert whole_records(bytearray(block)) == end
+def test_records_end_outside_of_quotes(block: str, end: int) -> None:
+    assert whole_records(as_bytes(block)) == end
 
 
 def test_blocks_know_their_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,5 +226,5 @@ def test_blocks_know_their_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(blocks) > 2
     lines = file.path.read_bytes().split(b"\n")
     for block in blocks:
-        first = bytes(block.records).split(b"\n")[0]
+        first = block.records.tobytes().split(b"\n")[0]
         assert lines[block.line - 1] == first

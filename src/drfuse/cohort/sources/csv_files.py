@@ -13,6 +13,7 @@ import duckdb
 import ibis
 import ibis.expr.operations as ops
 import ibis.expr.types as ir
+import numpy as np
 from isal import igzip, isal_zlib
 
 from drfuse.cohort.sources.mimic_iv import Schema
@@ -21,7 +22,7 @@ from drfuse.cohort.store import Store, first_line
 from drfuse.errors import InputError
 
 if TYPE_CHECKING:  # numba takes a while to import, and not every command reads CSV
-    from drfuse.cohort.sources.csv_records import Cell, Fault, Selection
+    from drfuse.cohort.sources.csv_records import Bytes, Cell, Fault, Selection
 
 BLOCK_BYTES = 16 << 20
 LONGEST_RECORD = 8 * BLOCK_BYTES
@@ -50,7 +51,7 @@ FROM reject_errors JOIN reject_scans USING (scan_id, file_id) WHERE file_path = 
 class Block(NamedTuple):
     """Whole records of a CSV file, and the number of the line in which they begin (the header's is 1)."""
 
-    records: bytearray
+    records: "Bytes"
     line: int
 
 
@@ -131,27 +132,26 @@ def read_blocks(path: Path) -> Iterator[Block]:
     Raises:
         InputError: If the file is damaged.
     """
-    from drfuse.cohort.sources.csv_records import whole_records
+    from drfuse.cohort.sources.csv_records import count_lines, whole_records
 
     try:
         with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             file.readline()
-            line, rest = 2, bytearray()
+            line, rest = 2, np.empty(0, np.uint8)
             while len(rest) < LONGEST_RECORD:
-                records = rest + bytearray(BLOCK_BYTES)
-                n_read = file.readinto(memoryview(records)[len(rest) :])
+                records = np.empty(len(rest) + BLOCK_BYTES, np.uint8)
+                records[: len(rest)] = rest
+                n_read = file.readinto(records[len(rest) :].data)
                 if not n_read:
                     break
-                if n_read < BLOCK_BYTES:
-                    del records[len(rest) + n_read :]
+                records = records[: len(rest) + n_read]
                 end = whole_records(records)
                 rest = records[end:]
                 if end:
-                    del records[end:]
-                    yield Block(records, line)
-                    line += records.count(b"\n")
-            if rest:
-                yield Block(rest + b"\n", line)
+                    yield Block(records[:end], line)
+                    line += count_lines(records[:end])
+            if len(rest):
+                yield Block(np.append(rest, np.uint8(ord("\n"))), line)
     except _DAMAGE as error:
         raise InputError(f"{path} is damaged ({error}); fetch it again") from error
 
@@ -238,11 +238,11 @@ class _Reading:
             yield future.result()
 
     def _select(self, block: Block) -> "Selection":
-        from drfuse.cohort.sources.csv_records import select_records
+        from drfuse.cohort.sources.csv_records import count_lines, select_records
 
         selection = select_records(block.records, self._cells, self._column, self._wanted)
         if selection.fault != "none":
-            line = block.line + block.records.count(b"\n", 0, selection.fault_at)
+            line = block.line + count_lines(block.records[: selection.fault_at])
             raise InputError(
                 f"the quote that opens in line {line} of {self._path} {_FAULTS[selection.fault]}; correct "
                 "that line, or fetch the file again"

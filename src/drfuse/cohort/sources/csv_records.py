@@ -49,18 +49,21 @@ class Selection(NamedTuple):
     fault_at: int
 
 
-def whole_records(block: bytes | bytearray) -> int:
+def whole_records(block: Bytes) -> int:
     """Return how many bytes of a block, which begins with a record, belong to records that end in it.
 
     A line break in a quoted cell does not end a record. A quote within a cell is text, unless it begins it.
     """
-    if b'"' not in block:
-        return block.rfind(b"\n") + 1
-    return _end_of_records(np.frombuffer(block, np.uint8))
+    return int(_end_of_records(block) if _count(block, _QUOTE) else _after_last_line_feed(block))
+
+
+def count_lines(block: Bytes) -> int:
+    """Return the number of line feeds in a block."""
+    return int(_count(block, _LINE_FEED))
 
 
 def select_records(
-    block: bytes | bytearray, cells: Sequence[Cell], column: int = -1, wanted: Sequence[int] = ()
+    block: Bytes, cells: Sequence[Cell], column: int = -1, wanted: Sequence[int] = ()
 ) -> Selection:
     """Return the records of a block that have to be parsed.
 
@@ -77,8 +80,24 @@ def select_records(
     is_wanted = np.zeros(max(wanted, default=0) + 1, np.bool_)
     is_wanted[list(wanted)] = True
     kept = np.empty(len(block) + 1, np.uint8)
-    n_bytes, n_records, fault, place = _select(np.frombuffer(block, np.uint8), kinds, column, is_wanted, kept)
+    n_bytes, n_records, fault, place = _select(block, kinds, column, is_wanted, kept)
     return Selection(kept[:n_bytes], n_records, get_args(Fault)[fault], place)
+
+
+@_compiled
+def _count(block: Bytes, byte: int) -> int:
+    n = 0
+    for k in range(block.size):
+        n += block[k] == byte
+    return n
+
+
+@_compiled
+def _after_last_line_feed(block: Bytes) -> int:
+    place = block.size
+    while place > 0 and block[place - 1] != _LINE_FEED:
+        place -= 1
+    return place
 
 
 @_compiled

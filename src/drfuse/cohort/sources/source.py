@@ -213,6 +213,10 @@ class Source(ABC):
         """Return a few rows as a table that the engine's queries can join."""
         return literal_table(columns, types)
 
+    def is_in(self, column: ir.Column, values: Sequence[str]) -> ir.BooleanColumn:
+        """Return whether a column has one of many values, in the engine's own queries."""
+        return column.isin(values)
+
     @abstractmethod
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the result of a query in batches, with whatever types the engine gives them."""
@@ -235,6 +239,10 @@ class StoreSource(Source):
     def small_table(self, columns: Mapping[str, Sequence[float]], types: Mapping[str, str]) -> ir.Table:
         """Return a few rows as a table in memory: DuckDB compiles it faster than literals."""
         return memory_table(columns, types)
+
+    def is_in(self, column: ir.Column, values: Sequence[str]) -> ir.BooleanColumn:
+        """Return whether a column has one of many values, from a table in memory, which compiles faster."""
+        return column.isin(ibis.memtable(pl.DataFrame({"value": values})).value)
 
     def _read(self, expr: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         return read_batches(self.store, expr, rows)
