@@ -16,7 +16,7 @@ from benchmarks.fresh import Run, fresh
 from benchmarks.replicate import COPIES, Form, copied, count_events
 from benchmarks.results import Report, Table, Target
 
-AT_MOST_OVER_FLOOR: dict[Form, float] = {"csv.gz": 1.5, "parquet": 4}
+AT_MOST_OVER_FLOOR: dict[Form, float] = {"csv.gz": 0.8, "parquet": 2.5}
 AT_LEAST_OVER_WALK = 30
 PUBLISHED_ROWS_A_SECOND = 66_000
 
@@ -27,9 +27,9 @@ the items of the 17 variables, joined to the included stays, the last number of 
 variable; nothing is cleaned, labelled or written. *Prepare*: `drfuse prepare` without radiographs, with
 all that it writes. Both use all cores. *Walk*: our own pandas code in the way of the published benchmarks
 (`benchmarks/walk.py`) on the release itself, {walked:,} event rows, compared by rows a second. They take
-turns {repeats} times; medians count. The ratio that counts is that of the time within the process,
-without the start of Python and its imports, which do not grow with the data; whole processes stand beside
-it."""
+turns {repeats} times; medians count. The ratio that counts is that of whole processes, as a user starts
+them; the time without the start of Python and its imports, which do not grow with the data, stands beside it.
+The floor unpacks a gzip file in one thread, because DuckDB does."""
 
 
 def extraction(
@@ -66,8 +66,8 @@ def extraction(
     for form, most in AT_MOST_OVER_FLOOR.items():
         ours, floor = f"prepare, {form}", f"floor, {form}"
         over, over_whole = (times[ours] / times[floor] for times in (seconds, whole))
-        targets.append(Target(f"time of prepare over the floor, {form}", over, at_most=most))
-        targets.append(Target(f"the same, whole processes, {form}", over_whole))
+        targets.append(Target(f"whole process of prepare over the floor, {form}", over_whole, at_most=most))
+        targets.append(Target(f"the same, without start and imports, {form}", over))
     ours = per_second["prepare, csv.gz"]
     targets += [
         Target(

@@ -93,6 +93,7 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
     figure = out.resolve().with_name(f"{out.stem}-growth.svg")
     benchmarks = [
         Benchmark("bootstrap", "Bootstrap", minutes=0.5, reports=False),
+        Benchmark("start", "Start", minutes=1),
         Benchmark("extraction", "Extraction", data, 3),
         Benchmark("again", "A second prepare", data, 1),
         Benchmark("growth", "Growth", [*data, f"--figure={figure}"], 2),
