@@ -1,7 +1,7 @@
 """How soon does a command say something?
 
-`python -m benchmarks.start` starts `drfuse --help`, and each command on input that does not exist, and takes the
-time until the first word appears and until the command ends.
+`python -m benchmarks.start` starts `drfuse --help`, and each command on input that does not exist. It takes
+the time until the first word appears, and until the command ends.
 """
 
 import subprocess
