@@ -29,6 +29,7 @@ SCHEMA: Schema = {
     "valuenum": "float64",
 }
 WANTED = (7, 12, 300)
+ROW = "1,2180-07-23 12:36:00,7,plain,60,60"
 
 USUAL = (
     ("1", "39553978", ""),
@@ -97,6 +98,16 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "BATCH_BYTES", 900)
 
 
+def test_a_selection_leaves_the_table_whole(tmp_path: Path) -> None:
+    store = Store().connect()
+    csv = CsvFiles(store)
+    table = csv.table([write(tmp_path / "chartevents.csv", [ROW, ROW.replace(",7,", ",8,"), ROW])], SCHEMA)
+    for wanted, n in (([7], 2), ([8], 1), ([7], 2)):
+        assert len(store.to_pyarrow(csv.select(table, "itemid", wanted, lambda rows: rows))) == n
+    assert len(store.to_pyarrow(table)) == 3
+    assert len(store.to_pyarrow(csv.select(table, "itemid", [8], lambda rows: rows))) == 1
+
+
 def any_record(chance: random.Random) -> str:
     """Return a record of usual cells, and often one that is not usual, or a cell too many or too few."""
     cells = [chance.choice(cells) for cells in USUAL]
@@ -135,9 +146,6 @@ def test_rows_and_rejected_rows_are_those_of_one_reading(
     assert sum(expected[0].values()) > 10
     assert read_by_blocks(packed) == expected
     assert read_by_blocks(SourceFile("chartevents", "events", text, COLUMNS), threads=1) == expected
-
-
-ROW = "1,2180-07-23 12:36:00,7,plain,60,60"
 
 
 def with_comment(comment: str) -> str:

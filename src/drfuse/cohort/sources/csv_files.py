@@ -98,17 +98,22 @@ class CsvFiles:
         source = table.op()
         if not isinstance(source, ops.DatabaseTable) or source.name not in self._unread:
             return query(table.filter(table[column].isin(wanted)))
-        return self._read(source.name, column, wanted, query)
+        return self._read(*self._unread[source.name], ibis.util.gen_name(source.name), column, wanted, query)
 
     def _load(self, expr: ir.Expr) -> None:
         for table in expr.op().find(ops.DatabaseTable):
             if table.name in self._unread:
-                self._read(table.name, None, (), lambda rows: rows)
+                self._read(*self._unread.pop(table.name), table.name)
 
     def _read(
-        self, name: str, column: str | None, wanted: Sequence[int], query: Callable[[ir.Table], ir.Table]
+        self,
+        files: Sequence[SourceFile],
+        schema: Schema,
+        name: str,
+        column: str | None = None,
+        wanted: Sequence[int] = (),
+        query: Callable[[ir.Table], ir.Table] = lambda rows: rows,
     ) -> ir.Table:
-        files, schema = self._unread.pop(name)
         rows = ibis.table(schema, _ROWS)
         answer = query(rows if column is None else rows.filter(rows[column].isin(wanted)))
         self._load(answer)  # the tables that it joins
