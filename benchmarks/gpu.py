@@ -4,17 +4,30 @@
 device: in turns in one process, each waited for, medians of several. The device's own rate is that of a large
 product of bf16 matrices, measured in the same run; the operations of a step are counted by PyTorch. Steps in
 fp32 are as PyTorch does them unless told otherwise: convolutions in TF32, matrix products not.
+
+Then come ways to keep a GPU busy although a batch has few images: larger batches at equal numbers of stays,
+both backbones as one network (`benchmarks.paired`), CUDA graphs (`benchmarks.padded`), radiographs in the
+device's memory, and several trainings at once (`benchmarks.several_runs`). All but the batch size compute
+what plain training does, to float tolerance.
 """
 
+import gc
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from benchmarks.command import command
+from benchmarks.padded import PaddedBackbone
+from benchmarks.paired import pair_encoders
 from benchmarks.results import Target
+from benchmarks.several_runs import several_runs
 from benchmarks.training import (
     PRECISIONS,
     Precision,
@@ -27,10 +40,17 @@ from benchmarks.training import (
     table,
     training_step,
 )
-from drfuse.data import Batch
+from drfuse.data import Batch, StoredBatch
+from drfuse.data.augmentation import CxrTransform
 from drfuse.models import DrFuse
 from drfuse.models.execution import compile_encoders
 from drfuse.models.sizes import BackboneSpec
+
+EPOCH_STAYS = 45_000
+"""About as many as the training split of MIMIC-IV has."""
+
+N_CXR = 12_000
+"""About as many radiographs as the paper's cohort has."""
 
 
 def gpu(
@@ -39,6 +59,8 @@ def gpu(
     backbone: BackboneSpec = "resnet50",
     repeats: int = 20,
     compiled: bool = True,
+    epoch_batch_sizes: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024),
+    runs: Sequence[int] = (1, 2, 4),
     seed: int = 0,
 ) -> str:
     """Measure training steps on a GPU, and return Markdown tables; a sentence where there is no GPU.
@@ -49,6 +71,8 @@ def gpu(
         backbone: Of the radiographs' encoders.
         repeats: Turns of each comparison; medians count.
         compiled: Whether to measure `--compile` and CUDA graphs too, which takes minutes.
+        epoch_batch_sizes: Stays a batch, compared over equal numbers of stays.
+        runs: Numbers of trainings at once.
         seed: Seed of weights and data.
     """
     if not torch.cuda.is_available():
@@ -56,11 +80,15 @@ def gpu(
     device, wait = torch.device("cuda"), torch.cuda.synchronize
     model = partial(DrFuse, cxr_backbone=backbone)
     rate = matrix_rate(device, 8192, repeats, wait)
+    epoch_ways = WAYS + (GRAPHED_WAYS if compiled else ())
     tables = [
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {platform.machine()}",
         steps(model, batch_sizes, crop_size, repeats, rate, device, wait, seed),
         ways(model, batch_sizes[0], crop_size, repeats, compiled, device, wait, seed),
         copies(batch_sizes[-1], crop_size, repeats, device, wait),
+        stored_images(batch_sizes[-1], crop_size, N_CXR, repeats, device, wait),
+        epochs(model, epoch_batch_sizes, crop_size, repeats, epoch_ways, device, wait, seed),
+        several_runs(model, batch_sizes[0], crop_size, repeats, device, seed, runs),
     ]
     return "\n\n".join(tables)
 
@@ -184,6 +212,128 @@ def copies(
     rows = [[name, f"{1000 * s:.2f}", f"{1000 * returned[name]:.2f}"] for name, s in seconds.items()]
     columns = ("memory", "ms until it is there", "ms until the processor goes on")
     return table(f"Copying a batch of {batch_size} stays to the device", columns, rows).markdown()
+
+
+def with_stored_images(batch: StoredBatch, stored: Tensor) -> StoredBatch:
+    """Return a batch without pixels (a dataset's `rows`) with its radiographs out of the cohort's.
+
+    Args:
+        batch: The batch, on the device.
+        stored: All radiographs of the cohort, uint8 (N, 1, size, size), on the device.
+    """
+    return replace(batch, pixels=stored[batch.cxr_row])
+
+
+def stored_images(
+    batch_size: int,
+    crop_size: int,
+    n_stored: int,
+    repeats: int,
+    device: torch.device,
+    wait: Callable[[], object],
+) -> str:
+    """Return the table of how long a batch's augmented radiographs take, by where they are stored."""
+    n, size = n_images_of(batch_size), crop_size * 8 // 7
+    stored = torch.randint(256, (n_stored, 1, size, size), dtype=torch.uint8, device=device)
+    rows = torch.randint(n_stored, (n,), device=device)
+    pageable = stored[rows].cpu()
+    pinned = pageable.pin_memory() if torch.cuda.is_available() else pageable
+    transform = CxrTransform(crop_size).train()  # its random draws do not depend on the device
+    seconds = in_turns(
+        {
+            "pageable memory": lambda: transform(pageable.to(device)),
+            "pinned memory": lambda: transform(pinned.to(device, non_blocking=True)),
+            f"the device's memory, {stored.nbytes / 1e9:.1f} GB": lambda: transform(stored[rows]),
+        },
+        repeats,
+        wait,
+    )
+    lines = [[name, f"{1000 * s:.2f}"] for name, s in seconds.items()]
+    return table(f"{n} augmented radiographs", ("from", "ms"), lines).markdown()
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the two backbones run: as one network or two, as CUDA graphs or not, on padded numbers or not."""
+
+    as_one: bool = False
+    graphs: bool = False
+    padded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The way in words."""
+        network = "one network" if self.as_one else "two networks"
+        return network + ", CUDA graphs" * self.graphs + ", padded" * self.padded
+
+    def prepare(self, model: DrFuse, batch: Batch, precision: Precision) -> None:
+        """Let a model's backbones run this way, in place, on as many radiographs as the batch has."""
+        if self.as_one:
+            pair_encoders(model)
+        n_images = len(batch.cxr)
+        size = next_power_of_two(n_images) if self.padded else n_images
+        backbones = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+        for backbone in backbones if self.graphs or self.padded else ():
+            passes = PaddedBackbone(backbone, [size])
+            if self.graphs:
+                half = precision == "bf16-mixed"
+                with torch.autocast(batch.cxr.device.type, torch.bfloat16, half, cache_enabled=False):
+                    passes.capture(batch.cxr, self.padded)
+
+
+WAYS = (Way(), Way(as_one=True))
+GRAPHED_WAYS = (
+    Way(graphs=True),
+    Way(as_one=True, graphs=True),
+    Way(as_one=True, graphs=True, padded=True),
+)
+
+
+def epochs(
+    model: Callable[[int, int], DrFuse],
+    batch_sizes: Sequence[int],
+    crop_size: int,
+    repeats: int,
+    ways: Sequence[Way],
+    device: torch.device,
+    wait: Callable[[], object],
+    seed: int,
+) -> str:
+    """Return the table of the seconds for an epoch's stays, by batch size and way.
+
+    Each way is measured on its own: together, large batches would not fit.
+    """
+
+    def measured(batch_size: int, way: Way) -> str:
+        half: Precision = "bf16-mixed"
+        task = make_task(model, half, seed, device)
+        batch = make_batch(batch_size, n_images_of(batch_size), crop_size, seed, device)
+        try:
+            way.prepare(cast(DrFuse, task.model), batch, half)
+            seconds = in_turns({"": training_step(task, [batch], half)}, repeats, wait)[""]
+        except torch.OutOfMemoryError:
+            return "out of memory"
+        return f"{seconds * EPOCH_STAYS / batch_size:.1f}"
+
+    rows = []
+    for batch_size in batch_sizes:
+        cells = []
+        for way in ways:
+            cells.append(measured(batch_size, way))
+            gc.collect()  # a backbone and its graphs refer to each other
+            torch.cuda.empty_cache()
+        rows.append([f"{n_images_of(batch_size)} of {batch_size}", *cells])
+    title = f"Seconds for {EPOCH_STAYS:,} stays, bf16, channels_last"
+    return table(title, ("radiographs", *(way.name for way in ways)), rows).markdown()
+
+
+def next_power_of_two(n: int) -> int:
+    """Return the smallest power of two above n, so that there is always something to pad.
+
+    >>> next_power_of_two(3), next_power_of_two(4)
+    (4, 8)
+    """
+    return 1 << n.bit_length()
 
 
 if __name__ == "__main__":
