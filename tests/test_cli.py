@@ -156,7 +156,7 @@ def test_a_system_of_settings_keeps_its_hyphens(
 ) -> None:
     command = ["reproduce", "table2", str(small_cohort), "--out", str(tmp_path / "out")]
     answer = error_of([*command, "--settings.medfuse-ii", "{lr: -1.0}"], capsys)
-    assert "settings: lr of medfuse-ii is -1.0; expected a number above 0" in answer.replace("\n", " ")
+    assert "settings of medfuse-ii: lr is -1.0; expected a number above 0" in answer.replace("\n", " ")
 
 
 def test_train_and_evaluate(

@@ -20,7 +20,9 @@ from jsonargparse._actions import ActionConfigFile  # type checkers do not find 
 from rich.console import Console
 
 from drfuse.errors import InputError
+from drfuse.imports import describe_error
 from drfuse.logs import log_to
+from drfuse.yaml_files import read_yaml
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
 _BOOLEANS = ("true", "false")
@@ -29,6 +31,15 @@ _UNION = re.compile(
     r"Given value type: (?:\w+|<class '[\w.]+'>) Given value: "
 )
 _NESTED = re.compile(r"NestedArg\(key='(.*?)', val='(.*?)'\)")
+
+
+_NOT_A_CLASS = re.compile(
+    r"Type Callable\[.*\] expects a function or a callable class: (.*?)\.+ Got value: (.*)"
+)
+
+
+class _Exit(SystemExit):
+    """Raised by a parser after it has shown an error or its help."""
 
 
 class Parser(ArgumentParser):
@@ -48,8 +59,14 @@ class Parser(ArgumentParser):
             " ".join(message.split()),
         )
         problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
+        problem = problem.replace("'functools.partial' object has no attribute '__name__'", "it is a partial")
         problem = _NESTED.sub(r"\1=\2", _UNION.sub(_union_error, _readable(problem)))
+        problem = _NOT_A_CLASS.sub(r"expected the import path of a class, got \2 (\1)", problem)
         self.exit(2, f"{self.prog}: error: {problem}; see `{self.prog} --help`\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:  # noqa: D102
+        self._print_message(message or "", sys.stderr)
+        raise _Exit(status)
 
     def format_help(self, *arguments: Any) -> str:  # noqa: D102
         return _readable(super().format_help(*arguments))
@@ -89,7 +106,13 @@ def run_command(
         log_to(errors)
         parser = _parser(function, program, positional, python_only)
         given = sys.argv[1:] if arguments is None else arguments
-        options = parser.instantiate(parser.parse_args(_as_parameters(given, function)))
+        parameters = _as_parameters(given, function)
+        try:
+            options = parser.instantiate(parser.parse_args(parameters))
+        except (_Exit, OSError, InputError):
+            raise
+        except (Exception, SystemExit) as error:  # a user's module may raise anything, or end the program
+            raise InputError(f"an import failed ({describe_error(error)})") from error
         called_with = _call_arguments(dict(options.items()), function)
         return function(**called_with), called_with
     except (InputError, OSError) as error:  # the user can fix these: input, permissions, a full disk
@@ -181,13 +204,19 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
 
     Hyphens in an option's name become underscores, a bare flag becomes `=true`, and the words after an option
     that takes several values, up to the next option, become a list; after `=` that is a single value.
+    Files of options go first, because the last value of an option wins and typed ones go before a file's.
     """
     kinds = _Signature.of(function).kinds
+    files: list[str] = []
     named: list[str] = []
     left = list(arguments)
     while left:
         argument = left.pop(0)
         option, equals, value = argument.partition("=")
+        if re.fullmatch("--conf?i?g?", option) and (equals or left):
+            files.append(value if equals else left.pop(0))
+            read_yaml(Path(files[-1]))  # says in one sentence what is wrong with it
+            continue
         if not _OPTION.fullmatch(option):
             named.append(argument)
             continue
@@ -206,7 +235,7 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
                 equals, value = "=", json.dumps(left[:n_values])
                 del left[:n_values]
         named.append(f"--{name}{equals}{value}")
-    return named
+    return [*(f"--config={file}" for file in files), *named]
 
 
 def _has_free_keys(kind: Any) -> bool:
@@ -232,5 +261,5 @@ def _union_error(union: re.Match[str]) -> str:
 
 def _readable(text: str) -> str:
     """Return jsonargparse's text with hyphens in options and without the modules of types."""
-    text = re.sub(r"<class '(\w+)'>|\btyping\.|collections\.abc\.", r"\1", text)
+    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>|\btyping\.|collections\.abc\.", r"\1", text)
     return _OPTION.sub(lambda option: option.group().replace("_", "-"), text)

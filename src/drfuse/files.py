@@ -13,6 +13,19 @@ _LOCK_TIMEOUT_SECONDS = 1.0
 """Longer than `is_locked` holds a lock."""
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, unless it exists.
+
+    Raises:
+        InputError: If there is a file in its place or in that of a folder above it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        raise InputError(f"{file} is a file, not a folder; choose a different --out") from error
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` if nothing is raised."""
@@ -101,7 +114,7 @@ def locked(out: Path, seconds: float = _LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
     Raises:
         BusyError: If another command is writing it.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     try:
         with FileLock(beside(out, "lock"), timeout=seconds):
             yield

@@ -1,6 +1,9 @@
 """Classes that users choose by import path: models and optimizers."""
 
+import sysconfig
 from importlib import import_module
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from drfuse.errors import InputError
@@ -15,11 +18,27 @@ def import_class(path: str, base: type) -> Any:
     module, _, name = path.rpartition(".")
     try:
         kind = getattr(import_module(module), name)
-    except Exception as error:  # a user's module may raise anything
-        raise InputError(f"{path} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, or end the program
+        raise InputError(f"{path} cannot be imported ({describe_error(error)})") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise InputError(f"{path} is not a subclass of {base.__name__}")
     return kind
+
+
+def imported_classes(base: type[Any]) -> dict[str, type]:
+    """Return by import path the subclasses of a class that this program has imported so far."""
+    found: dict[str, type] = {}
+    for kind in base.__subclasses__():
+        found |= {import_path(kind): kind} | imported_classes(kind)
+    return found
+
+
+def describe_error(error: BaseException) -> str:
+    """Return what an error says, its class and, if a user's own file raised it, the line."""
+    ours = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(Path(__file__).parent), "<")
+    frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith(ours)]
+    where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return " ".join(f"{type(error).__name__}{where}: {error}".split())
 
 
 def import_path(kind: type) -> str:

@@ -225,12 +225,12 @@ def test_a_system_has_its_own_settings_before_those_for_all(cohort: Cohort) -> N
         ({"dr-fuse": {"lr": 1e-4}}, "'dr-fuse' is not a system"),
         ({"logistic-ehr": {"lr": 1e-4}}, "a solver fits logistic-ehr"),
         ({"drfuse": {"seed": 1}}, "'seed' cannot be set for drfuse alone"),
-        ({"drfuse": {"lr": "fast"}}, "lr of drfuse is 'fast'"),
-        ({"drfuse": {"lr": 0.0}}, "lr of drfuse is 0.0; expected a number above 0"),
-        ({"drfuse": {"lr": True}}, "lr of drfuse is True"),
+        ({"drfuse": {"lr": "fast"}}, "settings of drfuse: lr is the text 'fast'; expected a number"),
+        ({"drfuse": {"lr": 0.0}}, "settings of drfuse: lr is 0.0; expected a number above 0"),
+        ({"drfuse": {"lr": True}}, "settings of drfuse: lr is True; expected a number"),
         (
             {"drfuse": {"weight_decay": -1.0}},
-            "weight_decay of drfuse is -1.0; expected a number of at least 0",
+            "settings of drfuse: weight_decay is -1.0; expected a number of at least 0",
         ),
     ],
 )

@@ -211,12 +211,16 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "argument after \\*\\* must be a mapping"),
-        ("- title", "argument after \\*\\* must be a mapping"),
+        ("", "mine.yaml is empty"),
+        ("- title", "mine.yaml is not a mapping"),
+        ("title: a\ntitle: b", "'title' is given twice, in lines 1 and 2"),
         ("title: [", "while parsing"),
         ("title: x", "missing 1 required positional argument: 'model'"),
         ("model: {class_path: drfuse.models.MMTM}", "missing 1 required positional argument: 'title'"),
-        ("{title: x, model: drfuse.models.MMTM}", "string indices"),
+        (
+            "{title: x, model: drfuse.models.MMTM}",
+            "model is the text 'drfuse.models.MMTM'; expected a mapping",
+        ),
         ("{title: x, model: {}}", "class_path"),
         (
             "{title: x, model: {class_path: drfuse.models.Nothing}}",
@@ -232,16 +236,25 @@ def test_unknown_systems_are_refused(names: list[str], message: str) -> None:
             "drfuse.models.logit_pool is not a subclass of Fusion",
         ),
         ("{title: x, model: {class_path: drfuse.models.MMTM, init_args: [8]}}", "init_args is not a mapping"),
-        ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title, paper and ablation must each"),
-        ("{title: x, model: {class_path: drfuse.models.MMTM}, lr: fast}", "could not convert"),
-        ("{title: x, model: {class_path: drfuse.models.MMTM}, reads: cxr}", "reads is cxr"),
+        ("{title: 3, model: {class_path: drfuse.models.MMTM}}", "title is 3; expected text"),
+        (
+            "{title: x, model: {class_path: drfuse.models.MMTM}, lr: fast}",
+            "lr is the text 'fast'; expected a number",
+        ),
+        (
+            "{title: x, model: {class_path: drfuse.models.MMTM}, reads: cxr}",
+            "reads is the text 'cxr'; expected a list",
+        ),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, color: red}", "unexpected keyword"),
         ("{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: {ehr: gru}}", "first_stage has"),
         (
             "{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: {ehr: resnet50}}",
             "first_stage has",
         ),
-        ("{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: ehr}", "dictionary update"),
+        (
+            "{title: x, model: {class_path: drfuse.models.MMTM}, first_stage: ehr}",
+            "first_stage is the text 'ehr'",
+        ),
     ],
 )
 def test_a_file_that_describes_no_system_is_named_in_one_sentence(

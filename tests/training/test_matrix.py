@@ -255,7 +255,9 @@ def test_runs_that_fail_keep_the_others(run: Specify, n_failing: int) -> None:
 def test_an_error_of_torch_is_told_as_one_sentence(run: Specify) -> None:
     other = run()
     (failed,) = train_all([run("broken", kind="Broken"), other])
-    assert failed.startswith("broken: RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert failed.startswith("broken: Broken raised RuntimeError in ")
+    assert "own_model.py, line " in failed
+    assert "mat1 and mat2 shapes cannot be multiplied" in failed
     assert "\n" not in failed
     assert other.is_done
 

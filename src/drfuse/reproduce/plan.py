@@ -1,6 +1,5 @@
 """The runs that an experiment needs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,7 @@ def _check_settings(settings: Mapping[str, Mapping[str, Any]], known: Mapping[st
         if unknown := sorted(own.keys() - OWN_OPTIONS):
             expected = " or ".join(sorted(OWN_OPTIONS))
             raise InputError(f"settings: {unknown[0]!r} cannot be set for {name} alone; expected {expected}")
-        for option, value in own.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < math.inf or (option == "lr" and value == 0):
-                expected = "a number above 0" if option == "lr" else "a number of at least 0"
-                raise InputError(f"settings: {option} of {name} is {value!r}; expected {expected}")
+        try:
+            DEFAULTS.changed(**own)
+        except InputError as error:
+            raise InputError(f"settings of {name}: {error}") from error

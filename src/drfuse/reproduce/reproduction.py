@@ -4,15 +4,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import polars as pl
 from filelock import FileLock
 
 from drfuse import __version__
+from drfuse.arguments import check_arguments
 from drfuse.data import Cohort, Task
-from drfuse.errors import InputError, check_choice
-from drfuse.files import write_whole
+from drfuse.errors import InputError
+from drfuse.files import make_folder, write_whole
 from drfuse.report.figures import write_figure
 from drfuse.report.page import Section, render_page
 from drfuse.report.tables import Row, Table, write_table
@@ -22,7 +23,7 @@ from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import System, choose_systems
 from drfuse.run import RunFacts
 from drfuse.training import TrainOptions, data_module
-from drfuse.training.matrix import RunSpec, train_all
+from drfuse.training.matrix import RunSpec, check_models, train_all
 from drfuse.training.options import DEFAULTS, Without, refuse_decided
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Reproduced:
     shown: list[Table]
 
 
+@check_arguments
 def reproduce(
     what: ExperimentName,
     cohort: Path,
@@ -93,7 +95,6 @@ def reproduce(
     Raises:
         InputError: If the cohort or an option cannot be used, or if runs failed; the report has the others.
     """
-    check_choice("what", what, get_args(ExperimentName))
     if not seeds or n_resamples < 1:
         raise InputError(
             f"got {len(seeds)} seeds and n_resamples {n_resamples}; expected at least one seed, and "
@@ -101,7 +102,7 @@ def reproduce(
         )
     options = options.changed(**changes)
     refuse_decided(options, DECIDED, "reproduce")
-    opened, out = Cohort.open(Path(cohort).resolve(), verify=True), Path(out).resolve()
+    opened, out = Cohort.open(cohort.resolve(), verify=True), out.resolve()
     systems = choose_systems(models)
     seeds, model_args = list(dict.fromkeys(seeds)), model_args or {}
     cells = plan(what, opened, out / "runs", systems, seeds, model_args, options, settings, lr)
@@ -112,6 +113,7 @@ def reproduce(
                 f"the test split of {opened.folder} has no stay in the {train_on} set; prepare a larger "
                 "cohort, or one with a different --seed or --split-file"
             )
+        check_models([spec for cell, spec in cells.items() if cell.train_on == train_on], data)
     failed = train_all(list(cells.values()), workers, ray)
     logger.info("measuring")
     results, damaged = Results.read(opened, Task.of(opened, options.task), systems, cells, n_resamples)
@@ -120,7 +122,7 @@ def reproduce(
         raise InputError(f"there is no run to measure: {failed[0]}")
     sections = [*sections_of(what, results), _how_it_was_made(results, model_args, options, lr, failed)]
     report = out / ("report.html" if what == "all" else f"report-{what}.html")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with FileLock(out / ".report.lock"):
         _write(report, results, sections)
     if failed:

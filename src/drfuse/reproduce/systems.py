@@ -4,17 +4,17 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from drfuse.arguments import as_annotated
 from drfuse.errors import InputError
 from drfuse.imports import import_class
 from drfuse.models import FittedModel, FusionModel
+from drfuse.yaml_files import read_yaml
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +77,8 @@ class System:
 @cache
 def paper_systems() -> Mapping[str, System]:
     """Return the shipped systems by name, in the order of the tables."""
-    text = resources.files("drfuse.reproduce").joinpath("systems.yaml").read_text(encoding="utf-8")
-    return {name: System(name, **fields) for name, fields in yaml.safe_load(text).items()}
+    with resources.as_file(resources.files("drfuse.reproduce") / "systems.yaml") as path:
+        return {name: System(name, **values) for name, values in read_yaml(path).items()}
 
 
 def choose_systems(names: Sequence[str] | None) -> list[System]:
@@ -113,24 +113,26 @@ def _read(name: str) -> System:
             "shipped system's name"
         )
     try:
-        system = System(path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
+        system = System(path.stem, **read_yaml(path))
+        for one in fields(System):
+            as_annotated(one.name, getattr(system, one.name), one.type)
         import_class(system.model["class_path"], FusionModel)
         names = [system.title, *(name for name in (system.paper, system.ablation) if name is not None)]
-        if not all(isinstance(name, str) and name and name.isprintable() for name in names):
+        if not all(name and name.isprintable() for name in names):
             raise TypeError("title, paper and ablation must each be one line of text")
         if not isinstance(system.model.get("init_args") or {}, dict):
             raise TypeError("init_args is not a mapping")
-        if system.lr is not None and not 0 < float(system.lr) < math.inf:
+        if system.lr is not None and not 0 < system.lr < math.inf:
             raise TypeError(f"lr is {system.lr}; expected a number above 0")
         if list(system.reads) not in (["ehr"], ["cxr"], ["ehr", "cxr"]):
             raise TypeError(f"reads is {system.reads}; expected [ehr], [cxr] or [ehr, cxr]")
         alone = {(one.reads[0], one.name) for one in paper_systems().values() if one.is_unimodal}
-        if unknown := set(dict(system.first_stage).items()) - alone:
+        if unknown := set(system.first_stage.items()) - alone:
             raise TypeError(f"first_stage has {min(unknown)}, which is not a shipped unimodal system")
-        return replace(system, lr=None if system.lr is None else float(system.lr))  # YAML reads 1e-4 as text
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path} does not describe a system: {reason}; expected title, and model with class_path and "
             "init_args"
         ) from error
+    return system

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,6 +14,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from drfuse.errors import InputError
 from drfuse.run import RunFiles
 from drfuse.training.metrics import MONITORED
+
+_IN_BEST = {"cohort", "epoch", "state_dict", "val_prauc"}
+_IN_LAST = {*_IN_BEST, "callbacks", "optimizer_states", "loops"}
 
 
 def checkpoint_callbacks(run: RunFiles, patience: int) -> list[L.Callback]:
@@ -30,15 +34,34 @@ def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
     """Return a checkpoint of a run, on the CPU.
 
     Raises:
-        InputError: If it is damaged.
+        InputError: If it is damaged, or is not a checkpoint.
     """
+    problem: Exception | None = None
+    checkpoint: Any = None
     try:
-        checkpoint: dict[str, Any] = torch.load(run.checkpoints / name, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(run.checkpoints / name, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, BadZipFile) as error:
+        problem = error
+    needed = _IN_LAST if name == run.last_checkpoint.name else _IN_BEST
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
         raise InputError(
             f"{run.checkpoints / name} is damaged; start the run again with --overwrite"
-        ) from error
+        ) from problem
     return checkpoint
+
+
+def restore_weights(fusion: L.LightningModule, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Load a checkpoint's weights.
+
+    Raises:
+        InputError: If they are those of another model.
+    """
+    try:
+        fusion.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} has the weights of another model; start the run again with --overwrite"
+        ) from error
 
 
 def load_best(run: RunFiles) -> dict[str, Any]:
@@ -62,11 +85,8 @@ def load_best(run: RunFiles) -> dict[str, Any]:
 
 def is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
     """Return whether training was complete when a checkpoint was written."""
-    waited = next(
-        state["wait_count"]
-        for key, state in checkpoint["callbacks"].items()
-        if key.startswith("EarlyStopping")
-    )
+    states = checkpoint["callbacks"].items()
+    waited = max((state["wait_count"] for key, state in states if key.startswith("EarlyStopping")), default=0)
     return bool(checkpoint["epoch"] + 1 >= epochs or waited >= patience)
 
 

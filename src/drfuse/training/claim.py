@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from drfuse.errors import InputError
-from drfuse.files import beside, locked, write_whole
-from drfuse.run import RunFiles
+from drfuse.files import beside, locked, make_folder, write_whole
+from drfuse.run import RunFacts, RunFiles
 from drfuse.training.checkpoints import load_checkpoint
 from drfuse.training.options import DEFAULTS, TrainOptions
+from drfuse.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -23,48 +24,62 @@ _MAY_CHANGE = {"cohort", *TrainOptions.names("starts", "computes")}
 
 @contextmanager
 def claim(
-    run: RunFiles, config: dict[str, Any], cohort: str, overwrite: bool
+    run: RunFiles, config: dict[str, Any], cohort: str, overwrite: bool, resumable: bool = True
 ) -> Iterator[dict[str, Any] | None]:
     """Lock a run's folder, and yield the checkpoint to resume from, or None to start from scratch.
 
     A replaced run is kept until the new one is complete. If the new one fails before its first checkpoint,
-    it is deleted and the replaced run is restored.
+    it is deleted and the replaced run is restored; if it was killed, the next command does that, unless it
+    replaces the run as well.
 
     Args:
         run: The run.
-        config: The content of `config.yaml`.
+        config: The content of `config.yaml`. A run that resumes keeps the options that started it.
         cohort: Fingerprint of the cohort.
         overwrite: Whether to replace an existing run.
+        resumable: Whether the model's training writes checkpoints; otherwise it starts from scratch.
 
     Raises:
         InputError: If the folder holds a finished run, an interrupted run with different options, or
             something else.
         BusyError: If another command is writing it.
     """
-    text = yaml.safe_dump(config, sort_keys=False)
     replaced = beside(run.folder, "replaced")
     with locked(run.folder):
         if not _is_empty(run.folder) and not _is_run(run):
             raise InputError(f"{run.folder} holds something that is not a run; choose a different --out")
         if overwrite:
             _put_aside(run, replaced)
-        checkpoint = _last_checkpoint(run, yaml.safe_load(text), cohort)
+        elif replaced.is_dir() and not _has_weights(run):  # a command was killed
+            _discard(run, replaced)
+        earlier, checkpoint = _interrupted(run, yaml.safe_load(yaml.safe_dump(config)), cohort, resumable)
+        if checkpoint is not None:
+            config = config | {name: earlier[name] for name in TrainOptions.names("starts")}
         try:
-            run.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(run.folder)
             if checkpoint is None:
                 shutil.rmtree(run.checkpoints, ignore_errors=True)  # of an epoch that was not completed
-            write_whole(run.config, text)
+            write_whole(run.config, yaml.safe_dump(config, sort_keys=False))
             yield checkpoint
         except BaseException:
             if not _has_weights(run):
-                _empty(run)
-                with suppress(OSError):  # someone else put a file there
-                    run.folder.rmdir()
-                    replaced.rename(run.folder)
+                _discard(run, replaced)
             elif replaced.exists():
                 logger.warning("the replaced run is kept in %s until this one is finished", replaced)
             raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        if overwrite:
+            shutil.rmtree(replaced, ignore_errors=True)
+        elif replaced.exists():
+            logger.warning("%s still has the run that this one replaced; delete it if not needed", replaced)
+
+
+def _discard(run: RunFiles, replaced: Path) -> None:
+    """Delete a run that has no weights yet, and move the one that it was to replace back."""
+    _empty(run)
+    with suppress(OSError):  # someone else put a file there, or nothing was replaced
+        if run.folder.exists():
+            run.folder.rmdir()
+        replaced.rename(run.folder)
 
 
 def _put_aside(run: RunFiles, replaced: Path) -> None:
@@ -77,24 +92,38 @@ def _put_aside(run: RunFiles, replaced: Path) -> None:
         _empty(run)
 
 
-def _last_checkpoint(run: RunFiles, config: dict[str, Any], cohort: str) -> dict[str, Any] | None:
-    """Return the checkpoint to resume from, if there is one; refuse a finished or a different run."""
+def _interrupted(
+    run: RunFiles, config: dict[str, Any], cohort: str, resumable: bool
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return an interrupted run's options and the checkpoint to resume from, if there is one.
+
+    Raises:
+        InputError: If the run is finished, has different options, or has weights but no checkpoint.
+    """
+    instead = "choose a different --out, or add --overwrite"
     if run.is_finished:
-        raise InputError(f"{run.folder} is a finished run; choose a different --out, or add --overwrite")
-    if not run.last_checkpoint.is_file():
-        return None
-    # an option missing from an older run had its default value
-    earlier = DEFAULTS.written() | yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        raise InputError(f"{run.folder} is a finished run; {instead}")
+    has_checkpoint = run.last_checkpoint.is_file()
+    if not has_checkpoint and not run.model.is_file():
+        return {}, None
+    try:
+        # an option missing from an older run had its default value
+        earlier = DEFAULTS.written() | read_yaml(run.config)
+    except InputError as error:
+        raise InputError(f"{error}, so {run.folder} cannot resume; {instead}") from error
     changed = sorted(name for name in config if name not in _MAY_CHANGE and config[name] != earlier.get(name))
     if changed:
         raise InputError(
             f"{run.folder} is an interrupted run with a different {', '.join(changed)}; "
             "use the options of its config.yaml to resume it, or --overwrite to replace it"
         )
-    checkpoint = load_checkpoint(run, run.last_checkpoint.name)
-    if checkpoint["cohort"] != cohort:
+    if not has_checkpoint and resumable:
+        raise InputError(f"{run.folder} has {run.model.name} but no checkpoint to resume from; {instead}")
+    checkpoint = load_checkpoint(run, run.last_checkpoint.name) if has_checkpoint else None
+    trained_on = RunFacts.read(run.folder).cohort if checkpoint is None else checkpoint["cohort"]
+    if trained_on != cohort:
         raise InputError(f"{run.folder} is an interrupted run on another cohort; replace it with --overwrite")
-    return checkpoint
+    return earlier, checkpoint
 
 
 def _empty(run: RunFiles) -> None:
@@ -119,9 +148,12 @@ def _has_weights(run: RunFiles) -> bool:
 
 
 def _is_run(run: RunFiles) -> bool:
-    """Return whether the folder has the `config.yaml` of a run."""
+    """Return whether the folder holds a run: its `config.yaml`, or weights and nothing that no run has."""
     try:
-        options = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(options, dict) and {"cohort", "model", "train_on"} <= options.keys()
+        options = read_yaml(run.config)
+    except InputError:
+        if not run.folder.is_dir() or not _has_weights(run):
+            return False
+        names = {path.name for path in vars(run).values()}
+        return all(path.name in names or path.suffix == ".partial" for path in run.folder.iterdir())
+    return {"cohort", "model", "train_on"} <= options.keys()

@@ -69,8 +69,6 @@ class Ranks:
         Raises:
             InputError: If the processes that run are not those requested.
         """
-        if any(count is not None and count < 1 for count in (devices, nodes)):
-            raise InputError("expected devices and nodes of at least 1")
         if (devices, nodes) == (1, 1):
             return None
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "RANK" not in os.environ:
@@ -163,6 +161,18 @@ def _set_torchrun_variables() -> None:
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size // nodes),
     }
+
+
+def check_devices(devices: int, accelerator: str) -> None:
+    """Raise InputError if this machine has fewer GPUs, or fewer CPU cores, than `devices`."""
+    gpus = torch.cuda.device_count()
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
+    available, what = (gpus, "GPUs") if on_gpu else (os.cpu_count() or 1, "CPU cores")
+    if devices > available:
+        raise InputError(
+            f"--devices is {devices}, but this machine has {available} {what}; choose fewer, or another "
+            "--accelerator"
+        )
 
 
 def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], size: int) -> _Result:

@@ -16,19 +16,34 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
+from drfuse.arguments import check_arguments
 from drfuse.data import Cohort, CohortDataModule
 from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
 from drfuse.files import atomic_file
 from drfuse.inference import Predictor
-from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel, check_contract
+from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel
 from drfuse.run import Predictions, RunFacts, RunFiles
-from drfuse.training.checkpoints import checkpoint_callbacks, is_done, load_best, load_checkpoint
+from drfuse.training.checkpoints import (
+    checkpoint_callbacks,
+    is_done,
+    load_best,
+    load_checkpoint,
+    restore_weights,
+)
 from drfuse.training.claim import claim
-from drfuse.training.distributed import Ranks, start_ranks
+from drfuse.training.distributed import Ranks, check_devices, start_ranks
 from drfuse.training.metrics import MacroPrauc
 from drfuse.training.module import FusionTraining
-from drfuse.training.network import arrange, describe_model, freeze_cxr, make_network, start_from
+from drfuse.training.network import (
+    arrange,
+    describe_model,
+    freeze_cxr,
+    make_network,
+    start_from,
+    try_network,
+)
+from drfuse.training.optimizers import try_optimizer
 from drfuse.training.options import DEFAULTS, TrainOptions
 from drfuse.training.trainer import check_kernels, interruptible, make_trainer
 
@@ -52,6 +67,7 @@ class TrainedRun:
     epochs: int
 
 
+@check_arguments
 def train(
     cohort: Path,
     out: Path,
@@ -84,32 +100,25 @@ def train(
     options = options.changed(**changes)
     ranks = Ranks.of_environment(options.devices, options.nodes)
     if ranks is None and (options.devices or 1) > 1:
+        check_devices(options.devices or 1, options.accelerator)
         in_rank = partial(train, cohort, out, model, options, overwrite, progress, callbacks)
         return start_ranks(in_rank, {}, options.devices or 1)
     ranks = ranks or Ranks()
     ranks.join()
-    opened = Cohort.open(Path(cohort).resolve(), verify=ranks.is_first)
+    opened = Cohort.open(cohort.resolve(), verify=ranks.is_first)
     data = data_module(opened, options, ranks)
-    labels, label_names = data.dataset.task.labels, data.dataset.task.label_names
-    if not labels[data.validation_rows].any():
-        raise InputError(
-            f"no label occurs in the validation split of {cohort}, so no best epoch can be chosen; "
-            "prepare a larger cohort, or one with a different --seed or --split-file"
-        )
     L.seed_everything(options.seed, workers=True, verbose=False)
-    network = make_network(model, len(data.dataset.features), len(label_names))
-    data.read_only(network.reads)
-    check_contract(network, data.example(), len(label_names))
-    for modality, unimodal in (("ehr", options.init_ehr), ("cxr", options.init_cxr)):
-        if unimodal is not None:
-            start_from(network, modality, unimodal, opened.fingerprint)
+    n_features, n_labels = len(data.dataset.features), len(data.dataset.task.label_names)
+    network = make_network(model, n_features, n_labels, options.freeze_cxr)
+    try_network(network, data)
+    start_from(network, options, opened.fingerprint)
     for option, is_on in (("--compile", options.compile), ("--freeze-cxr", options.freeze_cxr)):
         if is_on and not ranks.is_alone:
             raise InputError(f"{option} works on one device; leave it or --devices out")
     arrange(network, options)
     fusion = FusionTraining(network, options, opened.fingerprint, ranks)
 
-    run = RunFiles(Path(out).resolve())
+    run = RunFiles(out.resolve())
     trainer = make_trainer(
         ranks,
         options.accelerator,
@@ -122,19 +131,24 @@ def train(
     )
     if not options.compile:
         check_kernels(network, data, trainer)
+    if not (is_fitted := isinstance(network, FittedModel)):
+        try_optimizer(options, network, trainer.strategy.root_device)
     config = {"cohort": str(opened.folder), "model": describe_model(network), **options.written()}
-    if ranks.is_alone:  # even under torchrun or srun
-        config |= {"devices": None, "nodes": None}
+    config |= {"devices": None, "nodes": None} if ranks.is_alone else {}  # even under torchrun or srun
     with ExitStack() as claims:
         with ranks.abort_peers_on_error():
             checkpoint = None  # only the first process reads and writes it
             if ranks.is_first:
-                checkpoint = claims.enter_context(claim(run, config, opened.fingerprint, overwrite))
+                checkpoint = claims.enter_context(
+                    claim(run, config, opened.fingerprint, overwrite, not is_fitted)
+                )
+            if checkpoint is not None:
+                restore_weights(fusion, checkpoint, run.last_checkpoint)
             done = checkpoint is not None and is_done(checkpoint, options.epochs, options.patience)
         resumes, done = ranks.share((checkpoint is not None, done))
         if options.freeze_cxr:
-            freeze_cxr(fusion, data, trainer.strategy.root_device, run if resumes else None)
-        if not done and not isinstance(network, FittedModel):
+            freeze_cxr(network, data, trainer.strategy.root_device)
+        if not done and not is_fitted:
             _fit(trainer, fusion, data, run.last_checkpoint if resumes else None)
         with ranks.abort_peers_on_error(), explain_killed_workers():
             result = _save_best(run, fusion, data) if ranks.is_first else None
@@ -156,7 +170,7 @@ def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = Non
         InputError: If the cohort cannot be used with the options.
     """
     ranks = ranks or Ranks()
-    return CohortDataModule(
+    data = CohortDataModule(
         cohort,
         options.train_on,
         options.batch_size,
@@ -172,6 +186,12 @@ def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = Non
         options.validated_on,
         options.accumulate,
     )
+    if not data.dataset.task.labels[data.validation_rows].any():
+        raise InputError(
+            f"no label occurs in the validation split of {cohort.folder}, so no best epoch can be chosen; "
+            "prepare a larger cohort, or one with a different --seed or --split-file"
+        )
+    return data
 
 
 def _fit(trainer: L.Trainer, fusion: FusionTraining, data: CohortDataModule, checkpoint: Path | None) -> None:
@@ -186,29 +206,31 @@ def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) ->
         InputError: If no epoch has a validation PRAUC, or the fitted model has none.
     """
     network, dataset, options = fusion.model, data.dataset, fusion.options
+    manifest = dataset.cohort.manifest
     if isinstance(network, FittedModel):
         result = TrainedRun(run.folder, 0, _fit_in_one_call(network, data), 1)
     else:
         n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
         best = load_best(run)
-        fusion.load_state_dict(best["state_dict"])
+        restore_weights(fusion, best, run.checkpoints)
         result = TrainedRun(run.folder, best["epoch"], best["val_prauc"], n_epochs)
     RunFacts(
         drfuse=__version__,
         cohort=dataset.cohort.fingerprint,
-        model=describe_model(network),
+        model=describe_model(network, self_contained=True),
         n_features=len(dataset.features),
         task=dataset.task.name,
         label_names=dataset.task.label_names,
-        variables=dataset.cohort.manifest.variables,
+        variables=manifest.variables,
         normalization=dataset.cohort.normalization,
-        window_hours=dataset.cohort.manifest.options["window_hours"],
+        window_hours=manifest.options["window_hours"],
         image_size=dataset.cohort.image_size,
         crop_size=options.crop_size,
         batch_size=options.batch_size,
         precision=options.precision,
         best_epoch=result.best_epoch,
         val_prauc_macro=result.val_prauc,
+        **{name: manifest.options.get(name) for name in ("preset", "before_hours", "view")},
     ).write(run.facts)
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     with atomic_file(run.model) as partial:

@@ -24,15 +24,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from drfuse.data import Cohort
+from drfuse.data import Cohort, CohortDataModule
 from drfuse.errors import BusyError, InputError
-from drfuse.files import is_locked
-from drfuse.imports import import_class, import_path
+from drfuse.files import is_locked, make_folder
+from drfuse.imports import describe_error, import_class, import_path
 from drfuse.logs import log_to
 from drfuse.models import FusionModel
 from drfuse.run import RunFiles
 from drfuse.training.distributed import die_with_parent
 from drfuse.training.fit import train
+from drfuse.training.network import make_network
 from drfuse.training.options import DEFAULTS, TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,22 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def check_models(specs: Sequence[RunSpec], data: CohortDataModule) -> None:
+    """Make the model of each run that is not finished, before anything is trained.
+
+    Raises:
+        InputError: If one cannot be made, or has no CXR encoder to freeze.
+    """
+    n_features, n_labels = len(data.dataset.features), len(data.dataset.task.label_names)
+    every = [one for spec in specs for one in (*spec.after, spec) if not one.is_done]
+    for spec in {str(spec.model): spec for spec in every}.values():
+        make_network(_model_of(spec), n_features, n_labels, spec.options.freeze_cxr)
+
+
+def _model_of(spec: RunSpec) -> Callable[[int, int], FusionModel]:
+    return partial(import_class(spec.model["class_path"], FusionModel), **spec.model["init_args"])
+
+
 def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = False) -> list[str]:
     """Train the runs that are not finished, resume those that were interrupted, and return the failures.
 
@@ -157,6 +174,8 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     """
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
+    for folder in {spec.folder.parent for spec in specs}:
+        make_folder(folder)
     failed: list[str] = []
     if first := [one for spec in specs for one in spec.after]:
         logger.info("training the runs that others start from first")
@@ -210,10 +229,9 @@ def train_one(
     try:
         if lacking := [one.title for one in spec.after if not one.is_done]:
             raise InputError(f"it starts from {' and '.join(lacking)}, which failed")
-        model = partial(import_class(spec.model["class_path"], FusionModel), **spec.model["init_args"])
         # under torchrun or srun, processes share the list of runs, not a single run
         alone = spec.options.changed(devices=1, nodes=1)
-        train(spec.cohort, spec.folder, model, alone, progress=progress, callbacks=callbacks)
+        train(spec.cohort, spec.folder, _model_of(spec), alone, progress=progress, callbacks=callbacks)
     except passing:
         raise
     except BusyError:
@@ -222,10 +240,7 @@ def train_one(
         return "done" if spec.is_done else error  # another command may just have finished it
     except Exception as error:  # whatever a model raises: a full GPU, mismatched tensors, its own errors
         logger.debug("%s failed", spec.title, exc_info=True)
-        reason = " ".join(str(error).split())
-        return InputError(
-            f"{type(error).__name__}: {reason}; run `drfuse train` with its options to see where"
-        )
+        return InputError(f"{describe_error(error)}; run `drfuse train` with its options to see where")
     finally:
         gc.collect()  # a trainer and its model refer to each other
     return "done"

@@ -1,7 +1,8 @@
 """Prepares a new model for training: first weights, memory layout and frozen parts."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +10,78 @@ import torch
 
 from drfuse.data import CohortDataModule
 from drfuse.errors import InputError
-from drfuse.imports import import_path
+from drfuse.imports import describe_error, import_path
 from drfuse.inference import load
-from drfuse.models import FusionModel
+from drfuse.models import FusionModel, check_contract
+from drfuse.models.cxr_encoders import pretrained_configs
 from drfuse.models.execution import compile_encoders, recompute_activations
-from drfuse.run import RunFiles
-from drfuse.training.checkpoints import load_checkpoint
-from drfuse.training.module import FusionTraining
 from drfuse.training.options import TrainOptions
 
 
-def make_network(model: Callable[[int, int], FusionModel], n_features: int, n_labels: int) -> FusionModel:
+def make_network(
+    model: Callable[[int, int], FusionModel], n_features: int, n_labels: int, freeze_cxr: bool
+) -> FusionModel:
     """Return a new model.
 
     Raises:
-        InputError: If its weights do not fit in memory.
+        InputError: If it cannot be made, or has no CXR encoder that can be frozen.
     """
-    try:
-        return model(n_features, n_labels)
-    except RuntimeError as error:  # on a CPU, PyTorch has no special class for this error
-        if not any(problem in str(error) for problem in ("allocate memory", "size calculation overflowed")):
-            raise
+    within = (model, getattr(model, "func", None), *getattr(model, "args", ()))  # of a partial
+    name = next((one.__name__ for one in within if isinstance(one, type)), "the model")
+    with _explained(name):
+        network = model(n_features, n_labels)
+    if not isinstance(network, FusionModel):
+        raise InputError(f"the model is of type {type(network).__name__}; expected a FusionModel")
+    if freeze_cxr and not network.shared_encoders().cxr:
         raise InputError(
-            "the weights of this model do not fit in memory; choose smaller sizes in its options"
-        ) from error
+            f"--freeze-cxr: {type(network).__name__} has no encoder of radiographs that can be frozen; "
+            "choose a model that reads radiographs only through a CxrEncoder"
+        )
+    return network
 
 
-def describe_model(network: FusionModel) -> dict[str, Any]:
-    """Return a model's class path and the arguments after the two sizes, defaults included."""
+def try_network(network: FusionModel, data: CohortDataModule) -> None:
+    """Check the contract of a model on one batch; `data` then has only what the model reads.
+
+    Raises:
+        InputError: If the model breaks the contract, or raises an error.
+    """
+    data.read_only(network.reads)
+    with _explained(type(network).__name__):
+        check_contract(network, data.example(), len(data.dataset.task.label_names))
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn any error of a model into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        # on a CPU, PyTorch has no special class for this error
+        if any(problem in str(error) for problem in ("allocate memory", "size calculation overflowed")):
+            raise InputError(
+                "the weights of this model do not fit in memory; choose smaller sizes in its options"
+            ) from error
+        raise InputError(f"{name} raised {describe_error(error)}; fix the model or its arguments") from error
+
+
+def describe_model(network: FusionModel, self_contained: bool = False) -> dict[str, Any]:
+    """Return a model's class path and the arguments after the two sizes, defaults included.
+
+    If `self_contained`, pretrained backbones are described by their configurations instead of the folders
+    or hub names that they were read from.
+    """
     sizes = list(inspect.signature(type(network)).parameters)[:2]
     arguments = {name: _plain(value) for name, value in network.init_args.items() if name not in sizes}
+    if self_contained:
+        configs = pretrained_configs(network)
+        arguments |= {
+            name: configs[value]
+            for name, value in arguments.items()
+            if isinstance(value, str) and value in configs
+        }
     return {"class_path": import_path(type(network)), "init_args": arguments}
 
 
@@ -51,7 +94,18 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def start_from(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
+def start_from(network: FusionModel, options: TrainOptions, cohort: str) -> None:
+    """Load the encoders of the runs that a new model starts from.
+
+    Raises:
+        InputError: If one of them cannot be loaded.
+    """
+    for modality, run in (("ehr", options.init_ehr), ("cxr", options.init_cxr)):
+        if run is not None:
+            _start_encoder(network, modality, run, cohort)
+
+
+def _start_encoder(network: FusionModel, modality: str, run: Path, cohort: str) -> None:
     """Load the encoder of a trained unimodal model into a new model's encoder of the same modality.
 
     Raises:
@@ -97,28 +151,17 @@ def arrange(network: FusionModel, options: TrainOptions) -> None:
         compile_encoders(network)
 
 
-def freeze_cxr(
-    fusion: FusionTraining, data: CohortDataModule, device: torch.device, interrupted: RunFiles | None
-) -> None:
+def freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.device) -> None:
     """Freeze the CXR backbones and store their output for every radiograph of the cohort.
 
-    Batches then hold no pixels. An interrupted run resumes with the backbones in its checkpoint.
+    Batches then hold no pixels.
 
     Raises:
-        InputError: If the model has no CXR encoder that can be frozen, or the cohort has no radiograph.
+        InputError: If the cohort has no radiograph.
     """
-    network = fusion.model
-    encoders = network.shared_encoders().cxr
-    if not encoders:
-        raise InputError(
-            f"--freeze-cxr: {type(network).__name__} has no encoder of radiographs that can be frozen; "
-            "choose a model that reads radiographs only through a CxrEncoder"
-        )
     if not len(data.dataset.cohort.cxr):
         raise InputError("--freeze-cxr: the cohort has no radiograph; leave the option out")
-    if interrupted is not None:
-        fusion.load_state_dict(load_checkpoint(interrupted, interrupted.last_checkpoint.name)["state_dict"])
     network.to(device)
-    for encoder in encoders:
+    for encoder in network.shared_encoders().cxr:
         encoder.freeze(data.every_cxr())
     data.read_only(network.reads, cxr_pixels=False)

@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn, optim
 
 from drfuse.errors import InputError
-from drfuse.imports import import_class
+from drfuse.imports import describe_error, import_class
 from drfuse.training.options import TrainOptions
 
 _WARM_UP = 0.1
@@ -19,18 +20,44 @@ def make_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) ->
     Raises:
         InputError: If the optimizer is unknown, or refuses its arguments.
     """
+    if "." not in options.optimizer:
+        raise InputError(
+            f"optimizer is {options.optimizer!r}; write torch.optim.{options.optimizer or 'SGD'}"
+        )
     kind = import_class(options.optimizer, optim.Optimizer)
     arguments: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     if kind is optim.Adam:
         arguments |= {"decoupled_weight_decay": True, "fused": True}
     try:
         optimizer: optim.Optimizer = kind(parameters, **arguments, **options.optimizer_args)
-    except (TypeError, ValueError) as error:
-        given = ", ".join(("lr", "weight_decay", *options.optimizer_args))
-        raise InputError(
-            f"optimizer: {options.optimizer} does not take {given} as given: {error}; check optimizer_args"
-        ) from error
+    except Exception as error:  # an optimizer may raise anything
+        raise _refused(options, error) from error
     return optimizer
+
+
+def try_optimizer(options: TrainOptions, model: nn.Module, device: torch.device) -> None:
+    """Make a step with the optimizer on small parameters: some arguments only fail there.
+
+    Raises:
+        InputError: If the optimizer is unknown, or does not work with its arguments.
+    """
+    n_dims = {parameter.ndim for parameter in model.parameters()}
+    parameters = [nn.Parameter(torch.ones([2] * n, device=device)) for n in sorted(n_dims)]
+    optimizer = make_optimizer(options, parameters)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise _refused(options, error) from error
+
+
+def _refused(options: TrainOptions, error: Exception) -> InputError:
+    given = ", ".join(("lr", "weight_decay", *options.optimizer_args))
+    return InputError(
+        f"optimizer: {options.optimizer} does not take {given} as given ({describe_error(error)}); check "
+        "optimizer_args"
+    )
 
 
 def cosine(n_steps: int, step: int) -> float:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
+from drfuse.arguments import as_annotated
 from drfuse.data import Augmentation, Subset, TaskName
-from drfuse.errors import InputError, check_choice
+from drfuse.errors import InputError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["constant", "cosine"]
@@ -26,7 +27,7 @@ class TrainOptions:
     """How a model is trained; the model's own options are the arguments of its class.
 
     Raises:
-        InputError: If a value is out of range.
+        InputError: If a value has another type, or is out of range.
     """
 
     train_on: Subset = "full"
@@ -123,16 +124,10 @@ class TrainOptions:
     with torchrun or srun, which also sets the default."""
 
     def __post_init__(self) -> None:
-        """Check the ranges of the options."""
-        for name, choices in (
-            ("train_on", get_args(Subset)),
-            ("validate_on", (None, *get_args(Subset))),
-            ("augment", (True, False, "shifts")),
-            ("precision", get_args(Precision)),
-            ("schedule", get_args(Schedule)),
-            ("task", get_args(TaskName)),
-        ):
-            check_choice(name, getattr(self, name), choices)
+        """Check the types and ranges of the options."""
+        for one in fields(self):
+            value = as_annotated(one.name, getattr(self, one.name), one.type)
+            object.__setattr__(self, one.name, value)
         for name, least, most in (
             ("epochs", 1, math.inf),
             ("patience", 1, math.inf),
@@ -140,21 +135,24 @@ class TrainOptions:
             ("accumulate", 1, math.inf),
             ("crop_size", 1, math.inf),
             ("num_workers", 0, math.inf),
+            ("devices", 1, math.inf),
+            ("nodes", 1, math.inf),
             ("seed", 0, 2**32 - 1),
             ("matched_cxr_dropout", 0, 1),
             ("cxr_share", 0, 1),
         ):
             value = getattr(self, name)
-            if not _is_number(value) or not least <= value <= most:
+            if value is not None and not least <= value <= most:
                 upper = "" if most == math.inf else f" and at most {most}"
                 raise InputError(f"{name} is {value}; expected at least {least}{upper}")
-        if not _is_number(self.lr) or not 0 < self.lr < math.inf:
+        if not 0 < self.lr < math.inf:
             raise InputError(f"lr is {self.lr}; expected a number above 0")
-        if not _is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
+        if not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight_decay is {self.weight_decay}; expected a number of at least 0")
-        if not isinstance(self.optimizer_args, Mapping):
+        if (n_devices := (self.devices or 1) * (self.nodes or 1)) > self.batch_size:
             raise InputError(
-                f"optimizer_args is {self.optimizer_args!r}; expected a mapping of names to values"
+                f"batch_size is {self.batch_size}, the stays of all {n_devices} devices together; choose at "
+                f"least {n_devices}"
             )
         if self.compile and self.checkpoint_activations:
             raise InputError("--compile does not work with --checkpoint-activations; choose one of them")
@@ -187,7 +185,7 @@ class TrainOptions:
         Paths are absolute, and `validate_on` has its actual value instead of None.
         """
         text = {
-            name: None if path is None else str(Path(path).resolve())
+            name: None if path is None else str(path.resolve())
             for name, path in (("init_ehr", self.init_ehr), ("init_cxr", self.init_cxr))
         }
         return asdict(self) | text | {"validate_on": self.validated_on}
@@ -202,10 +200,6 @@ class TrainOptions:
         if self.validated_on == self.train_on:
             given["validate_on"] = None
         return {name: value for name, value in given.items() if value != getattr(defaults, name)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 DEFAULTS = TrainOptions()

@@ -37,10 +37,11 @@ def make_trainer(ranks: Ranks, accelerator: str, precision: Precision, **options
             num_sanity_val_steps=0,
             enable_model_summary=False,
         )
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
         devices = "" if ranks.is_alone else f" on {ranks.devices} devices"
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"accelerator {accelerator!r} with precision {precision!r}{devices}: {error}"
+            f"accelerator {accelerator!r} with precision {precision!r}{devices}: {reason}"
         ) from error
     if trainer.precision != precision:  # Lightning only warns, and uses another
         raise InputError(f"--precision {precision} needs a GPU; choose bf16-mixed or 32-true on a CPU")

@@ -1,6 +1,7 @@
 """Searches for DrFuse's loss weights and learning rate on the validation split."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +22,23 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from drfuse.arguments import check_arguments
 from drfuse.data import Cohort
 from drfuse.errors import InputError, check_choice
-from drfuse.files import write_whole
+from drfuse.files import make_folder, write_whole
 from drfuse.imports import import_path
 from drfuse.models import DrFuse
 from drfuse.run import RunFacts
 from drfuse.training.fit import data_module
-from drfuse.training.matrix import SECONDS_TO_WAIT, RunSpec, specify, spread, train_all, train_one
+from drfuse.training.matrix import (
+    SECONDS_TO_WAIT,
+    RunSpec,
+    check_models,
+    specify,
+    spread,
+    train_all,
+    train_one,
+)
 from drfuse.training.metrics import MONITORED
 from drfuse.training.options import DEFAULTS, TrainOptions, Without, refuse_decided
 
@@ -83,6 +93,7 @@ class _Search:
     seed: int
 
 
+@check_arguments
 def tune(
     cohort: Path,
     out: Path,
@@ -130,19 +141,21 @@ def tune(
     check_choice("sampler", sampler, get_args(Sampler))
     grid = dict(zip(_NAMES, (alignment_weight, orthogonality_weight, auxiliary_weight, lr), strict=True))
     for name, values in grid.items():
-        if not values or min(values) < 0 or (name == "lr" and min(values) == 0):
+        if not values or not all(0 <= one < math.inf and (one or name != "lr") for one in values):
             least = "above 0" if name == "lr" else "of at least 0"
             raise InputError(f"--{name.replace('_', '-')} is {list(values)}; expected numbers {least}")
     if trials < 1 or workers < 1:
         raise InputError(f"trials is {trials}, workers is {workers}; expected at least 1 of each")
+    if storage is not None and sampler == "grid":
+        raise InputError("--storage is only for --sampler tpe; leave it out, or add --sampler tpe")
     if clash := sorted((model_args or {}).keys() & grid.keys()):
         raise InputError(f"{clash[0]} is searched for; give its values as --{clash[0].replace('_', '-')}")
-    opened, out = Cohort.open(Path(cohort).resolve()), Path(out).resolve()
-    data_module(opened, options)  # reports errors before any training
+    opened, out = Cohort.open(cohort.resolve()), out.resolve()
     run_of = partial(_run_of, opened, out / "runs", model_args or {}, options)
-    (out / "runs").mkdir(parents=True, exist_ok=True)
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    check_models([run_of(points[0])], data_module(opened, options))  # reports errors before any training
+    make_folder(out / "runs")
     if sampler == "grid":
-        points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         specs = [run_of(point) for point in points]
         failed = train_all(specs, workers, ray)
         rows = [
