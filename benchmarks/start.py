@@ -36,21 +36,21 @@ def start(repeats: int = 5, save: Path | None = None) -> Report:
         save: JSON file to write the report to.
     """
     general = _timed(["--help"], repeats)[1]
-    rows = []
-    for name, arguments in _COMMANDS.items():
-        first, whole = _timed([name, *arguments], repeats)
-        rows.append(
-            {
-                "command": f"drfuse {name}",
-                "first word, s": first,
-                "the sentence that refuses, s": whole,
-                "help, s": _timed([name, "--help"], repeats)[1],
-            }
-        )
+    times = {name: _timed([name, *arguments], repeats) for name, arguments in _COMMANDS.items()}
+    helps = {name: _timed([name, "--help"], repeats)[1] for name in _COMMANDS}
+    rows = [
+        {
+            "command": f"drfuse {name}",
+            "first word, s": first,
+            "the sentence that refuses, s": whole,
+            "help, s": helps[name],
+        }
+        for name, (first, whole) in times.items()
+    ]
     targets = [
         Target("drfuse --help", general, "s", at_most=0.3),
-        Target("first word of any command", max(row["first word, s"] for row in rows), "s", at_most=1),
-        Target("help of any command", max(row["help, s"] for row in rows), "s"),
+        Target("first word of any command", max(first for first, _ in times.values()), "s", at_most=1),
+        Target("help of any command", max(helps.values()), "s"),
     ]
     report = Report("Start", _HOW.format(repeats=repeats), targets, [Table("Each command", rows)])
     if save is not None:
