@@ -38,7 +38,7 @@ def start(repeats: int = 5, save: Path | None = None) -> Report:
     general = _timed(["--help"], repeats)[1]
     times = {name: _timed([name, *arguments], repeats) for name, arguments in _COMMANDS.items()}
     helps = {name: _timed([name, "--help"], repeats)[1] for name in _COMMANDS}
-    rows = [
+    rows: list[dict[str, str | float | None]] = [
         {
             "command": f"drfuse {name}",
             "first word, s": first,
