@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.errors import InputError
-from drfuse.run import Predictions
+from drfuse.errors import InputError, MissingInputError
+from drfuse.run import Predictions, RunFacts, RunFiles
 
 
 def example(weights: bool) -> Predictions:
@@ -59,6 +59,29 @@ def test_rows_are_those_of_a_split_and_subset(split: Any, full: list[bool], matc
 def test_missing_predictions_name_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"{tmp_path} has no predictions\.parquet"):
         Predictions.read(tmp_path / "predictions.parquet")
+
+
+def test_a_replaced_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".run.replaced").mkdir()
+    for missing in (Predictions.read, lambda path: RunFacts.read(path.parent)):
+        with pytest.raises(MissingInputError, match=r"not a finished run of `drfuse train`$"):
+            missing(tmp_path / "run" / "predictions.parquet")
+    example(weights=False).write(tmp_path / ".run.replaced" / "predictions.parquet")
+    for missing in (Predictions.read, lambda path: RunFacts.read(path.parent)):
+        with pytest.raises(MissingInputError, match=rf"replace is in {tmp_path}/\.run\.replaced$"):
+            missing(tmp_path / "run" / "predictions.parquet")
+
+
+def test_half_of_the_predictions_are_no_finished_run(tmp_path: Path) -> None:
+    path = RunFiles(tmp_path).predictions
+    example(weights=False).write(path)
+    assert RunFiles(tmp_path).is_finished
+    whole = path.read_bytes()
+    for n_bytes in (len(whole) - 1, 3, 0):
+        path.write_bytes(whole[:n_bytes])
+        assert not RunFiles(tmp_path).is_finished
+    path.unlink()
+    assert not RunFiles(tmp_path).is_finished
 
 
 def test_another_parquet_file_is_refused(tmp_path: Path) -> None:

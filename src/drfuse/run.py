@@ -1,10 +1,13 @@
 """A run on disk, which `drfuse train` writes and every later command reads."""
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 import polars as pl
@@ -12,12 +15,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from drfuse.arguments import as_annotated
 from drfuse.errors import InputError, MissingInputError
-from drfuse.files import atomic_file, write_whole
+from drfuse.files import atomic_file, beside, write_whole
 from drfuse.subsets import Split, Subset
 
 if TYPE_CHECKING:
     from drfuse.cohort import Variable
+    from drfuse.data import TaskName
 
 
 class RunFiles:
@@ -53,8 +58,19 @@ class RunFiles:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run is finished: its predictions are written last."""
-        return self.predictions.is_file()
+        """Whether the run is finished: its predictions are written last, and end with Parquet's mark."""
+        with suppress(OSError), self.predictions.open("rb") as file:
+            file.seek(-4, 2)
+            return file.read() == b"PAR1"
+        return False
+
+    def unfinished(self, missing: Path) -> MissingInputError:
+        """Return the error for a run without one of its files; it says where a replaced run is kept."""
+        message = f"{self.folder} has no {missing.name}: it is not a finished run of `drfuse train`"
+        folder = self.folder.resolve()
+        if folder.name and RunFiles(replaced := beside(folder, "replaced")).is_finished:
+            message += f"; the finished run that it was to replace is in {replaced}"
+        return MissingInputError(message)
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ class RunFacts:
     Attributes:
         drfuse: The version of drfuse that trained the run.
         cohort: Fingerprint of its cohort.
-        model: `class_path`, and `init_args`: the arguments after the two sizes, defaults included.
+        model: `class_path`, and `init_args`: the arguments after the two sizes, defaults included. A
+            pretrained backbone is its configuration.
         n_features: F, the features of an hour.
         task: What is predicted.
         label_names: The C labels, in order.
@@ -77,13 +94,16 @@ class RunFacts:
         precision: Numeric precision of the training.
         best_epoch: The epoch whose weights were kept, from 0.
         val_prauc_macro: Its macro PRAUC on the validation split.
+        preset: How the cohort's values were read; like the next two, None in a run of an earlier version.
+        before_hours: Hours before ICU admission from which height and weight count.
+        view: View positions of its radiographs.
     """
 
     drfuse: str
     cohort: str
     model: dict[str, Any]
     n_features: int
-    task: str
+    task: "TaskName"
     label_names: list[str]
     variables: "list[Variable]"
     normalization: dict[str, dict[str, float]]
@@ -91,13 +111,18 @@ class RunFacts:
     image_size: int
     crop_size: int
     batch_size: int
-    precision: str
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     best_epoch: int
     val_prauc_macro: float
+    preset: str | None = None
+    before_hours: int | None = None
+    view: Sequence[str] | None = None
 
     def write(self, path: Path) -> None:
-        """Write `config.json`."""
-        write_whole(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        """Write `config.json`, with the SHA-256 of the facts."""
+        facts = asdict(self)
+        facts["sha256"] = _sha256(facts)
+        write_whole(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, run: Path) -> "RunFacts":
@@ -109,11 +134,9 @@ class RunFacts:
         """
         from drfuse.cohort import Variable
 
-        files = RunFiles(Path(run))
+        files = RunFiles(as_annotated("run", run, Path))
         if not files.model.is_file():
-            raise MissingInputError(
-                f"{run} has no {files.model.name}: it is not a finished run of `drfuse train`"
-            )
+            raise files.unfinished(files.model)
         if not files.facts.is_file():
             raise MissingInputError(
                 f"{run} has no {files.facts.name}: an earlier version of drfuse trained it; train it again"
@@ -124,11 +147,59 @@ class RunFacts:
         except SafetensorError as error:
             raise InputError(f"{files.model} is damaged: {error}; train the run again") from error
         try:
-            fields = json.loads(files.facts.read_text(encoding="utf-8"))
-            fields["variables"] = [Variable(**variable) for variable in fields["variables"]]
-            return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+            stored = as_annotated("its content", json.loads(files.facts.read_text("utf-8")), dict[str, Any])
+            sha256 = stored.pop("sha256", None)  # None in a run of an earlier version
+            whole = sha256 in (None, _sha256(stored))
+            variables = as_annotated("variables", stored.get("variables"), Sequence[Mapping[str, Any]])
+            facts: RunFacts = _from_json(
+                cls, stored | {"variables": [_from_json(Variable, one) for one in variables]}
+            )
+            facts._check()
+            if not whole:
+                raise InputError("its values are not those that `drfuse train` wrote")
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{files.facts} is damaged: {error}; train the run again") from error
+        return facts
+
+    def _check(self) -> None:
+        """Raise InputError if a value is out of range, or the variables do not give `n_features`."""
+        from drfuse.data import EhrFeatures
+
+        n_features = len(EhrFeatures(self.variables, self.normalization))
+        for name, least, most in (
+            ("n_features", n_features, n_features),
+            ("window_hours", 1, math.inf),
+            ("image_size", 1, math.inf),
+            ("crop_size", 1, self.image_size),
+            ("batch_size", 1, math.inf),
+            ("best_epoch", 0, math.inf),
+            ("val_prauc_macro", 0, 1),
+        ):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise InputError(f"{name} is {value}, which is out of range")
+        as_annotated("label_names", self.label_names, Sequence[str])
+        as_annotated("model.class_path", self.model.get("class_path"), str)
+        as_annotated("model.init_args", self.model.get("init_args"), dict[str, Any])
+
+
+def _sha256(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _from_json(kind: Any, stored: Mapping[str, Any]) -> Any:
+    """Return a dataclass with the stored fields.
+
+    Raises:
+        InputError: If a field is missing, unknown or not of its annotated type.
+    """
+    from drfuse.cohort import Variable
+    from drfuse.data import TaskName
+
+    types = get_type_hints(kind, localns={"Variable": Variable, "TaskName": TaskName})
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if wrong := sorted((needed - stored.keys()) | (stored.keys() - types.keys())):
+        raise InputError(f"{wrong[0]} is {'missing' if wrong[0] in needed else 'unknown'}")
+    return kind(**{name: as_annotated(name, value, types[name]) for name, value in stored.items()})
 
 
 @dataclass(frozen=True)
@@ -197,9 +268,7 @@ class Predictions:
             InputError: If the file does not hold predictions.
         """
         if not path.is_file():
-            raise MissingInputError(
-                f"{path.parent} has no {path.name}: it is not a finished run of `drfuse train`"
-            )
+            raise RunFiles(path.parent).unfinished(path)
         try:
             table = pl.read_parquet(path, glob=False)
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])

@@ -1,8 +1,10 @@
 """Opening a cohort and finding things in it."""
 
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -98,6 +100,21 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_a_damaged_file_is_no_traceback(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=r"damaged.*run `drfuse prepare` again"):
+        Cohort.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [(math.nan, 1.0), (math.inf, 1.0), ("80", 1.0), (80, 0), (80, -1.0), (80, None)]
+)
+def test_a_normalization_that_cannot_be_used_is_damaged(folder: Path, mean: Any, std: Any) -> None:
+    path = folder / "normalization.json"
+    statistics = json.loads(path.read_text())
+    path.write_text(json.dumps(statistics | {"heart_rate": {"mean": mean, "std": std}}))
+    with pytest.raises(InputError, match=r"normalization\.json is damaged: .*; run `drfuse prepare` again"):
+        Cohort.open(folder)
+    del statistics["heart_rate"]
+    path.write_text(json.dumps(statistics))
+    with pytest.raises(InputError, match=r"the normalization of heart_rate is \{\}"):
         Cohort.open(folder)
 
 

@@ -113,7 +113,7 @@ def test_what_is_no_finished_run_has_no_model(finished: TrainedRun, tmp_path: Pa
     shutil.copy(finished.folder / "model.safetensors", copied)
     facts = (copied / "config.json").read_text()
     (copied / "config.json").write_text(facts.replace("drfuse.models.drfuse.DrFuse", "elsewhere.Model"))
-    with pytest.raises(InputError, match="elsewhere"):
+    with pytest.raises(InputError, match=r"config\.json is damaged: its values are not those"):
         load(copied)
     (copied / "config.json").write_text(facts[:100])
     with pytest.raises(InputError, match=r"config\.json is damaged"):

@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from drfuse.arguments import as_annotated
 from drfuse.cohort.manifest import Manifest, sha256
+from drfuse.data.features import EhrFeatures
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.subsets import Split, Subset
 
@@ -47,7 +49,7 @@ class Cohort:
             MissingInputError: If `folder` is not a cohort, or one of its files is missing.
             InputError: If a file is damaged, or the files do not belong together.
         """
-        folder = Path(folder)
+        folder = as_annotated("cohort", folder, Path)
         manifest = Manifest.read(folder)
         if missing := [name for name in manifest.files if not (folder / name).is_file()]:
             raise MissingInputError(f"{folder} lacks {', '.join(missing)}; run `drfuse prepare` again")
@@ -66,9 +68,13 @@ class Cohort:
         needed = {"subject_id", "stay_id", "n_hours", "has_cxr", "cxr_row", "split", *manifest.phenotypes}
         if absent := sorted(needed - set(stays.columns)):
             raise InputError(f"{folder}/stays.parquet lacks {', '.join(absent)}; run `drfuse prepare` again")
-        continuous = {variable.name for variable in manifest.variables if variable.kind == "continuous"}
-        if absent := sorted(continuous - set(normalization)):
-            raise InputError(f"{folder}/normalization.json lacks {absent[0]}; run `drfuse prepare` again")
+        try:
+            statistics = as_annotated("its content", normalization, dict[str, dict[str, float]])
+            EhrFeatures(manifest.variables, statistics)
+        except InputError as error:
+            raise InputError(
+                f"{folder}/normalization.json is damaged: {error}; run `drfuse prepare` again"
+            ) from error
         if ehr.dtype != np.float32 or cxr.dtype != np.uint8 or not stays["stay_id"].is_sorted():
             raise InputError(
                 f"{folder}: expected float32 values, uint8 images and stays sorted by stay_id; "

@@ -1,11 +1,13 @@
 """Turns hourly values in physical units into features: imputed, scaled, one-hot, with masks."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from drfuse.cohort.variables import Variable
+from drfuse.errors import InputError
 
 _MAX_DEVIATIONS = 10.0  # from the mean; published code replaces values farther out by the mean
 
@@ -19,6 +21,9 @@ class EhrFeatures:
     Args:
         variables: The V variables, in the order of the values' last axis.
         normalization: `mean` and `std` of each continuous variable.
+
+    Raises:
+        InputError: If the normalization of a variable is missing, or cannot be used.
     """
 
     def __init__(
@@ -29,8 +34,17 @@ class EhrFeatures:
         categorical = [variable for variable in variables if variable.kind == "categorical"]
         self._normal = torch.tensor([variable.normal for variable in variables])
         self._continuous = torch.tensor([numbers[variable.name] for variable in continuous])
-        self._mean = torch.tensor([normalization[variable.name]["mean"] for variable in continuous])
-        self._std = torch.tensor([normalization[variable.name]["std"] for variable in continuous])
+        statistics = [normalization.get(variable.name, {}) for variable in continuous]
+        self._mean, self._std = (
+            torch.tensor([one.get(name, math.nan) for one in statistics]) for name in ("mean", "std")
+        )
+        usable = self._mean.isfinite() & self._std.isfinite() & (self._std > 0)
+        if not usable.all():
+            first = int(usable.int().argmin())
+            raise InputError(
+                f"the normalization of {continuous[first].name} is {statistics[first]}; expected a finite "
+                "mean, and a finite std above 0"
+            )
         self._categorical = torch.tensor([numbers[variable.name] for variable in categorical])
         self._lowest = torch.tensor([variable.valid_low for variable in categorical])
         self._highest = torch.tensor([variable.valid_high for variable in categorical])

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from drfuse.arguments import as_annotated
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.batch import Batch, StoredBatch
 from drfuse.data.dataset import StayDataset
@@ -46,7 +47,13 @@ def _prefetch(batches: Iterator[Any]) -> Iterator[StoredBatch]:
 
 
 def batch_loader(dataset: StayDataset, batches: Any, num_workers: int) -> BatchLoader:
-    """Return a loader of the dataset for `batches`, each a list of rows."""
+    """Return a loader of the dataset for `batches`, each a list of rows.
+
+    Raises:
+        InputError: If `num_workers` is not a number from 0.
+    """
+    if as_annotated("num_workers", num_workers, int) < 0:
+        raise InputError(f"num_workers is {num_workers}; expected at least 0")
     return BatchLoader(
         dataset,
         sampler=batches,  # with batch_size=None, an item is a whole batch

@@ -1,10 +1,11 @@
 """Predicts the stays of a cohort with a trained run."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,16 +14,16 @@ from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
 
-from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset, TaskName
+from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.dataset import CxrContent
 from drfuse.data.loader import EvaluationBatches, explain_killed_workers, split_rows
 from drfuse.errors import InputError
-from drfuse.imports import import_class
+from drfuse.imports import imported_classes
 from drfuse.models import FusionModel
+from drfuse.models.cxr_encoders import only_new_backbones
 from drfuse.run import Predictions, RunFacts, RunFiles
 
-_CANNOT_LOAD = (KeyError, TypeError, ValueError, RuntimeError, OSError)
 _Returned = TypeVar("_Returned")
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -30,19 +31,29 @@ _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def load(run: Path) -> "Predictor":
     """Return the model of a finished run with its best weights, ready to predict.
 
+    Nothing in the run is executed or imported, and no path in it is followed: the model's class must be one
+    of drfuse's, or one that this program has imported.
+
     Raises:
         MissingInputError: If `run` is not a finished run.
-        InputError: If its files do not fit together, or the model's class cannot be imported.
+        InputError: If its files do not fit together, or the model's class is not imported.
     """
     facts = RunFacts.read(run)
+    path = facts.model["class_path"]
+    kind: Any = imported_classes(FusionModel).get(path)
+    if kind is None:
+        raise InputError(
+            f"the model of {run} is {path}, which is not one of drfuse's; import it before you load the run, "
+            "if you trust it"
+        )
     try:
-        kind = import_class(facts.model["class_path"], FusionModel)
-        model: FusionModel = kind(facts.n_features, len(facts.label_names), **facts.model["init_args"])
+        with only_new_backbones():
+            model: FusionModel = kind(facts.n_features, len(facts.label_names), **facts.model["init_args"])
         model.load_state_dict(load_file(RunFiles(Path(run)).model))
-    except _CANNOT_LOAD as error:
+    except Exception as error:  # a constructor may raise anything, given wrong arguments
         reason = " ".join(str(error).split())
         raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error
-    return Predictor(model.eval(), facts)
+    return Predictor(model.eval(), facts).to(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -68,33 +79,30 @@ class Predictor:
 
     def predict(
         self,
-        cohort: Cohort,
+        cohort: Cohort | Path,
         rows: NDArray[np.int64] | None = None,
         num_workers: int = 0,
         progress: bool = False,
     ) -> Predictions:
         """Return logits with and without the radiograph, and the modality weights, of N stays.
 
-        For a stay without a radiograph, both logits are the same. On a CPU, predictions for the run's own
-        cohort equal its `predictions.parquet` to the bit.
+        For a stay without a radiograph, both logits are the same. On the CPU of the training, predictions
+        for the run's own cohort equal its `predictions.parquet` to the bit; after a training on several
+        devices, or with `freeze_cxr` or `compile`, they differ by the rounding of its precision.
 
         Args:
-            cohort: The cohort, which need not be the one of the training.
-            rows: Rows of stays with known labels (N,); by default all of them.
+            cohort: The cohort or its folder; it need not be the one of the training.
+            rows: Row numbers of stays with known labels (N,); by default all of them.
             num_workers: Processes that make batches; 0 makes them in this one.
             progress: Whether to show a progress bar.
 
         Raises:
-            InputError: If the cohort's variables, hours, image size or labels are not the model's, or `rows`
-                is empty or holds a stay without known labels.
+            InputError: If the cohort was not prepared like that of the training, or `rows` is empty, not of
+                whole numbers, or holds a stay without known labels.
         """
         dataset = self._dataset(cohort)
-        known = dataset.task.rows()
-        rows = known if rows is None else rows
-        if not len(rows) or not np.isin(rows, known).all():
-            raise InputError(
-                f"rows: expected at least one, each of a stay of {cohort.folder} with known labels"
-            )
+        cohort, known = dataset.cohort, dataset.task.rows()
+        rows = known if rows is None else _row_numbers(rows, known, f"{cohort.folder} with known labels")
         batches = split_rows(rows, self.facts.batch_size)
         parts = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
         stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
@@ -108,15 +116,20 @@ class Predictor:
             logits_without_cxr=without,
         )
 
-    def represent(self, cohort: Cohort, batches: Sequence[Sequence[int]]) -> dict[str, NDArray[np.float32]]:
+    def represent(
+        self, cohort: Cohort | Path, batches: Sequence[Sequence[int]]
+    ) -> dict[str, NDArray[np.float32]]:
         """Return the model's representations by name for batches of rows, in order.
 
         Each is (N, D) for the N stays, or (M, D) for the M radiographs among them.
 
         Raises:
-            InputError: If the cohort does not fit the model.
+            InputError: If the cohort does not fit the model, or has no such rows.
         """
-        parts = self._map(lambda batch: self.model(batch).representations, self._dataset(cohort), batches)
+        dataset = self._dataset(cohort)
+        for batch in batches:
+            _row_numbers(batch, np.arange(len(dataset)), str(dataset.cohort.folder))
+        parts = self._map(lambda batch: self.model(batch).representations, dataset, batches)
         return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
 
     def _map(
@@ -141,32 +154,60 @@ class Predictor:
         ):
             return [function(batch) for batch in shown]
 
-    def _dataset(self, cohort: Cohort) -> StayDataset:
-        """Return the dataset of a cohort that fits the model, with the features of the training."""
-        facts, manifest = self.facts, cohort.manifest
-        expected: dict[str, tuple[Any, Any, str]] = {
-            "variables": (manifest.variables, facts.variables, "the same preset and version of drfuse"),
-            "hours": (manifest.options["window_hours"], facts.window_hours, "--window-hours"),
-        }
-        is_frozen = any(encoder.kept is not None for encoder in self.model.shared_encoders().cxr)
-        cxr: CxrContent = "nothing" if "cxr" not in self.model.reads else "rows" if is_frozen else "pixels"
-        if cxr == "pixels" and len(cohort.cxr):
-            expected["image size"] = (cohort.image_size, facts.image_size, "--image-size")
-        for what, (found, needed, option) in expected.items():
-            if found != needed:
-                shown = "" if what == "variables" else f" ({found}, not {needed})"
+    def _dataset(self, cohort: Cohort | Path) -> StayDataset:
+        """Return the dataset of a cohort that fits the model, with the features of the training.
+
+        The hours before admission count as well: they decide how often a stay's first hour has a height and
+        a weight, which the model sees in its observation masks.
+        """
+        cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
+        facts, manifest, reads = self.facts, cohort.manifest, self.model.reads
+        if manifest.variables != facts.variables:
+            raise InputError(
+                f"{cohort.folder} has different variables from the cohort that the model was trained on; "
+                "prepare it with the same version of drfuse"
+            )
+        options = {**manifest.options, "image_size": cohort.image_size}
+        names = ["window_hours"]
+        names += ["preset", "before_hours"] if "ehr" in reads else []
+        names += ["image_size", "view"] if "cxr" in reads and len(cohort.cxr) else []
+        for name in names:
+            found, needed = options.get(name), getattr(facts, name)
+            if name == "view" and needed and found:
+                found, needed = sorted(set(found)), sorted(set(needed))
+            if needed is not None and found != needed:  # an earlier version did not store them all
                 raise InputError(
-                    f"{cohort.folder} has different {what}{shown} from the cohort that the model was trained "
-                    f"on; prepare it with {option}"
+                    f"{cohort.folder} has a different {name} ({found}, not {needed}) from the cohort that "
+                    f"the model was trained on; prepare it with the same --{name.replace('_', '-')}"
                 )
+        is_frozen = any(encoder.kept is not None for encoder in self.model.shared_encoders().cxr)
+        cxr: CxrContent = "nothing" if "cxr" not in reads else "rows" if is_frozen else "pixels"
         features = EhrFeatures(facts.variables, facts.normalization)
-        dataset = StayDataset(cohort, cast(TaskName, facts.task), cxr, features)
+        dataset = StayDataset(cohort, facts.task, cxr, features)
         if dataset.task.label_names != facts.label_names:
             raise InputError(
                 f"{cohort.folder} has different labels from those that the model predicts; prepare it with "
                 "the same --phenotypes"
             )
         return dataset
+
+
+def _row_numbers(rows: Any, allowed: NDArray[np.int64], of: str) -> NDArray[np.int64]:
+    """Return rows as an array (N,); raise InputError unless they are whole numbers, all of them allowed."""
+    with suppress(ValueError):  # lists of different lengths
+        numbers = np.asarray(rows)
+        if (
+            numbers.ndim == 1
+            and numbers.dtype.kind in "iu"
+            and len(numbers)
+            and np.isin(numbers, allowed).all()
+        ):
+            return numbers
+    shown = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+    raise InputError(
+        f"rows: expected at least one, each of a stay of {of}, got {shown}; numpy.flatnonzero turns a mask "
+        "into rows"
+    )
 
 
 def predict_batch(model: FusionModel, batch: Batch) -> tuple[Tensor, ...]:

@@ -4,13 +4,23 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig, PreTrainedModel, ResNetBackbone, ResNetConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoBackbone,
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetBackbone,
+    ResNetConfig,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 from drfuse.data.batch import Batch
@@ -26,6 +36,8 @@ _RESNETS: dict[str, dict[str, Any]] = {
     "resnet101": {**_BOTTLENECK, "depths": [3, 4, 23, 3]},
 }
 
+_only_new = ContextVar("_only_new", default=False)
+
 
 class CxrEncoder(nn.Module):
     """Radiographs -> one representation each: a backbone, averaged over space, projected to `dim`.
@@ -40,6 +52,7 @@ class CxrEncoder(nn.Module):
             `cxr_row` instead of running on pixels; otherwise None.
         runs_on_none: True while another process has radiographs of the same training batch. The backbone then
             runs even without one, because its BatchNorms average over all processes.
+        config: The backbone's configuration.
     """
 
     SIZES: ClassVar[SizeNames] = ("dim", "cxr_backbone")
@@ -50,6 +63,7 @@ class CxrEncoder(nn.Module):
     def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
         self.backbone = build_backbone(sizes.cxr_backbone)
+        self.config = self.backbone.config
         self.project = nn.Linear(cast(list[int], self.backbone.channels)[-1], sizes.dim)
         self.register_buffer("kept", None, persistent=False)
 
@@ -93,6 +107,7 @@ class CxrStages(nn.Module):
         embedder: (M, 1, H, W) -> the first stage's input.
         stages: Feature maps -> smaller ones with more channels.
         channels: The output channels of each stage.
+        config: The backbone's configuration.
 
     Raises:
         InputError: If the backbone is not a ResNet.
@@ -111,6 +126,7 @@ class CxrStages(nn.Module):
         self.embedder = resnet.embedder
         self.stages = resnet.encoder.stages
         self.channels = list(resnet.config.hidden_sizes or ())
+        self.config = resnet.config
 
     @property
     def blocks(self) -> list[ResNetBasicLayer | ResNetBottleNeckLayer]:
@@ -140,24 +156,74 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
     """Return a `transformers` backbone that reads single-channel (grey) images.
 
     Args:
-        spec: For a new network, `resnet18`, `resnet34`, `resnet50`, `resnet101` or the fields of a
-            `ResNetConfig`. For a pretrained one, a folder or a name on the Hugging Face hub ("owner/name");
-            its first convolution is summed over the input channels.
+        spec: For a new network, `resnet18`, `resnet34`, `resnet50`, `resnet101`, the fields of a
+            `ResNetConfig`, or what `pretrained_configs` returns. For a pretrained one, a folder or a name on
+            the Hugging Face hub ("owner/name"); its first convolution is summed over the input channels.
 
     Raises:
         MissingInputError: If `spec` is neither one of these names nor a folder.
-        InputError: If it has no weights that fit a `transformers` backbone.
+        InputError: If it has no weights that fit a `transformers` backbone, or reading them is forbidden.
     """
+    if not isinstance(spec, str) and "model_type" in spec:
+        return _without_weights(spec)
     if not isinstance(spec, str):
         _check_fields(spec)
         return ResNetBackbone(ResNetConfig(num_channels=1, **spec))
     if spec in _RESNETS:
         return ResNetBackbone(ResNetConfig(num_channels=1, **_RESNETS[spec]))
+    if _only_new.get():
+        raise InputError(f"it has no configuration of its pretrained backbone, and {spec} is not read")
     if not Path(spec).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
         names = ", ".join(_RESNETS)
         raise MissingInputError(f"the backbone {spec!r} is not a folder here, nor one of {names}")
     backbone = _load_pretrained(spec)
     _sum_channels(backbone)
+    return backbone
+
+
+@contextmanager
+def only_new_backbones() -> Iterator[None]:
+    """Raise InputError wherever a pretrained backbone would be read from a folder or the hub."""
+    token = _only_new.set(True)
+    try:
+        yield
+    finally:
+        _only_new.reset(token)
+
+
+def pretrained_configs(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return what `build_backbone` needs to build each pretrained backbone of a model without its weights.
+
+    The keys are the folders or hub names that they were read from.
+    """
+    configs = [module.config for module in model.modules() if isinstance(module, CxrEncoder | CxrStages)]
+    return {
+        config.name_or_path: {
+            name: value for name, value in config.to_diff_dict().items() if name in _fields(type(config))
+        }
+        for config in configs
+        if config.name_or_path
+    }
+
+
+def _fields(kind: type[PreTrainedConfig]) -> set[str]:
+    """Return the fields of a configuration that describe a backbone, and neither names nor loads anything."""
+    own = inspect.signature(kind).parameters.keys() - inspect.signature(PreTrainedConfig).parameters.keys()
+    return (own | {"model_type", "dtype", "out_features"}) - {"num_channels"}
+
+
+def _without_weights(fields: Mapping[str, Any]) -> PreTrainedModel:
+    """Return a backbone of one of the types of `transformers`, with new weights."""
+    kinds: Mapping[str, type[PreTrainedConfig]] = CONFIG_MAPPING
+    name = fields["model_type"]
+    if name == "timm_backbone" or name not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
+        raise InputError(
+            f"model_type is {name!r}, which is not a backbone that transformers can build itself"
+        )
+    if unknown := sorted(fields.keys() - _fields(kinds[name])):
+        raise InputError(f"{unknown[0]!r} is not a field of a {kinds[name].__name__}")
+    config = AutoConfig.for_model(**fields, num_channels=1)
+    backbone: PreTrainedModel = cast(Any, AutoBackbone).from_config(config)
     return backbone
 
 

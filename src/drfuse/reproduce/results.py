@@ -72,8 +72,7 @@ class Results:
             if not spec.is_done:
                 continue
             try:
-                RunFacts.read(spec.folder)
-                of_seed = Predictions.read(spec.run.predictions).of_split("test")
+                of_seed = _read_test_split(spec, task)
             except InputError as error:
                 remedy = f"remove {spec.folder}, and the same command trains it again"
                 damaged.append(f"{spec.title} is damaged: {error}: {remedy}")
@@ -122,6 +121,25 @@ class Results:
             score = seeded_prauc(labels, logits, subjects, self.n_resamples) if is_comparable else None
             self._scores[key] = score
         return self._scores.get(key)
+
+
+def _read_test_split(spec: RunSpec, task: Task) -> Predictions:
+    """Return a run's predictions of the test split.
+
+    Raises:
+        InputError: If a file is damaged or missing, or belongs to another cohort or task.
+    """
+    facts, cohort, rows = RunFacts.read(spec.folder), task.cohort, task.rows("test")
+    predictions = Predictions.read(spec.run.predictions).of_split("test")
+    if not (
+        facts.cohort == cohort.fingerprint
+        and facts.label_names == predictions.phenotypes == task.label_names
+        and predictions.stays.equals(cohort.stays[rows].select(predictions.stays.columns))
+        and np.array_equal(predictions.labels, task.labels[rows])
+        and predictions.logits.shape == predictions.labels.shape
+    ):
+        raise InputError(f"its files are not all of the cohort {cohort.folder} and the task {task.name}")
+    return predictions
 
 
 def select(
