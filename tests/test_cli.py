@@ -1,6 +1,7 @@
 """The command line: options, errors and what it shows."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_an_unknown_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--validate-on", "half"], "--validate-on: expected one of 'full', 'matched'. Got value: half"),
         (["--schedule", "linear"], "--schedule: expected one of 'constant', 'cosine'. Got value: linear"),
         (["--devices", "two"], "--devices: expected a value of type int. Got value: two"),
+        (["--optimizer-args", "[1]"], "--optimizer-args: Expected a Mapping. Got value: [1]"),
     ],
 )
 def test_a_value_that_an_option_does_not_take_is_answered_with_what_it_takes(
@@ -187,6 +189,108 @@ def test_a_runs_own_configuration_repeats_it(small_cohort: Path, tmp_path: Path,
     main(["train", "--config", str(first / "config.yaml"), "--out", str(again)])
     assert (again / "config.yaml").read_text() == (first / "config.yaml").read_text()
     assert (again / "predictions.parquet").read_bytes() == (first / "predictions.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("option", ["--config", "--conf"])
+def test_what_is_typed_goes_before_a_file(
+    tmp_path: Path, first: bool, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    model = "{class_path: drfuse.models.EhrLstm, init_args: {dim: 8}}"
+    file.write_text(f"cohort: other\nepochs: 3\nlr: 0.5\noptimizer_args: {{eps: 0.1}}\nmodel: {model}\n")
+    typed = ["mine", "--epochs", "2", "--model.dim", "16", "--optimizer-args", "{eps: 0.2}"]
+    config = [option, str(file)]
+    options = printed(["train", *(typed + config if first else config + typed), "--out", "run"], capsys)
+    assert (options["cohort"], options["epochs"], options["lr"]) == ("mine", 2, 0.5)
+    assert (options["model"]["init_args"]["dim"], options["optimizer_args"]) == (16, {"eps": 0.2})
+    options = printed(["train", *config, "--out", "run"], capsys)
+    assert (options["cohort"], options["epochs"]) == ("other", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"epochs: 1\nlr: 0.1\nepochs: 2\n", "is not valid YAML: 'epochs' is given twice, in lines 1 and 3;"),
+        (
+            b"model: {init_args: {dim: 8, dim: 16}}",
+            "is not valid YAML: 'dim' is given twice, in line 1; delete",
+        ),
+        (b"", "is empty; expected names with values, such as `epochs: 3`"),
+        (b"- 1", "is not a mapping; expected names with values"),
+        (b"a: [", "is not valid YAML: while parsing a flow node"),
+        (b"\x93NUMPY", "is not valid YAML: 'utf-8' codec can't decode byte 0x93"),
+    ],
+)
+def test_a_file_of_options_that_cannot_be_read_is_told_in_one_sentence(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_bytes(content)
+    answer = error_of(["train", "cohort", "--out", "run", "--config", str(tmp_path / "run.yaml")], capsys)
+    assert answer.startswith(f"drfuse train: error: {tmp_path / 'run.yaml'} {said}")
+    assert answer.count("\n") == 1
+
+
+USERS_MODULE = """
+import functools
+from tests.training.own_model import FirstHour
+partial = functools.partial(FirstHour)
+class Unmade(FirstHour):
+    def __init__(self, n_features: int, n_labels: int) -> None: raise LookupError("no weights")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        (
+            "raise RuntimeError('boom')",
+            "A",
+            r"an import failed \(RuntimeError in .*users_\w+.py, line 1: boom\)",
+        ),
+        ("import sys\nsys.exit(0)", "A", r"an import failed \(SystemExit in .*users_\w+.py, line 2: 0\)"),
+        (
+            USERS_MODULE,
+            "partial",
+            r"--model: expected the import path of a class, got users_\w+.partial \(it is a",
+        ),
+        (
+            USERS_MODULE,
+            "Unmade",
+            r"Unmade raised LookupError in .*users_\w+.py, line 6: no weights; fix the mo",
+        ),
+        (USERS_MODULE, "FusionModel", r"--model: .* got users_\w+.FusionModel \(module .* has no attribute"),
+    ],
+)
+def test_a_users_module_that_cannot_be_used_is_told_in_one_sentence(
+    text: str,
+    name: str,
+    said: str,
+    small_cohort: Path,
+    tmp_path: Path,
+    tiny: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = f"users_{abs(hash((text, name)))}"
+    (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["train", str(small_cohort), "--out", str(tmp_path / "run"), "--config", tiny]
+    answer = error_of([*command, "--model", f"{module}.{name}"], capsys)
+    assert re.match(f"drfuse train: error: {said}", answer)
+    assert answer.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_abstract_model_is_refused_in_one_sentence(
+    small_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(small_cohort), "--out", str(tmp_path / "run"), "--crop-size", "32"]
+    answer = error_of([*command, "--model", "drfuse.models.FusionModel"], capsys)
+    assert answer.startswith("drfuse train: error: FusionModel raised TypeError: Can't instantiate abstract")
+    answer = error_of([*command, "--model", "torch.nn.Linear"], capsys)
+    assert "expected the import path of a class, got" in answer
+    assert answer.count("\n") == 1
 
 
 def test_a_users_own_model_is_named_by_its_import_path(small_cohort: Path, tmp_path: Path, tiny: str) -> None:

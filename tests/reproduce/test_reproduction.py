@@ -303,6 +303,13 @@ def test_options_reach_every_training(
         ({"model_args": {"width": 8}}, "none of the systems' models takes 'width'"),
         ({"task": "readmission"}, "task is 'readmission'"),
         ({"workers": 0}, "workers is 0"),
+        ({"n_resamples": 1.5}, "n_resamples is 1.5; expected a whole number"),
+        ({"models": "drfuse"}, "models is the text 'drfuse'; expected a list with text for each item"),
+        ({"settings": {"drfuse": 5}}, r"settings\['drfuse'\] is 5; expected a mapping"),
+        ({"seeds": [1.5]}, r"seeds\[0\] is 1.5; expected a whole number"),
+        ({"freeze_cxr": True}, "--freeze-cxr: .* has no encoder of radiographs"),
+        ({"options": None}, "options is None; expected a TrainOptions"),
+        ({"cohort": 3}, "cohort is 3; expected a path"),
     ],
 )
 def test_wrong_options_stop_before_anything_is_trained_or_written(

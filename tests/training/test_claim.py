@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from drfuse.data import Cohort
 from drfuse.errors import InputError
 from drfuse.models import EhrLstm, LogisticEhr, MedFuse
 from drfuse.run import Predictions, RunFiles
@@ -151,3 +152,34 @@ def test_a_folder_below_a_file_is_refused_in_a_sentence(fit: Trainer, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is a file, not a folder; choose a different --out"):
         fit(out=tmp_path / "file" / "below" / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"options": {"epochs": 1}}, "options is {'epochs': 1}; expected a TrainOptions"),
+        ({"options": None}, "options is None; expected a TrainOptions"),
+        (
+            {"model": "drfuse.models.EhrLstm"},
+            "model is the text 'drfuse.models.EhrLstm'; expected a class or",
+        ),
+        ({"model": lambda *_: torch.nn.Linear(1, 1)}, "the model is of type Linear; expected a FusionModel"),
+        ({"overwrite": "no"}, "overwrite is the text 'no'; expected true or false"),
+        ({"accelerator": "tpu"}, "accelerator 'tpu' with precision '32-true': "),
+        ({"devices": 4, "batch_size": 3}, "batch_size is 3, the stays of all 4 devices together"),
+        ({"devices": 10**6, "batch_size": 10**6}, "--devices is 1000000, but this machine has"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_sentence(
+    fit: Trainer, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        fit(**options)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_open_cohort_is_not_a_path(small_cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cohort is of type Cohort; expected a path"):
+        train(Cohort.open(small_cohort), tmp_path / "run", FirstHour)  # type: ignore[arg-type]

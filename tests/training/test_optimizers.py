@@ -8,7 +8,7 @@ from torch import nn
 
 from drfuse.errors import InputError
 from drfuse.training import TrainOptions
-from drfuse.training.optimizers import make_optimizer
+from drfuse.training.optimizers import make_optimizer, try_optimizer
 
 
 def parameters() -> list[nn.Parameter]:
@@ -40,8 +40,17 @@ def test_another_optimizer_gets_its_own_arguments() -> None:
         ({"optimizer_args": {"momentum": 0.9}}, "torch.optim.Adam does not take lr, weight_decay, momentum"),
         ({"optimizer_args": {"lr": 0.9}}, "torch.optim.Adam does not take"),
         ({"optimizer": "torch.optim.LBFGS"}, "torch.optim.LBFGS does not take lr, weight_decay"),
+        ({"optimizer": "SGD"}, r"optimizer is 'SGD'; write torch\.optim\.SGD"),
+        ({"optimizer": "torch.optim.Optimizer"}, "does not take lr, weight_decay as given"),
+        ({"optimizer_args": {"foreach": True}}, r"foreach as given \(RuntimeError: `fused` and `foreach`"),
+        ({"optimizer_args": {"betas": [0.9]}}, r"betas as given \(IndexError: list index out of range\)"),
+        ({"optimizer_args": {"differentiable": True}}, r"differentiable as given \(RuntimeError"),
+        ({"optimizer": "torch.optim.AdamW", "optimizer_args": {"capturable": True}}, "capturable as given"),
+        ({"optimizer": "torch.optim.SGD", "optimizer_args": {"momentum": "0.9"}}, "momentum as given"),
+        ({"optimizer": "torch.optim.SparseAdam"}, "SparseAdam does not take"),
+        ({"optimizer": "torch.optim.Muon"}, "Muon (cannot be imported|does not take)"),
     ],
 )
 def test_what_is_no_optimizer_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        make_optimizer(TrainOptions(**options), parameters())
+        try_optimizer(TrainOptions(**options), nn.Linear(2, 2), torch.device("cpu"))

@@ -125,9 +125,9 @@ def test_the_papers_grid_is_the_default(search: Search, monkeypatch: pytest.Monk
     ("options", "complaint"),
     [
         ({"sampler": "random"}, "sampler is 'random'; expected one of 'grid', 'tpe'"),
-        ({"lr": (0.0, 1e-3)}, "--lr is .*; expected numbers"),
-        ({"alignment_weight": ()}, "--alignment-weight is .*; expected numbers"),
-        ({"auxiliary_weight": (-0.1,)}, "--auxiliary-weight is .*; expected numbers"),
+        ({"lr": (0.0, 1e-3)}, "--lr is .*; expected finite numbers"),
+        ({"alignment_weight": ()}, "--alignment-weight is .*; expected finite numbers"),
+        ({"auxiliary_weight": (-0.1,)}, "--auxiliary-weight is .*; expected finite numbers"),
         ({"trials": 0}, "trials is 0, workers is 1; expected at least 1"),
         ({"workers": 0}, "workers is 0; expected at least 1"),
         ({"model_args": {"alignment_weight": 1.0}}, "give its values as --alignment-weight"),
@@ -136,6 +136,14 @@ def test_the_papers_grid_is_the_default(search: Search, monkeypatch: pytest.Monk
         ({"crop_size": 512}, "crop_size is 512"),
         ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"lr": 1e-3}, "lr is 0.001; expected a list with a number for each item"),
+        ({"lr": ["x"]}, r"lr\[0\] is the text 'x'; expected a number"),
+        ({"alignment_weight": [math.nan]}, "--alignment-weight is .*; expected finite numbers"),
+        ({"lr": [math.inf]}, "--lr is .*; expected finite numbers"),
+        ({"trials": 1.5}, "trials is 1.5; expected a whole number"),
+        ({"storage": "sqlite:///studies.db"}, "--storage is only for --sampler tpe"),
+        ({"model_args": {"dim": "8"}}, "DrFuse raised TypeError"),
+        ({"options": {"epochs": 1}}, "options is {'epochs': 1}; expected a TrainOptions"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_trained(

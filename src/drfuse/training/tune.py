@@ -143,7 +143,7 @@ def tune(
     for name, values in grid.items():
         if not values or not all(0 <= one < math.inf and (one or name != "lr") for one in values):
             least = "above 0" if name == "lr" else "of at least 0"
-            raise InputError(f"--{name.replace('_', '-')} is {list(values)}; expected numbers {least}")
+            raise InputError(f"--{name.replace('_', '-')} is {list(values)}; expected finite numbers {least}")
     if trials < 1 or workers < 1:
         raise InputError(f"trials is {trials}, workers is {workers}; expected at least 1 of each")
     if storage is not None and sampler == "grid":
