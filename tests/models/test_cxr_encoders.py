@@ -1,7 +1,10 @@
 """The radiographs' encoders: what reaches a representation, and which networks they are."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +21,14 @@ from transformers import (
 
 from drfuse.errors import InputError, MissingInputError
 from drfuse.models import EncoderSizes
-from drfuse.models.cxr_encoders import CxrEncoder, CxrStages, build_backbone, enough_for_batch_norm
+from drfuse.models.cxr_encoders import (
+    CxrEncoder,
+    CxrStages,
+    build_backbone,
+    enough_for_batch_norm,
+    only_new_backbones,
+    pretrained_configs,
+)
 from drfuse.models.sizes import BackboneSpec
 from tests.builders import TINY_BACKBONE, make_batch, n_parameters
 
@@ -279,3 +289,40 @@ def test_a_frozen_backbone_is_asked_once_and_remembered() -> None:
     without_pixels = replace(make_batch((0, 1, 2)), cxr=torch.empty(3, 1, 0, 0), cxr_row=rows)
     torch.testing.assert_close(encoder(without_pixels), expected[rows])
     assert encoder(without_pixels.keep_cxr(rows[:0])).shape == (0, 6)
+
+
+# --- without weights ----------------------------------------------------------------------------------------
+
+
+def test_a_backbone_is_built_again_from_its_configuration_alone(tmp_path: Path) -> None:
+    first: dict[str, Any] = {"out_features": ["stage1"]}
+    tiny = ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, **first)
+    ConvNextBackbone(tiny).save_pretrained(tmp_path / "backbone")
+    sizes = EncoderSizes(dim=8, cxr_backbone=str(tmp_path / "backbone"))
+    (fields,) = pretrained_configs(encoder := CxrEncoder(sizes)).values()
+    fields = json.loads(json.dumps(fields))
+    shutil.rmtree(tmp_path / "backbone")
+    with only_new_backbones():
+        again = CxrEncoder(EncoderSizes(dim=8, cxr_backbone=fields))
+        with pytest.raises(InputError, match="has no configuration of its pretrained backbone"):
+            CxrEncoder(sizes)
+    again.load_state_dict(encoder.state_dict())
+    cxr = torch.randn(2, 1, 32, 32)
+    assert again.project.in_features == 4
+    assert torch.equal(again.eval().pool(cxr), encoder.eval().pool(cxr))
+    assert not pretrained_configs(CxrEncoder(EncoderSizes(dim=8, cxr_backbone=TINY_BACKBONE)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"model_type": "bert"}, "model_type is 'bert', which is not a backbone"),
+        ({"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}, "model_type is 'timm_backbone'"),
+        ({"model_type": "dinov2", "attn_implementation": "a/b"}, "'attn_implementation' is not a field"),
+        ({"model_type": "resnet", "auto_map": {"AutoBackbone": "a.B"}}, "'auto_map' is not a field"),
+        ({"model_type": "resnet", "name_or_path": "a/b"}, "'name_or_path' is not a field"),
+    ],
+)
+def test_a_configuration_that_loads_something_is_refused(fields: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        build_backbone(fields)

@@ -164,13 +164,12 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
         MissingInputError: If `spec` is neither one of these names nor a folder.
         InputError: If it has no weights that fit a `transformers` backbone, or reading them is forbidden.
     """
-    if not isinstance(spec, str) and "model_type" in spec:
-        return _without_weights(spec)
-    if not isinstance(spec, str):
-        _check_fields(spec)
-        return ResNetBackbone(ResNetConfig(num_channels=1, **spec))
-    if spec in _RESNETS:
-        return ResNetBackbone(ResNetConfig(num_channels=1, **_RESNETS[spec]))
+    if not isinstance(spec, str) or spec in _RESNETS:
+        fields = _RESNETS[spec] if isinstance(spec, str) else spec
+        if "model_type" in fields:
+            return _without_weights(fields)
+        _check_fields(fields)
+        return ResNetBackbone(ResNetConfig(num_channels=1, **fields))
     if _only_new.get():
         raise InputError(f"it has no configuration of its pretrained backbone, and {spec} is not read")
     if not Path(spec).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
