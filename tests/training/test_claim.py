@@ -109,14 +109,16 @@ def test_a_checkpoint_of_another_model_is_refused(fit: Trainer, interrupted: Run
         fit()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"cohort: a\ncoh", b"\xff\x00", b"cohort: a\ncohort: b\n"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"cohort: a\ncoh", b"cohort: a\n", b"\xff\x00", b"cohort: a\ncohort: b\n"]
+)
 def test_a_run_whose_configuration_is_damaged_can_be_replaced(
     fit: Trainer, interrupted: RunFiles, content: bytes | None
 ) -> None:
     interrupted.config.unlink()
     if content is not None:
         interrupted.config.write_bytes(content)
-    with pytest.raises(InputError, match=r"config\.yaml.*cannot resume; .* add --overwrite"):
+    with pytest.raises(InputError, match=r"config\.yaml is missing or damaged, so .* add --overwrite"):
         fit()
     (interrupted.folder / "notes.txt").touch()
     with pytest.raises(InputError, match="holds something that is not a run; choose a different --out"):

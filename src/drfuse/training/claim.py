@@ -108,9 +108,11 @@ def _interrupted(
         return {}, None
     try:
         # an option missing from an older run had its default value
-        earlier = DEFAULTS.written() | read_yaml(run.config)
+        earlier = DEFAULTS.written() | _config_of(run)
     except InputError as error:
-        raise InputError(f"{error}, so {run.folder} cannot resume; {instead}") from error
+        raise InputError(
+            f"{run.config} is missing or damaged, so {run.folder} cannot resume; {instead}"
+        ) from error
     changed = sorted(name for name in config if name not in _MAY_CHANGE and config[name] != earlier.get(name))
     if changed:
         raise InputError(
@@ -150,10 +152,17 @@ def _has_weights(run: RunFiles) -> bool:
 def _is_run(run: RunFiles) -> bool:
     """Return whether the folder holds a run: its `config.yaml`, or weights and nothing that no run has."""
     try:
-        options = read_yaml(run.config)
+        return bool(_config_of(run))
     except InputError:
         if not run.folder.is_dir() or not _has_weights(run):
             return False
         names = {path.name for path in vars(run).values()}
         return all(path.name in names or path.suffix == ".partial" for path in run.folder.iterdir())
-    return {"cohort", "model", "train_on"} <= options.keys()
+
+
+def _config_of(run: RunFiles) -> dict[str, Any]:
+    """Return the content of a run's `config.yaml`; raise InputError if it is not a run's."""
+    config = read_yaml(run.config)
+    if lacking := {"cohort", "model", "train_on"} - config.keys():
+        raise InputError(f"{run.config} lacks {min(lacking)}; it is not of a run")
+    return config

@@ -58,7 +58,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a model may raise anything
         # on a CPU, PyTorch has no special class for this error
         if any(problem in str(error) for problem in ("allocate memory", "size calculation overflowed")):
             raise InputError(
