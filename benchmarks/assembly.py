@@ -11,11 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
+import ibis.expr.types as ir
+
 from benchmarks.command import command
 from benchmarks.fresh import fresh
 from benchmarks.results import Report, Table, Target
 from drfuse.cohort import assembly, load_variables
-from drfuse.cohort.store import open_store, spill_folder
+from drfuse.cohort.store import Store, open_store, spill_folder
 
 AT_MOST_GIB = 4
 _HOW = """\
@@ -82,17 +84,9 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
             FROM range({n_stays}) t(i)
             """
         )
-        store.raw_sql(
-            f"""
-            CREATE TABLE hourly AS
-            SELECT 30_000_000 + 7 * (hash(i) % {n_stays})::BIGINT AS stay_id,
-                   (hash(i, 1) % {n_variables})::SMALLINT AS variable,
-                   (hash(i, 2) % 48)::SMALLINT AS hour, (i % 1000)::DOUBLE AS value
-            FROM range({n_stays * cells}) t(i) ORDER BY stay_id
-            """
-        )
+        hourly = make_up_hourly(store, n_stays, cells)
         sorted_at = perf_counter()
-        stays, hourly = store.table("stays"), store.table("hourly")
+        stays = store.table("stays")
         for _ in assembly.write_ehr(Path(os.devnull), stays, hourly, (48, n_variables), store):
             pass
         series_at = perf_counter()
@@ -103,6 +97,20 @@ def assemble(n_stays: int, cells: int) -> dict[str, float]:
             "series": series_at - sorted_at,
             "stays": perf_counter() - series_at,
         }
+
+
+def make_up_hourly(store: Store, n_stays: int, cells: int) -> ir.Table:
+    """Return a table of made-up values, `cells` a stay on average, as `last_of_each_hour` gives it."""
+    store.raw_sql(
+        f"""
+        CREATE TABLE hourly AS
+        SELECT 30_000_000 + 7 * (hash(i) % {n_stays})::BIGINT AS stay_id,
+               (hash(i, 1) % {len(load_variables())})::SMALLINT AS variable,
+               (hash(i, 2) % 48)::SMALLINT AS hour, (i % 1000)::DOUBLE AS value
+        FROM range({n_stays * cells}) t(i) ORDER BY stay_id
+        """
+    )
+    return store.table("hourly")
 
 
 if __name__ == "__main__":
