@@ -1,5 +1,7 @@
 """Calibration: hand-worked, and against plain loops."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
@@ -112,3 +114,13 @@ def test_an_empty_bin_is_undefined() -> None:
 def test_what_is_no_probability_is_refused(wrong: float) -> None:
     with pytest.raises(InputError, match="probabilities from 0 to 1"):
         calibration([[1], [0]], [[wrong], [0.2]], [0, 1])
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_reading_in_blocks_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    labels, probabilities = example()
+    of_seeds = np.stack([probabilities, probabilities**1.2])
+    units = np.random.default_rng(2).integers(0, 20, len(labels))
+    whole = calibration(labels, of_seeds, units, n_draws=5)
+    monkeypatch.setattr(import_module("drfuse.evaluation.calibration"), "_STAYS_A_BLOCK", block)
+    assert calibration(labels, of_seeds, units, n_draws=5) == whole

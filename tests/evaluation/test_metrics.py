@@ -50,7 +50,7 @@ def test_metrics_have_a_row_a_resample_and_a_column_a_label() -> None:
         (auroc(stays), roc_auc_score),
     ):
         assert found.shape == (10, 4)
-        for r, row in enumerate(np.concatenate(stays.blocks)):
+        for r, row in enumerate(np.concatenate(list(stays.blocks))):
             drawn = np.repeat(np.arange(len(labels)), row)
             assert found[r, 0] == pytest.approx(expected(labels[drawn, 0], logits[drawn, 0]))
         assert np.isnan(found[:, 3]).all()

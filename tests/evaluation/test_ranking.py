@@ -9,7 +9,7 @@ from numba.core import caching
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from drfuse.evaluation import ranking
-from drfuse.evaluation.ranking import bootstrap_prauc, prauc_auroc
+from drfuse.evaluation.ranking import bootstrap_prauc, prauc_auroc, prauc_auroc_of_groups, rank
 from drfuse.evaluation.resampling import resample
 
 
@@ -104,6 +104,16 @@ def test_one_unit_of_many_rows_is_drawn_whole() -> None:
     labels, scores = tied_example(n=300)
     found = bootstrap_prauc(labels, scores, 3, units=np.zeros(300))
     np.testing.assert_allclose(found, np.repeat(prauc_auroc(labels, scores)[0], 3, axis=0), rtol=1e-12)
+
+
+def test_groups_are_measured_as_if_each_were_alone() -> None:
+    labels, scores = tied_example(n=300)
+    blocks = list(resample(np.arange(300) // 2, 70, seed=1))
+    groups = np.random.default_rng(1).random((4, 300)) < np.array([[0.5], [0.05], [1.0], [0.0]])
+    prauc, auroc = prauc_auroc_of_groups(rank(labels, scores), groups, blocks)
+    for g, rows in enumerate(groups):
+        alone = prauc_auroc(labels[rows], scores[rows], [block[:, rows] for block in blocks])
+        np.testing.assert_array_equal((prauc[g], auroc[g]), alone)
 
 
 def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
 """Resamples draw whole units, as often as the seed says, in blocks of bytes."""
 
-import numpy as np
+from typing import get_args
 
-from drfuse.evaluation.resampling import resample
+import numpy as np
+import pytest
+
+from drfuse.evaluation.estimate import Intervals
+from drfuse.evaluation.resampling import Resamples, resample
 
 
 def test_resamples_draw_as_many_units_as_there_are() -> None:
@@ -37,3 +41,22 @@ def test_the_seed_decides_the_resamples() -> None:
     first, again, other = (next(resample(np.arange(20), 5, seed=seed)) for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
+
+
+@pytest.mark.parametrize("intervals", get_args(Intervals))
+def test_stored_resamples_are_those_that_are_drawn_one_by_one(intervals: Intervals) -> None:
+    units = np.random.default_rng(0).integers(0, 25, 60)
+    stored = Resamples.draw(units, 130, 3, intervals)
+    everyone, *drawn = stored
+    assert (everyone == np.ones((1, 60))).all()
+    np.testing.assert_array_equal(
+        np.concatenate(drawn), np.concatenate(list(resample(units, 130, 3, intervals)))
+    )
+    for first, again in zip(stored, stored, strict=True):
+        np.testing.assert_array_equal(first, again)
+
+
+def test_a_half_sample_has_half_of_the_units() -> None:
+    (counts,) = resample(np.arange(7), 20, 0, "half-sampling")
+    assert counts.sum(axis=1).tolist() == [3, 4] * 10
+    assert set(counts.ravel()) == {0, 1}

@@ -1,16 +1,20 @@
 """Calibration: do 30 % of the stays predicted at 30 % have the label? Curve, error and Brier score."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array, csr_array, vstack
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, stack_seeds
+from drfuse.evaluation.resampling import number_units
 
 _NORMAL = 1.959964  # standard errors between the centre and either end of a normal 95 % interval
+_STAYS_A_BLOCK = 32_768
 
 
 @dataclass(frozen=True)
@@ -80,47 +84,159 @@ def calibration(
     Raises:
         InputError: If a probability is not between 0 and 1.
     """
-    present, given, n_seeds = stack_seeds(labels, probabilities)
-    if not ((given >= 0) & (given <= 1)).all():
-        raise InputError("expected probabilities from 0 to 1; got NaN or numbers outside, such as logits")
-    n, n_columns = present.shape
-    bins = np.minimum((given * n_bins).astype(np.intp), n_bins - 1)
-    cells = bins + n_bins * np.arange(n_columns)  # a bin of a column is a cell
-    n_cells = n_columns * n_bins
-    _, unit_of_row = np.unique(np.asarray(units), return_inverse=True)
-
-    def sum_by_unit(values: NDArray[np.float64], group: NDArray[np.intp], n_groups: int) -> csr_array:
-        """Return the sums of values (n, S C) by unit and group, (units, n_groups)."""
-        rows = np.broadcast_to(unit_of_row[:, None], group.shape).ravel()
-        shape = (int(unit_of_row.max(initial=-1)) + 1, n_groups)
-        return coo_array((values.ravel(), (rows, group.ravel())), shape=shape).tocsr()
-
-    def ece(outcomes: NDArray[np.float64]) -> float:
-        sums = np.bincount(cells.ravel(), (given - outcomes).ravel(), n_cells)
-        return float(np.abs(sums).sum() / (n * n_columns))
-
+    stays = _Stays.of(labels, probabilities, units, n_bins)
     generator = np.random.default_rng(seed)
-    ones = np.ones_like(given)
-    residuals, sizes = (sum_by_unit(values, cells, n_cells) for values in (given - present, ones))
-    squares = _mean_by_unit((given - present) ** 2, unit_of_row, n_seeds)
-    seeds = np.arange(n_columns) // (n_columns // n_seeds)
-    positives, in_bins = (sum_by_unit(values, bins, n_bins) for values in (present, ones))
+    squares, positives, in_bins = stays.by_unit()
+    residuals, pairs = stays.residuals()
+    seeds = np.arange(stays.n_columns * n_bins) // (stays.n_columns * n_bins // stays.n_seeds)
+    n_predictions = in_bins.sum(axis=0)
     return Calibration(
-        error=_root(_squared_error(residuals, sizes, np.repeat(seeds, n_bins))),
-        ece=ece(present),
-        ece_if_calibrated=float(np.mean([ece(_draw(given, n_seeds, generator)) for _ in range(n_draws)])),
-        brier=_mean_of_units(squares, np.bincount(unit_of_row)),
+        error=_root(_squared_error(residuals, pairs, seeds)),
+        ece=stays.ece(),
+        ece_if_calibrated=float(np.mean([stays.ece(generator) for _ in range(n_draws)])),
+        brier=_mean_of_units(squares, np.bincount(stays.unit_of_row)),
         reliability=[
             ReliabilityBin(
                 low=b / n_bins,
                 high=(b + 1) / n_bins,
-                n_predictions=int((bins == b).sum()),
-                predicted=float(given[bins == b].mean()) if (bins == b).any() else math.nan,
-                observed=_share(positives[:, [b]].toarray()[:, 0], in_bins[:, [b]].toarray()[:, 0]),
+                n_predictions=int(n_predictions[b]),
+                predicted=stays.mean_of_bin(b, int(n_predictions[b])),
+                observed=_share(positives[:, b].astype(np.float64), in_bins[:, b].astype(np.float64)),
             )
             for b in range(n_bins)
         ],
     )
+
+
+@dataclass(frozen=True)
+class _Stays:
+    """Predictions of n stays by S seeds, read a block of stays at a time; a column is a seed and a label.
+
+    Attributes:
+        labels: (n, C), 0 or 1.
+        probabilities: (S, n, C).
+        unit_of_row: The unit of each stay (n,), from 0.
+        n_bins: Number of bins.
+        bins: The bin of each prediction (n, S C).
+    """
+
+    labels: NDArray[Any]
+    probabilities: NDArray[Any]
+    unit_of_row: NDArray[np.intp]
+    n_bins: int
+    bins: NDArray[np.integer[Any]]
+
+    @classmethod
+    def of(cls, labels: ArrayLike, probabilities: ArrayLike, units: ArrayLike, n_bins: int) -> "_Stays":
+        """Return the stays.
+
+        Raises:
+            InputError: If a probability is not between 0 and 1.
+        """
+        known, given = np.asarray(labels), np.asarray(probabilities)
+        given = given[None] if given.ndim == 2 else given
+        bins = np.empty((len(known), len(given) * known.shape[1]), np.min_scalar_type(n_bins - 1))
+        stays = cls(known, given, number_units(units)[0], n_bins, bins)
+        for rows in stays._blocks():
+            _, of_rows = stays._columns(rows)
+            if not ((of_rows >= 0) & (of_rows <= 1)).all():
+                raise InputError(
+                    "expected probabilities from 0 to 1; got NaN or numbers outside, such as logits"
+                )
+            bins[rows] = np.minimum((of_rows * n_bins).astype(np.intp), n_bins - 1)
+        return stays
+
+    @property
+    def n_seeds(self) -> int:
+        """S."""
+        return len(self.probabilities)
+
+    @property
+    def n_columns(self) -> int:
+        """S C."""
+        return int(self.bins.shape[1])
+
+    @property
+    def n_units(self) -> int:
+        """The number of units."""
+        return int(self.unit_of_row.max(initial=-1)) + 1
+
+    def by_unit(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return sums over each unit's stays.
+
+        They are the squared errors, averaged over the labels, by seed (u, S); and by bin (u, n_bins) the
+        positives and the predictions.
+        """
+        squares = np.empty((len(self.labels), self.n_seeds))
+        positives, in_bins = np.zeros((2, self.n_units * self.n_bins), np.int64)
+        for rows in self._blocks():
+            present, given = self._columns(rows)
+            errors = ((given - present) ** 2).reshape(len(present), self.n_seeds, -1)
+            squares[rows] = errors.mean(axis=2)
+            cells = self.bins[rows] + self.n_bins * self.unit_of_row[rows, None]
+            in_bins += np.bincount(cells.ravel(), minlength=len(in_bins))
+            positives += np.bincount(cells[present == 1], minlength=len(in_bins))
+        of_seeds = [np.bincount(self.unit_of_row, of_seed) for of_seed in squares.T]
+        shape = (self.n_units, self.n_bins)
+        return np.stack(of_seeds, axis=1), positives.reshape(shape), in_bins.reshape(shape)
+
+    def residuals(self) -> tuple[csr_array, NDArray[np.float64]]:
+        """Return the sums of predicted minus observed by unit and cell, a bin of a column (u, K).
+
+        And the numbers of predictions by cell, and their squares summed over the units (2, K).
+        """
+        n_cells = self.n_columns * self.n_bins
+        order = np.argsort(self.unit_of_row, kind="stable")
+        ends = np.cumsum(np.bincount(self.unit_of_row, minlength=self.n_units))
+        pairs = np.zeros((2, n_cells))
+        parts = []
+        first = 0
+        while first < self.n_units:  # a block of whole units
+            start = ends[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, start + _STAYS_A_BLOCK, side="right")))
+            rows = order[start : ends[last - 1]]
+            present, given = self._columns(rows)
+            cells = self._cells(rows).ravel()
+            unit = np.repeat(self.unit_of_row[rows] - first, self.n_columns)
+            shape = (last - first, n_cells)
+            parts.append(coo_array(((given - present).ravel(), (unit, cells)), shape=shape).tocsr())
+            sizes = coo_array((np.ones(len(cells)), (unit, cells)), shape=shape).tocsr()
+            pairs += [np.bincount(sizes.indices, values, n_cells) for values in (sizes.data, sizes.data**2)]
+            first = last
+        return vstack(parts, format="csr"), pairs
+
+    def ece(self, generator: np.random.Generator | None = None) -> float:
+        """Return the expected calibration error; with a generator, of labels drawn from the predictions."""
+        n_cells = self.n_columns * self.n_bins
+        sums: NDArray[Any] = np.zeros(n_cells)
+        for rows in self._blocks():
+            present, given = self._columns(rows)
+            outcomes = present if generator is None else _draw(given, self.n_seeds, generator)
+            cells = np.concatenate([np.arange(n_cells), self._cells(rows).ravel()])
+            # goes on adding where the last block ended, so that blocks do not change the sums
+            sums = np.bincount(cells, np.concatenate([sums, (given - outcomes).ravel()]), n_cells)
+        return float(np.abs(sums).sum() / (len(self.labels) * self.n_columns))
+
+    def mean_of_bin(self, b: int, n: int) -> float:
+        """Return the mean of the n predictions in a bin; NaN if it is empty."""
+        found = np.empty(n)
+        filled = 0
+        for rows in self._blocks():
+            of_block = self._columns(rows)[1][self.bins[rows] == b]
+            found[filled : (filled := filled + len(of_block))] = of_block
+        return float(found.mean()) if n else math.nan
+
+    def _blocks(self) -> Iterator[slice]:
+        for start in range(0, len(self.labels), _STAYS_A_BLOCK):
+            yield slice(start, start + _STAYS_A_BLOCK)
+
+    def _columns(self, rows: slice | NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return labels and probabilities of some stays, both (r, S C)."""
+        present, given, _ = stack_seeds(self.labels[rows], self.probabilities[:, rows])
+        return present, given.astype(np.float64, copy=False)
+
+    def _cells(self, rows: slice | NDArray[np.intp]) -> NDArray[np.intp]:
+        return self.bins[rows] + self.n_bins * np.arange(self.n_columns)
 
 
 def _draw(given: NDArray[np.float64], n_seeds: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -130,15 +246,7 @@ def _draw(given: NDArray[np.float64], n_seeds: int, generator: np.random.Generat
     return drawn
 
 
-def _mean_by_unit(
-    values: NDArray[np.float64], unit_of_row: NDArray[np.intp], n_seeds: int
-) -> NDArray[np.float64]:
-    """Return the means over the labels, summed over each unit's stays, by seed (units, S)."""
-    of_seeds = values.reshape(len(values), n_seeds, -1).mean(axis=2)
-    return np.stack([np.bincount(unit_of_row, of_seed) for of_seed in of_seeds.T], axis=1)
-
-
-def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.intp]) -> Estimate:
+def _squared_error(residuals: csr_array, sizes: NDArray[np.float64], seeds: NDArray[np.intp]) -> Estimate:
     """Return the debiased mean squared calibration error, with a normal interval.
 
     A cell's error is the mean product of residuals over its pairs of predictions of different units. Cells of
@@ -146,17 +254,20 @@ def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.int
 
     Args:
         residuals: Sums of predicted minus observed, by unit and cell (u, K).
-        sizes: Numbers of predictions, by unit and cell (u, K).
+        sizes: Numbers of predictions by cell, and the sums over units of their squares (2, K).
         seeds: The seed of each cell (K,).
     """
-    counts = np.asarray(sizes.sum(axis=0)).ravel()
-    n_pairs = counts**2 - np.asarray(sizes.multiply(sizes).sum(axis=0)).ravel()
+    counts, squares = sizes
+    n_pairs = counts**2 - squares
     if not n_pairs.any():
         return Estimate(math.nan, math.nan, math.nan)
     weights = np.where(n_pairs > 0, counts / np.maximum(n_pairs, 1), 0.0) / counts[n_pairs > 0].sum()
-    scaled = residuals.multiply(np.sqrt(weights)).tocsr()  # so that products of rows are the kernel h
+    cells, starts = residuals.indices, residuals.indptr
+    values = residuals.data * np.sqrt(weights)[cells]  # so that products of rows are the kernel h
+    scaled = csr_array((values, cells, starts), residuals.shape)
+    squared = csr_array((values**2, cells, starts), residuals.shape)
     total = np.asarray(scaled.sum(axis=0)).ravel()
-    own = np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel()
+    own = np.asarray(squared.sum(axis=1)).ravel()
     n = scaled.shape[0]
     value = float(total @ total - own.sum())
     if n < 3:
@@ -170,7 +281,7 @@ def _squared_error(residuals: csr_array, sizes: csr_array, seeds: NDArray[np.int
     variance = 4 * max(shared, 0.0) + 2 * max(pairs - n * (n - 1) * mean**2, 0.0)
     n_seeds = int(seeds.max(initial=0)) + 1
     if n_seeds > 1:
-        of_cells = total**2 - np.asarray(scaled.multiply(scaled).sum(axis=0)).ravel()
+        of_cells = total**2 - np.asarray(squared.sum(axis=0)).ravel()
         of_seeds = n_seeds * np.bincount(seeds, of_cells)
         variance += float(of_seeds.var(ddof=1)) / n_seeds
     margin = _NORMAL * math.sqrt(variance)

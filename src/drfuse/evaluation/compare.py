@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, difference_spread, macro_of_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import mask_interval, original_and_resamples, too_few
+from drfuse.evaluation.resampling import Resamples, mask_interval, too_few
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def seeded_prauc(
             f"expected the scores of at least one seed, each of the labels' shape {labels.shape}; "
             f"got {[of_seed.shape for of_seed in of_seeds]}"
         )
-    blocks = original_and_resamples(units, n_resamples, seed, intervals)
+    blocks = Resamples.draw(units, n_resamples, seed, intervals)
     prauc = np.stack([prauc_auroc(labels, one, blocks)[0] for one in of_seeds], axis=1)  # (1 + R, S, C)
     by_label = prauc[0], prauc[1:]
     return SeededPrauc(*macro_of_seeds(*by_label), *by_label, too_few(labels, units), intervals)

@@ -12,15 +12,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.progress import track
 from scipy.special import expit
 
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
 from drfuse.evaluation.metrics import METRICS, Metric, Resampled
-from drfuse.evaluation.resampling import LANES, mask_interval, resample, too_few
-from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
+from drfuse.evaluation.resampling import Resamples, mask_interval, too_few
+from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups_in
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
 from drfuse.subsets import Subset
@@ -183,13 +182,9 @@ def evaluate_test_set(
             "larger cohort"
         )
     units = stays[f"{bootstrap_unit}_id"].to_numpy()[predicted]
-    blocks = track(
-        resample(units, n_resamples, seed, intervals),
-        f"resampling the {test_on} test set",
-        total=math.ceil(n_resamples / LANES),
-        transient=True,
-    )
-    resampled = Resampled(labels, logits, [np.ones((1, len(labels)), np.uint8), *blocks])
+    title = f"resampling the {test_on} test set"
+    resamples = Resamples.draw(units, n_resamples, seed, intervals, title)
+    resampled = Resampled(labels, logits, resamples)
     few = too_few(labels, units)
     evaluated = stays.filter(predicted)
     return Evaluation(
@@ -207,11 +202,11 @@ def evaluate_test_set(
             for name, metric in METRICS.items()
         },
         n_positive=dict(zip(predictions.phenotypes, n_positive.tolist(), strict=True)),
-        calibration=calibration(labels, expit(logits.astype(np.float64)), units, seed=seed),
+        calibration=calibration(labels, expit(logits, dtype=np.float64), units, seed=seed),
         subgroups=None
         if attributes is None
-        else subgroups(
-            labels, logits, attributes.filter(predicted), units, n_resamples, seed, intervals=intervals
+        else subgroups_in(
+            resamples, labels, logits, attributes.filter(predicted), units, intervals=intervals
         ),
     )
 

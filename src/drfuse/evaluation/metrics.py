@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import Counts
+from drfuse.evaluation.resampling import Counts, Resamples
 
 Floats = NDArray[np.float64]
 
@@ -25,13 +25,13 @@ class Resampled:
     Attributes:
         labels: (n, C), 0 or 1.
         logits: (n, C), without NaN.
-        blocks: How often each stay counts, in blocks (r, n) that add up to R resamples. In the first
-            resample, each counts once.
+        blocks: How often each stay counts, in blocks (r, n) that add up to R resamples and can be iterated
+            repeatedly. In the first resample, each counts once.
     """
 
     labels: NDArray[np.uint8]
     logits: NDArray[np.floating[Any]]
-    blocks: Sequence[Counts]
+    blocks: Sequence[Counts] | Resamples
 
     @cached_property
     def prauc_auroc(self) -> tuple[Floats, Floats]:

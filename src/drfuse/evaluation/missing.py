@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
 from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import mask_interval, original_and_resamples, too_few
+from drfuse.evaluation.resampling import Resamples, mask_interval, too_few
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def missing_curve(
     fallback = np.where(guessed[:, None], guess, unseen)
     generator = np.random.default_rng(seed)
     places = np.stack([generator.permutation(n) for _ in range(n_draws)])  # each stay's place in each order
-    blocks = original_and_resamples(units, n_resamples, seed, intervals)
+    blocks = Resamples.draw(units, n_resamples, seed, intervals)
     few = too_few(labels, units)
     points = []
     for share in shares:

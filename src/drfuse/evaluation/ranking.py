@@ -4,7 +4,7 @@ One walk over a label's rows, in the order of their scores, counts for 64 resamp
 sorted once per label rather than once per resample, and the CPU adds many resamples at once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
@@ -52,8 +52,34 @@ def prauc_auroc(
     >>> prauc_auroc([[0], [1], [1]], [[0.1], [0.8], [0.05]])
     (array([[0.83333333]]), array([[0.5]]))
     """
-    from numba import config
+    n = len(np.asarray(labels))
+    if blocks is None:
+        blocks = [np.ones((1, n), np.uint8)]
+    everyone = np.ones((1, n), bool)
+    prauc, auroc = prauc_auroc_of_groups(rank(labels, scores), everyone, blocks)
+    return prauc[0], auroc[0]
 
+
+def prauc_auroc_of_groups(
+    rankings: Sequence["Ranking"], groups: NDArray[np.bool_], blocks: Iterable[Counts]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return PRAUC and AUROC of each group, resample and label, both (G, R, C).
+
+    `groups` (G, n) says which rows belong to each group; the rest is as in `prauc_auroc`.
+    """
+    shape = (len(groups), 2)
+    measured = map_blocks(_kernel(), rankings, blocks, shape, groups)
+    both = np.concatenate([np.empty((0, len(rankings), *shape)), *measured])
+    prauc, auroc = both.transpose(3, 2, 0, 1)
+    return prauc, auroc
+
+
+def rank(labels: ArrayLike, scores: ArrayLike) -> list["Ranking"]:
+    """Return how each label's scores rank the rows, from labels and scores (n, C).
+
+    Raises:
+        InputError: If the shapes differ, or a score is NaN.
+    """
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != 2 or labels.shape != scores.shape:
         raise InputError(f"expected labels and scores (n, C); got {labels.shape} and {scores.shape}")
@@ -61,32 +87,55 @@ def prauc_auroc(
         scores = scores.astype(np.float64)
     if np.isnan(scores).any():
         raise InputError("some scores are NaN and have no rank; leave out the stays without a prediction")
-    if blocks is None:
-        blocks = [np.ones((1, len(labels)), np.uint8)]
-    n_labels = labels.shape[1]
-    walk = _kernel()
-    measured = [np.empty((0, n_labels, 2))]
-    with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as threads:  # type: ignore[attr-defined]
-        rankings = list(threads.map(_Ranking.of, labels.T, scores.T))
+    with _threads() as threads:
+        return list(threads.map(Ranking.of, labels.T, scores.T))
+
+
+def map_blocks(
+    kernel: Callable[..., None],
+    rankings: Sequence["Ranking"],
+    blocks: Iterable[Counts],
+    shape: tuple[int, ...],
+    *arguments: Any,
+) -> Iterator[NDArray[np.float64]]:
+    """Yield what a kernel measures in each block of r resamples, (r, C, *shape).
+
+    The kernel gets a label's ranking, how often each row of that order counts (n, 64), the arguments, and the
+    array (*shape, 64) to write to.
+
+    Raises:
+        InputError: If a block has another number of rows than the rankings.
+    """
+
+    def measure(ranking: Ranking, lanes: Counts, of_label: NDArray[np.float64]) -> None:
+        ranked = np.take(lanes, ranking.order, axis=0)  # so that the kernel reads memory in order
+        kernel(*ranking, ranked, *arguments, of_label)
+
+    with _threads() as threads:
         for block in blocks:
-            if block.shape[1] != len(labels):
-                raise InputError(f"a resample counts {block.shape[1]} rows, but there are {len(labels)}")
+            if rankings and block.shape[1] != len(rankings[0].order):
+                n = len(rankings[0].order)
+                raise InputError(f"a resample counts {block.shape[1]} rows, but there are {n}")
             for start in range(0, len(block), LANES):
                 some = block[start : start + LANES]
                 lanes = _lanes(some)
-                both = np.empty((n_labels, 2, LANES))
+                measured = np.empty((len(rankings), *shape, LANES))
                 tasks = [
-                    threads.submit(walk, *ranking, lanes, of_label)
-                    for ranking, of_label in zip(rankings, both, strict=True)
+                    threads.submit(measure, ranking, lanes, of_label)
+                    for ranking, of_label in zip(rankings, measured, strict=True)
                 ]
                 for task in tasks:
                     task.result()
-                measured.append(both.transpose(2, 0, 1)[: len(some)])
-    prauc, auroc = np.moveaxis(np.concatenate(measured), -1, 0)
-    return prauc, auroc
+                yield np.moveaxis(measured, -1, 0)[: len(some)]
 
 
-class _Ranking(NamedTuple):
+def _threads() -> ThreadPoolExecutor:
+    from numba import config
+
+    return ThreadPoolExecutor(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+class Ranking(NamedTuple):
     """How one label's scores rank n rows: highest first, positives first among equal scores.
 
     Attributes:
@@ -95,16 +144,20 @@ class _Ranking(NamedTuple):
         closes: Whether each is the last of its score (n,).
     """
 
-    order: NDArray[np.intp]
+    order: NDArray[np.integer[Any]]
     positive: NDArray[np.bool_]
     closes: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, labels: NDArray[Any], scores: NDArray[Any]) -> "_Ranking":
+    def of(cls, labels: NDArray[Any], scores: NDArray[Any]) -> "Ranking":
+        """Return the ranking of labels and scores (n,)."""
         positive = labels == 1
         order = np.lexsort((~positive, -scores))
         ranked = scores[order]
-        return cls(order, positive[order], np.append(ranked[1:] != ranked[:-1], True))
+        closes = np.append(ranked[1:] != ranked[:-1], True)
+        if len(order) < 2**32:
+            order = order.astype(np.uint32)
+        return cls(order, positive[order], closes)
 
 
 def _lanes(block: Counts) -> Counts:
@@ -117,53 +170,74 @@ def _lanes(block: Counts) -> Counts:
 
 @cache
 def _kernel() -> Callable[..., None]:
-    """Return `_walk` compiled, and cached on disk if numba finds a place to write."""
+    """Return `_walk` compiled."""
+    return compiled(_walk, np.ones((1, 1), bool), np.empty((1, 2, LANES)))
+
+
+def compiled(function: Callable[..., None], *arguments: Any) -> Callable[..., None]:
+    """Return a kernel compiled, and cached on disk if numba finds a place to write.
+
+    `arguments` are examples of its arguments after the ranking and the counts.
+    """
     import numba
 
-    def compiled(keep: bool) -> Callable[..., None]:
-        kernel: Callable[..., None] = numba.njit(nogil=True, error_model="numpy", cache=keep)(_walk)
-        kernel(*_Ranking.of(np.ones(1), np.ones(1)), np.ones((1, LANES), np.uint8), np.empty((2, LANES)))
+    def compile_it(keep: bool) -> Callable[..., None]:
+        kernel: Callable[..., None] = numba.njit(nogil=True, error_model="numpy", cache=keep)(function)
+        kernel(*Ranking.of(np.ones(1), np.ones(1)), np.ones((1, LANES), np.uint8), *arguments)
         return kernel
 
     try:
-        return compiled(keep=True)
+        return compile_it(keep=True)
     except (RuntimeError, OSError):  # no writable folder, or the disk is full
-        return compiled(keep=False)
+        return compile_it(keep=False)
 
 
 def _walk(
-    order: NDArray[np.intp],
+    order: NDArray[np.integer[Any]],
     positive: NDArray[np.bool_],
     closes: NDArray[np.bool_],
     counts: Counts,
+    groups: NDArray[np.bool_],
     measured: NDArray[np.float64],
 ) -> None:
-    """Write the PRAUC and AUROC of one label into `measured` (2, 64), for each column of `counts` (n, 64).
+    """Write the PRAUC and AUROC of one label into `measured` (G, 2, 64), for each column of `counts` (n, 64).
 
-    Both are sums over the groups of equal scores with positives. AUROC is 1 minus the share of wrongly
+    `counts` are in the order of the ranking; `groups` (G, n) says which rows belong to each group. Both
+    metrics are sums over the sets of equal scores with positives. AUROC is 1 minus the share of wrongly
     ordered pairs of a positive and a negative; a tied pair is half wrong. Sums of counts are exact in doubles
     up to 2^53.
     """
-    true, false, new, precisions, wrong = np.zeros((5, LANES))
-    open_group = False  # whether positives of the current score are not summed up yet
-    for i in range(len(order)):
-        drawn = counts[order[i]]
-        if positive[i]:
-            open_group = True
-            for lane in range(LANES):
-                new[lane] += drawn[lane]
-                wrong[lane] += drawn[lane] * false[lane]  # the group's own negatives come after it
-        else:
-            for lane in range(LANES):
-                false[lane] += drawn[lane]
-        if closes[i] and open_group:
-            open_group = False
-            for lane in range(LANES):
-                true[lane] += new[lane]
-                precisions[lane] += new[lane] * true[lane] / max(true[lane] + false[lane], 1.0)
-                wrong[lane] += new[lane] * false[lane]
-                new[lane] = 0.0
-    for lane in range(LANES):
-        pairs = true[lane] * false[lane]
-        measured[0, lane] = precisions[lane] / true[lane] if true[lane] > 0 else np.nan
-        measured[1, lane] = (pairs - wrong[lane] / 2) / pairs if pairs > 0 else np.nan
+    n = len(order)
+    places = np.empty(n, np.intp)
+    last_of_score = np.empty(n, np.intp)  # where the rows of the same score end
+    for i in range(n - 1, -1, -1):
+        last_of_score[i] = i if closes[i] else last_of_score[i + 1]
+    for g in range(len(groups)):
+        size = 0
+        for i in range(n):
+            places[size] = i
+            size += groups[g, order[i]]
+        true, false, new, precisions, wrong = np.zeros((5, LANES))
+        open_set = False  # whether positives of the current score are not summed up yet
+        for k in range(size):
+            place = places[k]
+            drawn = counts[place]
+            if positive[place]:
+                open_set = True
+                for lane in range(LANES):
+                    new[lane] += drawn[lane]
+                    wrong[lane] += drawn[lane] * false[lane]  # negatives of this score come after it
+            else:
+                for lane in range(LANES):
+                    false[lane] += drawn[lane]
+            if open_set and (k == size - 1 or places[k + 1] > last_of_score[place]):
+                open_set = False
+                for lane in range(LANES):
+                    true[lane] += new[lane]
+                    precisions[lane] += new[lane] * true[lane] / max(true[lane] + false[lane], 1.0)
+                    wrong[lane] += new[lane] * false[lane]
+                    new[lane] = 0.0
+        for lane in range(LANES):
+            pairs = true[lane] * false[lane]
+            measured[g, 0, lane] = precisions[lane] / true[lane] if true[lane] > 0 else np.nan
+            measured[g, 1, lane] = (pairs - wrong[lane] / 2) / pairs if pairs > 0 else np.nan

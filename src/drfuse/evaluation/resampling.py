@@ -1,10 +1,13 @@
 """Resamples of the subjects, by halves or by bootstrap, and whether there are enough for an interval."""
 
-from collections.abc import Iterator
-from typing import Any, get_args
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.progress import track
 
 from drfuse.errors import check_choice
 from drfuse.evaluation.estimate import Estimate, Intervals
@@ -34,26 +37,90 @@ def resample(
         seed: Seed of the resampling.
         intervals: The kind of interval that the resamples are for.
     """
+    unit_of_row, n_units = number_units(units)
+    for counts in _draw_units(n_units, n_resamples, seed, intervals):
+        yield counts[unit_of_row].T
+
+
+def _draw_units(n_units: int, n_resamples: int, seed: int, intervals: Intervals) -> Iterator[Counts]:
+    """Yield how often each unit is drawn, in blocks (n_units, r)."""
     check_choice("intervals", intervals, get_args(Intervals))
-    names, unit_of_row = np.unique(np.asarray(units), return_inverse=True)
-    n_units = len(names)
     generator = np.random.default_rng(seed)
     for start in range(0, n_resamples, LANES):
         n = min(LANES, n_resamples - start)
         if intervals == "half-sampling":
-            yield _halves(n, n_units, generator)[:, unit_of_row]
+            yield _halves(n, n_units, generator)
             continue
         drawn = generator.integers(0, n_units, size=(n, n_units), dtype=np.int32)
         cells = np.multiply(drawn, n, dtype=np.intp) + np.arange(n)[:, None]
         counts = np.bincount(cells.ravel(), minlength=n * n_units).reshape(n_units, n)
-        yield compact(counts)[unit_of_row].T
+        yield compact(counts)
 
 
-def original_and_resamples(
-    units: ArrayLike, n_resamples: int, seed: int, intervals: Intervals = "half-sampling"
-) -> list[Counts]:
-    """Return a block that counts each row once, followed by the blocks of `resample`."""
-    return [np.ones((1, len(np.asarray(units))), np.uint8), *resample(units, n_resamples, seed, intervals)]
+@dataclass(frozen=True)
+class Resamples:
+    """All rows once, and R resamples of them; they are stored by unit, in bits if no unit is drawn twice.
+
+    Iterating yields blocks (r, n) as `resample` does, the first of which counts each row once.
+
+    Attributes:
+        unit_of_row: The number of each row's unit (n,), from 0.
+        blocks: How often each of u units is drawn in r resamples (u, r), or the same in bits.
+    """
+
+    unit_of_row: NDArray[np.intp]
+    blocks: Sequence["Counts | _Bits"]
+
+    @classmethod
+    def draw(
+        cls,
+        units: ArrayLike,
+        n_resamples: int,
+        seed: int,
+        intervals: Intervals = "half-sampling",
+        title: str | None = None,
+    ) -> "Resamples":
+        """Return the original and what `resample` yields; with a title, a progress bar is shown."""
+        unit_of_row, n_units = number_units(units)
+        drawn = track(
+            _draw_units(n_units, n_resamples, seed, intervals),
+            title or "",
+            math.ceil(n_resamples / LANES),
+            transient=True,
+            disable=title is None,
+        )
+        stored = [_Bits.of(block) if intervals == "half-sampling" else block for block in drawn]
+        return cls(unit_of_row, stored)
+
+    def __iter__(self) -> Iterator[Counts]:
+        yield np.ones((1, len(self.unit_of_row)), np.uint8)
+        for block in self.blocks:
+            counts = block.unpack() if isinstance(block, _Bits) else block
+            yield counts[self.unit_of_row].T
+
+    def __len__(self) -> int:
+        """The number of blocks."""
+        return 1 + len(self.blocks)
+
+
+class _Bits(NamedTuple):
+    """Counts of 0 or 1 (u, r) in bits (u, r / 8)."""
+
+    packed: NDArray[np.uint8]
+    r: int
+
+    @classmethod
+    def of(cls, counts: Counts) -> "_Bits":
+        return cls(np.packbits(counts, axis=1), counts.shape[1])
+
+    def unpack(self) -> Counts:
+        return np.unpackbits(self.packed, axis=1, count=self.r)
+
+
+def number_units(units: ArrayLike) -> tuple[NDArray[np.intp], int]:
+    """Return the number of each row's unit (n,), from 0 in their order, and how many there are."""
+    names, unit_of_row = np.unique(np.asarray(units), return_inverse=True)
+    return unit_of_row, len(names)
 
 
 def too_few(labels: ArrayLike, units: ArrayLike) -> NDArray[np.bool_]:
@@ -62,11 +129,16 @@ def too_few(labels: ArrayLike, units: ArrayLike) -> NDArray[np.bool_]:
     From 5 units of each, intervals of single labels contain the truth as often as they promise; with a single
     positive, that of the AUROC does so in a third of the cases (docs/statistics.md).
     """
-    positive, names = np.asarray(labels) == 1, np.asarray(units)
-    n_units = [
-        min(len(np.unique(names[of_label])), len(np.unique(names[~of_label]))) for of_label in positive.T
-    ]
-    return np.array(n_units, np.int64) < MIN_UNITS
+    positive = np.asarray(labels) == 1
+    unit_of_row, n_units = number_units(units)
+
+    def count(rows: NDArray[np.bool_]) -> int:
+        found = np.zeros(n_units, bool)
+        found[unit_of_row[rows]] = True
+        return int(found.sum())
+
+    n_of_label = [min(count(of_label), count(~of_label)) for of_label in positive.T]
+    return np.array(n_of_label, np.int64) < MIN_UNITS
 
 
 def mask_interval(estimate: Estimate, few: ArrayLike) -> Estimate:
@@ -75,11 +147,11 @@ def mask_interval(estimate: Estimate, few: ArrayLike) -> Estimate:
 
 
 def _halves(n_resamples: int, n_units: int, generator: np.random.Generator) -> Counts:
-    """Return resamples (r, n units) of half of the units; if odd, every other resample has one more."""
-    order = generator.random((n_resamples, n_units), dtype=np.float32).argsort(axis=1)
-    sizes = (n_units + np.arange(n_resamples) % 2) // 2
-    counts = np.zeros((n_resamples, n_units), np.uint8)
-    np.put_along_axis(counts, order, (np.arange(n_units) < sizes[:, None]).astype(np.uint8), axis=1)
+    """Return resamples (n_units, r) of half of the units; if odd, every other resample has one more."""
+    counts = np.zeros((n_units, n_resamples), np.uint8)
+    for r in range(n_resamples):
+        order = generator.random(n_units, dtype=np.float32).argsort()
+        counts[order[: (n_units + r % 2) // 2], r] = 1
     return counts
 
 

@@ -1,7 +1,8 @@
 """How well each group of patients is predicted: macro PRAUC, AUROC and true positive rate."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -11,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from drfuse.errors import InputError
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds, stack_seeds
-from drfuse.evaluation.ranking import prauc_auroc
-from drfuse.evaluation.resampling import Counts, mask_interval, original_and_resamples, too_few
+from drfuse.evaluation.ranking import Ranking, compiled, map_blocks, prauc_auroc_of_groups, rank
+from drfuse.evaluation.resampling import LANES, Counts, Resamples, mask_interval, too_few
 
 UNKNOWN = "unknown"
 FEW = 50
@@ -126,17 +127,32 @@ def subgroups(
     Raises:
         InputError: If `specificity` is out of range.
     """
+    resamples = Resamples.draw(units, n_resamples, seed, intervals)
+    return subgroups_in(resamples, labels, scores, attributes, units, specificity, intervals)
+
+
+def subgroups_in(
+    resamples: Resamples,
+    labels: ArrayLike,
+    scores: ArrayLike,
+    attributes: pl.DataFrame,
+    units: ArrayLike,
+    specificity: float = 0.9,
+    intervals: Intervals = "half-sampling",
+) -> Subgroups:
+    """Return what `subgroups` does, in resamples that were drawn before."""
     if not 0 < specificity <= 1:
         raise InputError(f"specificity is {specificity}; expected a number above 0, up to 1")
     labels, units = np.asarray(labels), np.asarray(units)
     present, given, n_seeds = stack_seeds(labels, scores)
-    blocks = original_and_resamples(units, n_resamples, seed, intervals)
     members = list(_members(attributes))
-    membership = np.zeros((len(members) + 1, len(present)))
+    groups = np.zeros((len(members) + 1, len(present)), bool)
     for g, (_, _, rows) in enumerate(members):
-        membership[g, rows] = 1
-    membership[-1] = 1  # all stays
-    detected, positives = _detected(present, given, membership, blocks, specificity)
+        groups[g, rows] = True
+    groups[-1] = True  # all stays
+    rankings = rank(present, given)
+    prauc, auroc = prauc_auroc_of_groups(rankings, np.concatenate([groups[:-1], ~groups[:-1]]), resamples)
+    detected, positives = _detected(rankings, groups, resamples, specificity)
 
     def estimate(found: NDArray[np.float64], few: NDArray[np.bool_], bounded: bool = True) -> Estimate:
         """Return the macro mean of values on all stays, followed by those in each resample (1 + R, S C)."""
@@ -144,31 +160,29 @@ def subgroups(
         macro = macro_of_seeds(of_seeds[0], of_seeds[1:])
         return mask_interval(Estimate.of(*macro, intervals, bounded), few)
 
-    groups = []
+    measured = []
     for g, (attribute, group, rows) in enumerate(members):
-        others = np.flatnonzero(membership[g] == 0)
-        prauc, auroc = _measure(present, given, rows, blocks)
-        _, auroc_of_others = _measure(present, given, others, blocks)
+        others = np.flatnonzero(~groups[g])
         rate = _ratio(detected[g], positives[g])
         rate_of_others = _ratio(detected[-1] - detected[g], positives[-1] - positives[g])
         n_positive = labels[rows].sum(axis=0)
         few, few_others = (too_few(labels[some], units[some]) for some in (rows, others))
-        groups.append(
+        measured.append(
             GroupMetrics(
                 attribute=attribute,
                 group=group,
                 n_stays=len(rows),
                 n_positive=int(n_positive.sum()),
                 few=bool(np.median(n_positive) < FEW),
-                auroc_macro=estimate(auroc, few),
-                auroc_gap=estimate(auroc - auroc_of_others, few | few_others, bounded=False),
-                prauc_macro=estimate(prauc, few),
+                auroc_macro=estimate(auroc[g], few),
+                auroc_gap=estimate(auroc[g] - auroc[len(members) + g], few | few_others, bounded=False),
+                prauc_macro=estimate(prauc[g], few),
                 tpr_macro=estimate(rate, few),
                 tpr_gap=estimate(rate - rate_of_others, few | few_others, bounded=False),
             )
         )
     of_all = estimate(_ratio(detected[-1], positives[-1]), too_few(labels, units))
-    return Subgroups(specificity, of_all, groups)
+    return Subgroups(specificity, of_all, measured)
 
 
 def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
@@ -179,42 +193,77 @@ def _members(attributes: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.in
             yield attribute, str(group), np.flatnonzero((of_stays == group).to_numpy())
 
 
-def _measure(
-    labels: NDArray[np.float64], scores: NDArray[Any], rows: NDArray[np.intp], blocks: Sequence[Counts]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return PRAUC and AUROC of the given rows in each resample, both (R, C)."""
-    return prauc_auroc(labels[rows], scores[rows], [block.T[rows].T for block in blocks])
-
-
 def _detected(
-    labels: NDArray[np.float64],
-    scores: NDArray[Any],
-    membership: NDArray[np.float64],
-    blocks: Sequence[Counts],
+    rankings: Sequence[Ranking],
+    groups: NDArray[np.bool_],
+    resamples: Resamples,
     specificity: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the positives above the threshold, and all positives, by group, resample and label (G, R, C).
 
-    `membership` (G, n) is 1 where a row belongs to a group.
+    `groups` (G, n) says which rows belong to each group.
     """
-    n_drawn, n_labels = sum(map(len, blocks)), labels.shape[1]
-    detected, positives = np.empty((2, len(membership), n_drawn, n_labels))
-    for c in range(n_labels):
-        negative, positive = np.flatnonzero(labels[:, c] == 0), np.flatnonzero(labels[:, c] == 1)
-        negative = negative[np.argsort(scores[negative, c])]
-        start = 0
-        for block in blocks:
-            at = slice(start, start := start + len(block))
-            below = np.cumsum(block[:, negative], axis=1, dtype=np.int64)
-            threshold = np.full(len(block), -np.inf)
-            if len(negative):
-                enough = below >= specificity * below[:, -1:] - 1e-9
-                threshold = np.where(below[:, -1] > 0, scores[negative[enough.argmax(axis=1)], c], -np.inf)
-            drawn = block[:, positive].astype(np.float64)
-            positives[:, at, c] = membership[:, positive] @ drawn.T
-            above = drawn * (scores[positive, c] > threshold[:, None])
-            detected[:, at, c] = membership[:, positive] @ above.T
+    found = map_blocks(_kernel(), rankings, resamples, (len(groups), 2), groups, specificity)
+    detected, positives = np.concatenate(list(found)).transpose(3, 2, 0, 1)
     return detected, positives
+
+
+@cache
+def _kernel() -> Callable[..., None]:
+    """Return `_detect` compiled."""
+    return compiled(_detect, np.ones((1, 1), bool), 0.9, np.empty((1, 2, LANES)))
+
+
+def _detect(  # noqa: PLR0912 - numba compiles one function
+    order: NDArray[np.integer[Any]],
+    positive: NDArray[np.bool_],
+    closes: NDArray[np.bool_],
+    counts: Counts,
+    groups: NDArray[np.bool_],
+    specificity: float,
+    found: NDArray[np.float64],
+) -> None:
+    """Write a label's positives above the threshold, and all, into `found` (G, 2, 64), as doubles.
+
+    The threshold of a resample, a column of `counts` (n, 64) in the order of the ranking, is the score of the
+    first negative, from the lowest score on, with enough negatives at or below it. Without negatives, all
+    positives are above it.
+    """
+    most = counts.max()
+    places = np.flatnonzero(positive)
+    negatives, below = np.zeros((2, LANES))
+    for i in range(len(order)):
+        if not positive[i]:
+            for lane in range(LANES):
+                negatives[lane] += counts[i, lane]
+    enough = specificity * negatives - 1e-9
+    above = np.where(negatives > 0, -1, len(order))  # so many of the order lie above the threshold
+    missing = 0.0  # so many more are needed at least
+    seen = False  # whether any negative lies at or below the current score
+    for i in range(len(order) - 1, -1, -1):
+        if not positive[i]:
+            seen = True
+            for lane in range(LANES):
+                below[lane] += counts[i, lane]
+            missing -= most
+        if seen and missing <= 0 and (i == 0 or closes[i - 1]):
+            missing = np.inf
+            for lane in range(LANES):
+                if above[lane] < 0:
+                    if below[lane] >= enough[lane]:
+                        above[lane] = i
+                    else:
+                        missing = min(missing, enough[lane] - below[lane])
+            if missing == np.inf:
+                break
+    found[:] = 0.0
+    for g in range(len(groups)):
+        for place in places:
+            if groups[g, order[place]]:
+                for lane in range(LANES):
+                    drawn = counts[place, lane]
+                    found[g, 0, lane] += drawn * (place < above[lane])
+                    found[g, 1, lane] += drawn
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
