@@ -102,7 +102,8 @@ def run_command(
     try:
         if isinstance(function, str):  # imported here, so that an interruption is caught as well
             module, _, name = function.rpartition(".")
-            function = cast(Callable[..., Any], getattr(import_module(module), name))
+            with errors.status(f"{program}: loading"):
+                function = cast(Callable[..., Any], getattr(import_module(module), name))
         log_to(errors)
         parser = _parser(function, program, positional, python_only)
         given = sys.argv[1:] if arguments is None else arguments

@@ -20,7 +20,8 @@ from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
 from drfuse.run import Predictions, RunFacts, RunFiles
 from drfuse.simulate import Reader, Truth, oracle, simulate
 from drfuse.subsets import Subset
-from drfuse.training import TrainOptions, describe_model, train
+from drfuse.training import TrainOptions, train
+from drfuse.training.network import describe_model
 from drfuse.training.options import DEFAULTS
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from drfuse.models import DrFuse, FusionModel, LateFusion
 from drfuse.reproduce import representations
 from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent
 from drfuse.run import RunFacts, RunFiles
-from drfuse.training import describe_model
+from drfuse.training.network import describe_model
 from tests.builders import PHENOTYPES, TINY_BACKBONE, write_cohort
 
 TINY = {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": TINY_BACKBONE}

@@ -5,14 +5,18 @@ which stays. `CohortDataModule` makes a `Batch` of any rows at once: imputed, sc
 of every stay, and the radiographs that exist.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from drfuse.data.augmentation import Augmentation
 from drfuse.data.batch import Batch, Modality, StoredBatch
 from drfuse.data.cohort import Cohort
-from drfuse.data.datamodule import CohortDataModule
 from drfuse.data.dataset import StayDataset
 from drfuse.data.features import EhrFeatures
 from drfuse.data.tasks import Task, TaskName
 from drfuse.subsets import Split, Subset
+
+if TYPE_CHECKING:
+    from drfuse.data.datamodule import CohortDataModule
 
 __all__ = [
     "Augmentation",
@@ -28,3 +32,12 @@ __all__ = [
     "Task",
     "TaskName",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the data module when it is asked for: Lightning takes seconds to import."""
+    if name == "CohortDataModule":
+        from drfuse.data.datamodule import CohortDataModule
+
+        return CohortDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,26 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
+import transformers  # its models are imported when they are used, which takes seconds
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoBackbone,
-    AutoConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ResNetBackbone,
-    ResNetConfig,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
-from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError, MissingInputError
 from drfuse.models.sizes import BackboneSpec, EncoderSizes, SizeNames
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 _BASIC: dict[str, Any] = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}
 _BOTTLENECK: dict[str, Any] = {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048]}
@@ -118,7 +112,7 @@ class CxrStages(nn.Module):
     def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
         resnet = build_backbone(sizes.cxr_backbone)
-        if not isinstance(resnet, ResNetBackbone):
+        if not isinstance(resnet, transformers.ResNetBackbone):
             raise InputError(
                 f"{sizes.cxr_backbone} holds a {type(resnet).__name__}, but this model needs the stages of a "
                 "ResNet; choose a ResNet as cxr_backbone"
@@ -129,7 +123,7 @@ class CxrStages(nn.Module):
         self.config = resnet.config
 
     @property
-    def blocks(self) -> list[ResNetBasicLayer | ResNetBottleNeckLayer]:
+    def blocks(self) -> "list[ResNetBasicLayer | ResNetBottleNeckLayer]":
         """The residual blocks of all stages, in order."""
         return [block for stage in self.stages for block in cast(Any, stage).layers]
 
@@ -152,7 +146,7 @@ def enough_for_batch_norm(cxr: Tensor) -> Iterator[None]:
         ) from error
 
 
-def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
+def build_backbone(spec: BackboneSpec) -> "PreTrainedModel":
     """Return a `transformers` backbone that reads single-channel (grey) images.
 
     Args:
@@ -169,7 +163,7 @@ def build_backbone(spec: BackboneSpec) -> PreTrainedModel:
         if "model_type" in fields:
             return _without_weights(fields)
         _check_fields(fields)
-        return ResNetBackbone(ResNetConfig(num_channels=1, **fields))
+        return transformers.ResNetBackbone(transformers.ResNetConfig(num_channels=1, **fields))
     if _only_new.get():
         raise InputError(f"it has no configuration of its pretrained backbone, and {spec} is not read")
     if not Path(spec).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
@@ -205,15 +199,20 @@ def pretrained_configs(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _fields(kind: type[PreTrainedConfig]) -> set[str]:
+def _fields(kind: "type[PreTrainedConfig]") -> set[str]:
     """Return the fields of a configuration that describe a backbone, and neither names nor loads anything."""
-    own = inspect.signature(kind).parameters.keys() - inspect.signature(PreTrainedConfig).parameters.keys()
+    own = (
+        inspect.signature(kind).parameters.keys()
+        - inspect.signature(transformers.PreTrainedConfig).parameters.keys()
+    )
     return (own | {"model_type", "dtype", "out_features"}) - {"num_channels"}
 
 
-def _without_weights(fields: Mapping[str, Any]) -> PreTrainedModel:
+def _without_weights(fields: Mapping[str, Any]) -> "PreTrainedModel":
     """Return a backbone of one of the types of `transformers`, with new weights."""
-    kinds: Mapping[str, type[PreTrainedConfig]] = CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+    kinds: Mapping[str, type[PreTrainedConfig]] = transformers.CONFIG_MAPPING
     name = fields["model_type"]
     if name == "timm_backbone" or name not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
         raise InputError(
@@ -221,14 +220,14 @@ def _without_weights(fields: Mapping[str, Any]) -> PreTrainedModel:
         )
     if unknown := sorted(fields.keys() - _fields(kinds[name])):
         raise InputError(f"{unknown[0]!r} is not a field of a {kinds[name].__name__}")
-    config = AutoConfig.for_model(**fields, num_channels=1)
-    backbone: PreTrainedModel = cast(Any, AutoBackbone).from_config(config)
+    config = transformers.AutoConfig.for_model(**fields, num_channels=1)
+    backbone: PreTrainedModel = cast(Any, transformers.AutoBackbone).from_config(config)
     return backbone
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
     """Raise InputError for an unknown field, which `ResNetConfig` would ignore, or unequal stages."""
-    known = set(inspect.signature(ResNetConfig).parameters) - {"num_channels"}
+    known = set(inspect.signature(transformers.ResNetConfig).parameters) - {"num_channels"}
     if unknown := sorted(fields.keys() - known):
         raise InputError(
             f"{unknown[0]!r} is not a field of a ResNetConfig; expected hidden_sizes, depths, ..."
@@ -238,12 +237,12 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
         raise InputError("a backbone needs hidden_sizes and depths, one of each for every stage")
 
 
-def _load_pretrained(spec: str) -> PreTrainedModel:
+def _load_pretrained(spec: str) -> "PreTrainedModel":
     """Return a pretrained backbone from a folder or the hub, without a classifier."""
     try:
-        config = AutoConfig.from_pretrained(spec)
+        config = transformers.AutoConfig.from_pretrained(spec)
         with torch.device("meta"):  # AutoBackbone.from_pretrained contacts the hub even for a folder
-            kind: Any = type(cast(Any, AutoBackbone).from_config(config))
+            kind: Any = type(cast(Any, transformers.AutoBackbone).from_config(config))
         backbone, loading = kind.from_pretrained(spec, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n", 1)[0]
@@ -253,10 +252,10 @@ def _load_pretrained(spec: str) -> PreTrainedModel:
             f"{spec} lacks {len(missing)} weights of a {kind.__name__}, the first {min(missing)}; choose a "
             "complete cxr_backbone"
         )
-    return cast(PreTrainedModel, backbone.train())  # transformers returns it in evaluation mode
+    return cast("PreTrainedModel", backbone.train())  # transformers returns it in evaluation mode
 
 
-def _sum_channels(backbone: PreTrainedModel) -> None:
+def _sum_channels(backbone: "PreTrainedModel") -> None:
     """Sum the first convolution over its input channels, so that one channel acts as several equal ones."""
     convolution = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
     if convolution is None:

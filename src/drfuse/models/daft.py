@@ -1,11 +1,10 @@
 """DAFT (Pölsterl et al., MICCAI 2021, arXiv:2107.05990; Wolf et al., NeuroImage 2022)."""
 
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
 from drfuse.data.batch import Batch
 from drfuse.models.base import FusionModel, FusionOutput, SharedEncoders
@@ -13,6 +12,9 @@ from drfuse.models.cxr_encoders import CxrStages, enough_for_batch_norm
 from drfuse.models.ehr_encoders import EhrEncoder, mean_over_hours
 from drfuse.models.precision import Head
 from drfuse.models.sizes import EncoderSizes, takes_sizes_of
+
+if TYPE_CHECKING:
+    from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
 _REDUCTION = 7  # how much narrower the bottleneck is than its input
 _MIN_BOTTLENECK = 8  # in a narrower one, as in a toy model, all units could be dead
@@ -70,7 +72,7 @@ class DAFT(FusionModel):
         self.ehr_encoder = EhrEncoder(n_features, sizes)
         self.cxr_stages = CxrStages(sizes)
         if modulate == "cxr":
-            modulated = cast(ResNetConvLayer, self.cxr_stages.blocks[-1].layer[0]).convolution.in_channels
+            modulated = cast("ResNetConvLayer", self.cxr_stages.blocks[-1].layer[0]).convolution.in_channels
             self.affine = AffineParameters(modulated + sizes.dim, modulated)
             self.project: nn.Module = nn.Linear(self.cxr_stages.channels[-1], sizes.dim)
         else:

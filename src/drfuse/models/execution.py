@@ -6,26 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.resnet.modeling_resnet import (
-    ResNetBasicLayer,
-    ResNetBottleNeckLayer,
-    ResNetEmbeddings,
-)
 
 from drfuse.models.base import FusionModel
 from drfuse.models.cxr_encoders import CxrStages
-
-_LAYERS = (
-    nn.TransformerEncoderLayer,
-    ResNetEmbeddings,
-    ResNetBasicLayer,
-    ResNetBottleNeckLayer,
-    GradientCheckpointingLayer,  # of pretrained backbones other than ResNets
-)
 
 
 def compile_encoders(model: FusionModel, mode: str = "default") -> None:
@@ -38,7 +24,7 @@ def compile_encoders(model: FusionModel, mode: str = "default") -> None:
         if isinstance(module, CxrStages):
             for part in (module.embedder, *module.stages):
                 part.compile(mode=mode)
-        elif isinstance(module, PreTrainedModel | nn.TransformerEncoder):
+        elif isinstance(module, transformers.PreTrainedModel | nn.TransformerEncoder):
             module.compile(mode=mode)
 
 
@@ -48,8 +34,12 @@ def recompute_activations(model: FusionModel) -> None:
     The backward pass computes the rest again, with the same dropout; running statistics are updated once.
     Results are the same, bit by bit on a CPU.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer  # of pretrained backbones
+    from transformers.models.resnet import modeling_resnet as resnet
+
+    blocks = resnet.ResNetEmbeddings, resnet.ResNetBasicLayer, resnet.ResNetBottleNeckLayer
     for module in model.modules():
-        if isinstance(module, _LAYERS):
+        if isinstance(module, (nn.TransformerEncoderLayer, GradientCheckpointingLayer, *blocks)):
             module.forward = partial(_recompute, module.forward, module)  # type: ignore[method-assign]
 
 

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import IncrementalPCA
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -205,6 +203,8 @@ class LogisticCxr(_Logistic):
         if len(first) < 2:
             self.head.linear.bias.fill_(math.nan)
             return
+        from sklearn.decomposition import IncrementalPCA  # not sooner, because it takes a second
+
         pca = IncrementalPCA(min(*self.components.shape, len(first))).partial_fit(first)
         for block in blocks:
             pca.partial_fit(block)
@@ -269,6 +269,8 @@ def _regress(inputs: Floats, labels: Floats, strength: float) -> tuple[Floats, F
         if n_positive in (0, n):
             bias[c] = math.log((n_positive + 0.5) / (n - n_positive + 0.5))
             continue
+        from sklearn.linear_model import LogisticRegression
+
         solver = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-6, max_iter=1000)
         solver.fit(inputs, labels[:, c])
         weight[c], bias[c] = solver.coef_[0], solver.intercept_[0]

@@ -22,7 +22,7 @@ from drfuse.reproduce.plan import plan
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import System, choose_systems
 from drfuse.run import RunFacts
-from drfuse.training import TrainOptions, data_module
+from drfuse.training import TrainOptions
 from drfuse.training.matrix import RunSpec, check_models, train_all
 from drfuse.training.options import DEFAULTS, Without, refuse_decided
 
@@ -106,6 +106,8 @@ def reproduce(
     systems = choose_systems(models)
     seeds, model_args = list(dict.fromkeys(seeds)), model_args or {}
     cells = plan(what, opened, out / "runs", systems, seeds, model_args, options, settings, lr)
+    from drfuse.training.fit import data_module  # not sooner, because Lightning takes seconds to import
+
     for train_on in sorted({cell.train_on for cell in cells}):  # bad input fails before anything is trained
         data = data_module(opened, options.changed(train_on=train_on))
         if not len(data.dataset.task.rows("test", train_on)):

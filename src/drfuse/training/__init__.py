@@ -1,12 +1,15 @@
 """A cohort and a model in, a run on disk out (see `drfuse.run`).
 
-`options` describes every option, `fit` trains one run, `matrix` trains many, `tune` searches for the best.
+`options` describes every option, `train` trains one run, `matrix` trains many, `tune` searches for the best.
 """
 
-from drfuse.training.fit import TrainedRun, data_module, train
-from drfuse.training.module import FusionTraining
-from drfuse.training.network import describe_model
+from typing import TYPE_CHECKING, Any
+
 from drfuse.training.options import Precision, Schedule, TrainOptions
+from drfuse.training.train import TrainedRun, train
+
+if TYPE_CHECKING:
+    from drfuse.training.module import FusionTraining
 
 __all__ = [
     "FusionTraining",
@@ -14,7 +17,14 @@ __all__ = [
     "Schedule",
     "TrainOptions",
     "TrainedRun",
-    "data_module",
-    "describe_model",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Lightning when it is asked for, because that takes seconds."""
+    if name == "FusionTraining":
+        from drfuse.training.module import FusionTraining
+
+        return FusionTraining
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

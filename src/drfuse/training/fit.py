@@ -1,10 +1,9 @@
-"""Trains one run: fit or resume, keep the best weights, predict every stay."""
+"""What training one run is: fit or resume, keep the best weights, predict every stay."""
 
 import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
-from drfuse.arguments import check_arguments
 from drfuse.data import Cohort, CohortDataModule
 from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
 from drfuse.files import atomic_file
 from drfuse.inference import Predictor
-from drfuse.models import DrFuse, FittedModel, FittingData, FusionModel
+from drfuse.models import FittedModel, FittingData, FusionModel
 from drfuse.run import Predictions, RunFacts, RunFiles
 from drfuse.training.checkpoints import (
     checkpoint_callbacks,
@@ -44,64 +42,27 @@ from drfuse.training.network import (
     try_network,
 )
 from drfuse.training.optimizers import try_optimizer
-from drfuse.training.options import DEFAULTS, TrainOptions
+from drfuse.training.options import TrainOptions
+from drfuse.training.train import TrainedRun
 from drfuse.training.trainer import check_kernels, interruptible, make_trainer
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """The result of a training.
-
-    Attributes:
-        folder: The run.
-        best_epoch: The epoch whose weights were kept, from 0.
-        val_prauc: Its macro PRAUC on the validation split.
-        epochs: How many epochs were trained.
-    """
-
-    folder: Path
-    best_epoch: int
-    val_prauc: float
-    epochs: int
-
-
-@check_arguments
-def train(
+def fit_run(
     cohort: Path,
     out: Path,
-    model: Callable[[int, int], FusionModel] = DrFuse,
-    options: TrainOptions = DEFAULTS,
-    overwrite: bool = False,
-    progress: bool = True,
-    callbacks: Sequence[L.Callback] = (),
-    **changes: Any,
+    model: Callable[[int, int], FusionModel],
+    options: TrainOptions,
+    overwrite: bool,
+    progress: bool,
+    callbacks: Sequence[Any],
 ) -> TrainedRun:
-    """Train a model on a cohort, keep its best weights, and predict every stay.
-
-    An interrupted run resumes after its last complete epoch when it is started again with the same options.
-    A `FittedModel` has no epochs: its own `fit` is called once.
-
-    Args:
-        cohort: Folder that `drfuse prepare` wrote.
-        out: Folder of the run to write.
-        model: The model's class, by import path. Its first two arguments are the numbers of features and
-            labels; the others are options of their own (--model.help CLASS).
-        options: How it is trained.
-        overwrite: Replace an existing run at `out`.
-        progress: Whether to show progress bars.
-        callbacks: Further Lightning callbacks.
-        changes: Options by name, in place of those in `options`: `train(cohort, out, epochs=3)`.
-
-    Raises:
-        InputError: If the cohort or an option cannot be used, or `out` holds another run.
-    """
-    options = options.changed(**changes)
+    """Train one run; see `train`."""
     ranks = Ranks.of_environment(options.devices, options.nodes)
     if ranks is None and (options.devices or 1) > 1:
         check_devices(options.devices or 1, options.accelerator)
-        in_rank = partial(train, cohort, out, model, options, overwrite, progress, callbacks)
+        in_rank = partial(fit_run, cohort, out, model, options, overwrite, progress, callbacks)
         return start_ranks(in_rank, {}, options.devices or 1)
     ranks = ranks or Ranks()
     ranks.join()

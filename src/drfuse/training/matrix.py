@@ -17,24 +17,25 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import lightning as L
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from drfuse.data import Cohort, CohortDataModule
+from drfuse.data import Cohort
 from drfuse.errors import BusyError, InputError
 from drfuse.files import is_locked, make_folder
 from drfuse.imports import describe_error, import_class, import_path
 from drfuse.logs import log_to
 from drfuse.models import FusionModel
 from drfuse.run import RunFiles
-from drfuse.training.distributed import die_with_parent
-from drfuse.training.fit import train
 from drfuse.training.network import make_network
 from drfuse.training.options import DEFAULTS, TrainOptions
+from drfuse.training.train import train
+
+if TYPE_CHECKING:
+    from drfuse.data import CohortDataModule
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def check_models(specs: Sequence[RunSpec], data: CohortDataModule) -> None:
+def check_models(specs: Sequence[RunSpec], data: "CohortDataModule") -> None:
     """Make the model of each run that is not finished, before anything is trained.
 
     Raises:
@@ -208,7 +209,7 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
 def train_one(
     spec: RunSpec,
     progress: bool = False,
-    callbacks: Sequence[L.Callback] = (),
+    callbacks: Sequence[object] = (),
     passing: tuple[type[Exception], ...] = (),
 ) -> Outcome:
     """Train a run unless it is finished or another command is training it.
@@ -304,6 +305,8 @@ def _prepare_worker(n_started: Any, n_threads: int, gpus: Sequence[str], level: 
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]  # before CUDA starts in this process
     torch.set_num_threads(n_threads)
     log_to(Console(stderr=True), level)
+    from drfuse.training.distributed import die_with_parent
+
     die_with_parent()
 
 

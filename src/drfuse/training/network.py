@@ -4,18 +4,19 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from drfuse.data import CohortDataModule
 from drfuse.errors import InputError
 from drfuse.imports import describe_error, import_path
 from drfuse.inference import load
 from drfuse.models import FusionModel, check_contract
 from drfuse.models.cxr_encoders import pretrained_configs
-from drfuse.models.execution import compile_encoders, recompute_activations
 from drfuse.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from drfuse.data import CohortDataModule
 
 
 def make_network(
@@ -40,7 +41,7 @@ def make_network(
     return network
 
 
-def try_network(network: FusionModel, data: CohortDataModule) -> None:
+def try_network(network: FusionModel, data: "CohortDataModule") -> None:
     """Check the contract of a model on one batch; `data` then has only what the model reads.
 
     Raises:
@@ -143,6 +144,8 @@ def _start_encoder(network: FusionModel, modality: str, run: Path, cohort: str) 
 
 def arrange(network: FusionModel, options: TrainOptions) -> None:
     """Set a model's memory layout, and compile it or recompute its activations as the options say."""
+    from drfuse.models.execution import compile_encoders, recompute_activations
+
     if options.precision != "32-true":  # faster in half precision; in float32 some narrow convolutions crash
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.checkpoint_activations:
@@ -151,7 +154,7 @@ def arrange(network: FusionModel, options: TrainOptions) -> None:
         compile_encoders(network)
 
 
-def freeze_cxr(network: FusionModel, data: CohortDataModule, device: torch.device) -> None:
+def freeze_cxr(network: FusionModel, data: "CohortDataModule", device: torch.device) -> None:
     """Freeze the CXR backbones and store their output for every radiograph of the cohort.
 
     Batches then hold no pixels.

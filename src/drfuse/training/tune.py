@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import lightning as L
 import numpy as np
 import optuna
 import polars as pl
@@ -29,7 +28,6 @@ from drfuse.files import make_folder, write_whole
 from drfuse.imports import import_path
 from drfuse.models import DrFuse
 from drfuse.run import RunFacts
-from drfuse.training.fit import data_module
 from drfuse.training.matrix import (
     SECONDS_TO_WAIT,
     RunSpec,
@@ -39,7 +37,6 @@ from drfuse.training.matrix import (
     train_all,
     train_one,
 )
-from drfuse.training.metrics import MONITORED
 from drfuse.training.options import DEFAULTS, TrainOptions, Without, refuse_decided
 
 logger = logging.getLogger(__name__)
@@ -153,6 +150,8 @@ def tune(
     opened, out = Cohort.open(cohort.resolve()), out.resolve()
     run_of = partial(_run_of, opened, out / "runs", model_args or {}, options)
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    from drfuse.training.fit import data_module  # not sooner, because Lightning takes seconds to import
+
     check_models([run_of(points[0])], data_module(opened, options))  # reports errors before any training
     make_folder(out / "runs")
     if sampler == "grid":
@@ -206,18 +205,6 @@ def _run_of(
     model = {"class_path": import_path(DrFuse), "init_args": {**model_args, **weights}}
     title = ", ".join(f"{name} {value:.3g}" for name, value in point.items())
     return specify(cohort, runs, title, model, options, lr=point["lr"])
-
-
-class _Report(L.Callback):
-    """Reports each epoch to a trial, and raises TrialPruned if the trial has little promise."""
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self.trial = trial
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        self.trial.report(trainer.callback_metrics[MONITORED["monitor"]].item(), trainer.current_epoch)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned
 
 
 def _work(search: _Search) -> None:
@@ -277,9 +264,11 @@ def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
     Raises:
         OSError: If the machine fails, for example with a full disk; the trial then does not count.
     """
+    from drfuse.training.pruning import ReportToTrial
+
     try:
         while (
-            outcome := train_one(spec, callbacks=[_Report(trial)], passing=(optuna.TrialPruned,))
+            outcome := train_one(spec, callbacks=[ReportToTrial(trial)], passing=(optuna.TrialPruned,))
         ) == "busy":  # another trial has the same point
             time.sleep(SECONDS_TO_WAIT)
     except optuna.TrialPruned:

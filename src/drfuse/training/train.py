@@ -1,0 +1,62 @@
+"""The command that trains one run. What it does is in `fit`, which takes seconds to import."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drfuse.arguments import check_arguments
+from drfuse.models import DrFuse, FusionModel
+from drfuse.training.options import DEFAULTS, TrainOptions
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The result of a training.
+
+    Attributes:
+        folder: The run.
+        best_epoch: The epoch whose weights were kept, from 0.
+        val_prauc: Its macro PRAUC on the validation split.
+        epochs: How many epochs were trained.
+    """
+
+    folder: Path
+    best_epoch: int
+    val_prauc: float
+    epochs: int
+
+
+@check_arguments
+def train(
+    cohort: Path,
+    out: Path,
+    model: Callable[[int, int], FusionModel] = DrFuse,
+    options: TrainOptions = DEFAULTS,
+    overwrite: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[object] = (),
+    **changes: Any,
+) -> TrainedRun:
+    """Train a model on a cohort, keep its best weights, and predict every stay.
+
+    An interrupted run resumes after its last complete epoch when it is started again with the same options.
+    A `FittedModel` has no epochs: its own `fit` is called once.
+
+    Args:
+        cohort: Folder that `drfuse prepare` wrote.
+        out: Folder of the run to write.
+        model: The model's class, by import path. Its first two arguments are the numbers of features and
+            labels; the others are options of their own (--model.help CLASS).
+        options: How it is trained.
+        overwrite: Replace an existing run at `out`.
+        progress: Whether to show progress bars.
+        callbacks: Further Lightning callbacks.
+        changes: Options by name, in place of those in `options`: `train(cohort, out, epochs=3)`.
+
+    Raises:
+        InputError: If the cohort or an option cannot be used, or `out` holds another run.
+    """
+    from drfuse.training.fit import fit_run
+
+    return fit_run(cohort, out, model, options.changed(**changes), overwrite, progress, callbacks)
