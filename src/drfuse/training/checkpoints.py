@@ -2,7 +2,8 @@
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -10,13 +11,67 @@ from zipfile import BadZipFile
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from drfuse.errors import InputError
+from drfuse.files import atomic_file
 from drfuse.run import RunFiles
 from drfuse.training.metrics import MONITORED
 
 _IN_BEST = {"cohort", "epoch", "state_dict", "val_prauc"}
 _IN_LAST = {*_IN_BEST, "callbacks", "optimizer_states", "loops"}
+
+
+class BackgroundWriter(TorchCheckpointIO):
+    """Writes checkpoints while the next epoch is trained, each from a copy of its tensors, in order.
+
+    A killed run loses at most the checkpoints of its last complete epoch, and resumes from those before.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: list[Future[None]] = []
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,  # noqa: ARG002 - Lightning's signature
+    ) -> None:
+        """Copy a checkpoint, and write it later."""
+        self._submit(_write, apply_to_collection(checkpoint, Tensor, _copy), Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint when all before it are written, such as the one that replaces it."""
+        self._submit(super().remove_checkpoint, path)
+
+    def teardown(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: If something cannot be written.
+        """
+        for task in self._pending:
+            task.result()
+        self._pending = []
+
+    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
+        for task in [task for task in self._pending if task.done()]:
+            task.result()  # raises its error
+            self._pending.remove(task)
+        self._pending.append(self._pool.submit(work, *arguments))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        torch.save(checkpoint, file)
 
 
 def checkpoint_callbacks(run: RunFiles, patience: int) -> list[L.Callback]:

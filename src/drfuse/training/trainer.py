@@ -14,6 +14,7 @@ from drfuse.data import CohortDataModule
 from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
 from drfuse.models import FusionModel, check_contract
+from drfuse.training.checkpoints import BackgroundWriter
 from drfuse.training.distributed import Ranks
 from drfuse.training.options import Precision
 
@@ -26,11 +27,14 @@ def make_trainer(ranks: Ranks, accelerator: str, precision: Precision, **options
     Raises:
         InputError: If the accelerator is missing, or does not support the precision.
     """
+    placement = ranks.placement()
+    plugins = [*placement.pop("plugins"), BackgroundWriter()]
     try:
         trainer = L.Trainer(
             accelerator=accelerator,
             precision=precision,
-            **ranks.placement(),
+            **placement,
+            plugins=plugins,
             **options,
             deterministic="warn",
             log_every_n_steps=1,
