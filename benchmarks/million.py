@@ -38,7 +38,7 @@ from drfuse.evaluation import evaluate as evaluate_run
 from drfuse.inference import load
 from drfuse.models import FusionModel
 from drfuse.models.base import MODALITIES, FusionOutput
-from drfuse.run import RunFacts, RunFiles
+from drfuse.run import RunFacts, RunFiles, predictions_file
 
 AT_MOST_GIB = 4
 _LABELS = [f"phenotype {c}" for c in range(25)]
@@ -168,7 +168,9 @@ def predict(cohort: Path, run: Path) -> None:
         best_epoch=0,
         val_prauc_macro=0.0,
     ).write(files.facts)
-    load(run).predict(opened).write(files.predictions)
+    with predictions_file(files.predictions) as append:
+        for block in load(run).predict_blocks(opened):
+            append(block)
 
 
 def evaluate(cohort: Path, run: Path) -> float:
@@ -232,7 +234,8 @@ def _make_up_stays(store: Store, n_stays: int) -> None:
                ['WHITE', 'BLACK', 'ASIAN', 'OTHER', 'UNKNOWN'][(hash(i // 2) % 5 + 1)::BIGINT] AS race,
                ['EW EMER.', 'URGENT', 'ELECTIVE'][(hash(i, 1) % 3 + 1)::BIGINT] AS admission_type,
                TIMESTAMP '2150-01-01' + to_hours(i % 10_000 * 100) AS intime,
-               intime + to_hours(48) AS window_end, intime + to_hours(72) AS outtime, 3.0 AS los, (hash(i, 3) % 48 + 1)::BIGINT AS n_hours,
+               intime + to_hours(48) AS window_end, intime + to_hours(72) AS outtime, 3.0 AS los,
+               (hash(i, 3) % 48 + 1)::BIGINT AS n_hours,
                hash(i, 2) % 10 = 0 AS in_hospital_mortality
         FROM range({n_stays}) t(i)
         """

@@ -1,5 +1,6 @@
 """Predictions on disk."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import polars as pl
 import pytest
 
 from drfuse.errors import InputError, MissingInputError
-from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.run import Predictions, RunFacts, RunFiles, predictions_file
+from drfuse.subsets import Split
+from tests.builders import left_in
 
 
 def example(weights: bool) -> Predictions:
@@ -54,6 +57,56 @@ def test_rows_are_those_of_a_split_and_subset(split: Any, full: list[bool], matc
     predictions = example(weights=False)
     assert predictions.rows(split).tolist() == predictions.rows(split, "full").tolist() == full
     assert predictions.rows(split, "matched").tolist() == matched
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_one_split_is_read_as_if_chosen_afterwards(tmp_path: Path, weights: bool) -> None:
+    path, written = tmp_path / "predictions.parquet", example(weights)
+    written.write(path)
+    for read, expected in (
+        (Predictions.read(path, "test"), written.of_split("test")),
+        (
+            Predictions.read(path, "test", logits_only=True),
+            replace(written.of_split("test"), modality_weights=None, logits_without_cxr=None),
+        ),
+    ):
+        assert read.stays.equals(expected.stays)
+        for name in ("logits", "labels", "modality_weights", "logits_without_cxr"):
+            np.testing.assert_array_equal(getattr(read, name), getattr(expected, name))
+    assert Predictions.read(path, "validation").logits.shape == (0, 2)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_file_written_in_blocks_or_parts_holds_the_same_table(tmp_path: Path, weights: bool) -> None:
+    whole, blocks, joined = (tmp_path / f"{name}.parquet" for name in ("whole", "blocks", "joined"))
+    example(weights).write(whole)
+    splits: tuple[Split, ...] = ("train", "test")
+    with predictions_file(blocks) as append:
+        for split in splits:
+            append(example(weights).of_split(split))
+            assert not blocks.exists()
+    parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for part, split in zip(parts, splits, strict=True):
+        example(weights).of_split(split).write(part)
+    Predictions.join(parts, joined)
+    expected = pl.read_parquet(whole)
+    assert expected.schema["logits"] == pl.Array(pl.Float32, 2)
+    for path in (blocks, joined):
+        assert pl.read_parquet(path).equals(expected)
+        assert pl.read_parquet_schema(path) == expected.schema
+        assert Predictions.read(path).phenotypes == ["gout", "shock"]
+    assert left_in(tmp_path) == {"whole.parquet", "blocks.parquet", "joined.parquet"}
+
+
+def test_predictions_that_are_not_complete_do_not_appear(tmp_path: Path) -> None:
+    def write(*blocks: object) -> None:
+        with predictions_file(tmp_path / "predictions.parquet") as append:
+            for block in blocks:
+                append(block)  # type: ignore[arg-type]
+
+    with pytest.raises(AttributeError):
+        write(example(weights=True), None)
+    assert not any(tmp_path.iterdir())
 
 
 def test_missing_predictions_name_the_run(tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -202,6 +203,11 @@ def _from_json(kind: Any, stored: Mapping[str, Any]) -> Any:
     return kind(**{name: as_annotated(name, value, types[name]) for name, value in stored.items()})
 
 
+_STAY = ["subject_id", "stay_id", "split", "has_cxr"]
+_OPTIONAL = ("modality_weights", "logits_without_cxr")
+_FORM: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "use_dictionary": ["split"]}
+
+
 @dataclass(frozen=True)
 class Predictions:
     """The predictions of a run for N stays of a cohort: C phenotypes, or labels of another task.
@@ -249,19 +255,26 @@ class Predictions:
 
     def write(self, path: Path) -> None:
         """Write a Parquet file atomically."""
+        with predictions_file(path) as append:
+            append(self)
+
+    def _table(self) -> pa.Table:
+        """Return the predictions as a row group of their file."""
         table = self.stays
         for name, array in self._arrays.items():
             kind = pl.UInt8 if name == "labels" else pl.Float32
             table = table.with_columns(pl.Series(name, array, dtype=pl.Array(kind, array.shape[1:])))
-        with atomic_file(path) as partial:
-            try:
-                table.write_parquet(partial, metadata={"phenotypes": json.dumps(self.phenotypes)})
-            except pl.exceptions.PolarsError as error:  # such as a full disk
-                raise OSError(f"{path} cannot be written: {error}") from error
+        arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return arrow.replace_schema_metadata({"phenotypes": json.dumps(self.phenotypes)})
 
     @classmethod
-    def read(cls, path: Path) -> "Predictions":
+    def read(cls, path: Path, split: Split | None = None, logits_only: bool = False) -> "Predictions":
         """Return the predictions in a file.
+
+        Args:
+            path: The file.
+            split: The split to read; by default all.
+            logits_only: Leave out the modality weights and the logits without radiographs.
 
         Raises:
             MissingInputError: If the file is missing.
@@ -270,18 +283,52 @@ class Predictions:
         if not path.is_file():
             raise RunFiles(path.parent).unfinished(path)
         try:
-            table = pl.read_parquet(path, glob=False)
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
-            optional = {
-                name: table[name].to_numpy() if name in table.columns else None
-                for name in ("modality_weights", "logits_without_cxr")
-            }
+            stored = pl.scan_parquet(path, glob=False)
+            names = ["logits", "labels", *([] if logits_only else _OPTIONAL)]
+            names = [name for name in names if name not in _OPTIONAL or name in stored.collect_schema()]
+            chosen = stored if split is None else stored.filter(pl.col("split") == split)
+            table = chosen.select(*_STAY, *names).collect()
+            arrays = {name: table[name].to_numpy() for name in names}
             return cls(
                 phenotypes=phenotypes,
-                stays=table.select("subject_id", "stay_id", "split", "has_cxr"),
-                logits=table["logits"].to_numpy(),
-                labels=table["labels"].to_numpy(),
-                **optional,
+                stays=table.select(_STAY),
+                logits=arrays["logits"],
+                labels=arrays["labels"],
+                modality_weights=arrays.get("modality_weights"),
+                logits_without_cxr=arrays.get("logits_without_cxr"),
             )
-        except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
+        except (pl.exceptions.PolarsError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(f"{path} holds no predictions of `drfuse train`; train the run again") from error
+
+    @staticmethod
+    def join(parts: Sequence[Path], path: Path) -> None:
+        """Write the predictions in several files to one, in the order given, and delete the parts."""
+        with (
+            atomic_file(path) as partial,
+            pq.ParquetWriter(partial, pq.read_schema(parts[0]), **_FORM) as whole,
+        ):
+            for part in map(pq.ParquetFile, parts):
+                for number in range(part.num_row_groups):
+                    whole.write_table(part.read_row_group(number))
+        for part in parts:
+            part.unlink()
+
+
+@contextmanager
+def predictions_file(path: Path) -> Iterator[Callable[[Predictions], None]]:
+    """Yield a function that appends predictions to a new file, which appears when the context ends.
+
+    What is appended is written at once, so that the predictions of a large cohort need not fit in memory.
+    """
+    with atomic_file(path) as partial, ExitStack() as opened:
+        writer: pq.ParquetWriter | None = None
+
+        def append(block: Predictions) -> None:
+            nonlocal writer
+            table = block._table()
+            if writer is None:
+                writer = opened.enter_context(pq.ParquetWriter(partial, table.schema, **_FORM))
+            writer.write_table(table)
+
+        yield append

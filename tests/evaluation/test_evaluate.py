@@ -322,11 +322,11 @@ def test_groups_that_are_measured_no_more_are_gone(run: Path, tmp_path: Path) ->
 def test_another_cohort_is_refused(run: Path, tmp_path: Path) -> None:
     given = predictions()
     path = write_stays(tmp_path / "cohort", given) / "stays.parquet"
-    pl.read_parquet(path).filter(pl.col("stay_id") > 1002).write_parquet(path)
-    with pytest.raises(InputError, match="lacks 3 of the 80 stays of the run"):
+    pl.read_parquet(path).filter(pl.col("stay_id") > 1003).write_parquet(path)
+    with pytest.raises(InputError, match="lacks 2 of the 60 test stays of the run"):
         evaluate(run, cohort=tmp_path / "cohort")
     pl.DataFrame({"x": [1]}).write_parquet(path)
-    with pytest.raises(InputError, match="lacks 80 of the 80 stays"):
+    with pytest.raises(InputError, match="lacks 60 of the 60 test stays"):
         evaluate(run, cohort=tmp_path / "cohort")
     path.write_bytes(b"no table")
     with pytest.raises(InputError, match="is damaged"):

@@ -59,6 +59,21 @@ def test_half_precision_is_predicted_to_the_bit_too(small_cohort: Path, tmp_path
     np.testing.assert_array_equal(predicted.logits, Predictions.read(RunFiles(run).predictions).logits)
 
 
+def test_predictions_come_in_blocks_of_whole_batches(
+    run: Path, small_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load(run)
+    whole = predictor.predict(small_cohort)
+    size = predictor.facts.batch_size
+    monkeypatch.setattr("drfuse.inference.predictor._STAYS_A_BLOCK", 1)
+    blocks = list(predictor.predict_blocks(small_cohort))
+    assert [len(block.stays) for block in blocks[:-1]] == [size] * (-(-len(whole.stays) // size) - 1)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    for name in ("logits", "labels", "logits_without_cxr"):
+        np.testing.assert_array_equal(getattr(Predictions.concatenate(blocks), name), getattr(whole, name))
+
+
 def test_stays_are_predicted_in_the_order_of_their_rows(run: Path, small_cohort: Path) -> None:
     cohort, rows = Cohort.open(small_cohort), np.array([7, 2, 11])
     predicted = load(run).predict(cohort, rows)

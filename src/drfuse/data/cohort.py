@@ -1,6 +1,7 @@
 """Opens a cohort on disk, memory-mapped."""
 
 import json
+import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,6 +144,17 @@ class Cohort:
         check_choice("subset", subset, get_args(Subset))
         chosen = np.full(len(self), True) if split is None else self.stays["split"].to_numpy() == split
         return np.flatnonzero(chosen & self.has_cxr if subset == "matched" else chosen)
+
+    def release(self) -> None:
+        """Take what was read of `ehr` and `cxr` out of this process's memory; it can be read again.
+
+        The system would do so once memory is short, but a cluster may end a process that seems to hold more
+        than its share.
+        """
+        for array in (self.ehr, self.cxr):
+            pages = getattr(array, "_mmap", None)
+            if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def row_of(self, stay_id: int) -> int:
         """Return the row of a stay.

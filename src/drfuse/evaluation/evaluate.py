@@ -19,7 +19,7 @@ from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
 from drfuse.evaluation.metrics import METRICS, Metric, Resampled
 from drfuse.evaluation.resampling import Resamples, mask_interval, too_few
-from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups_in
+from drfuse.evaluation.subgroups import GROUPED_BY, GroupMetrics, Subgroups, groups_of, subgroups_in
 from drfuse.files import write_whole
 from drfuse.run import Predictions, RunFiles
 from drfuse.subsets import Subset
@@ -124,7 +124,7 @@ def evaluate(
             f"n_resamples is {n_resamples} and seed {seed}; expected at least 1 resample and a seed from 0"
         )
     files = RunFiles(Path(run))
-    predictions = Predictions.read(files.predictions)
+    predictions = Predictions.read(files.predictions, "test", logits_only=True)
     attributes = None if cohort is None else _attributes(Path(cohort), predictions)
     test_sets: tuple[Subset, ...] = ("matched", "full") if test_on is None else (test_on,)
     metrics = []
@@ -228,25 +228,29 @@ def _measured(
 
 
 def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
-    """Return the groups of each stay of a run, from the cohort that it was trained on."""
+    """Return the groups of each test stay of a run, from the cohort that it was trained on."""
     path = cohort / "stays.parquet"
     if not path.is_file():
         raise MissingInputError(
             f"{cohort} has no stays.parquet, so it is not a cohort; choose one that `drfuse prepare` wrote"
         )
+    ids = ["subject_id", "stay_id"]
+    of_run = predictions.stays.select(ids)
     try:
-        stays = pl.read_parquet(path, glob=False)
+        stored = pl.scan_parquet(path, glob=False)
+        columns = set(stored.collect_schema())
+        needed = (
+            stored.select(*ids, *sorted(columns & set(GROUPED_BY))) if set(ids) <= columns else of_run.clear()
+        )
+        stays = needed.lazy().join(of_run.lazy(), on=ids, how="semi").collect()
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path} is damaged; run `drfuse prepare` again") from error
-    ids = ["subject_id", "stay_id"]
-    known = stays.select(ids) if set(ids) <= set(stays.columns) else predictions.stays.select(ids).clear()
-    if missing := predictions.stays.join(known, on=ids, how="anti").height:
+    if missing := of_run.join(stays, on=ids, how="anti").height:
         raise InputError(
-            f"{cohort} lacks {missing} of the {predictions.stays.height} stays of the run; choose the "
+            f"{cohort} lacks {missing} of the {of_run.height} test stays of the run; choose the "
             "--cohort that it was trained on"
         )
-    joined = predictions.stays.select(ids).join(stays, on=ids, how="left", maintain_order="left")
-    return groups_of(joined)
+    return groups_of(of_run.join(stays, on=ids, how="left", maintain_order="left"))
 
 
 def _write(files: RunFiles, measured: list[Evaluation]) -> None:

@@ -16,6 +16,8 @@ from drfuse.evaluation.ranking import Ranking, compiled, map_blocks, prauc_auroc
 from drfuse.evaluation.resampling import LANES, Counts, Resamples, mask_interval, too_few
 
 UNKNOWN = "unknown"
+GROUPED_BY = ("age", "gender", "race", "admission_type")
+"""The columns of `stays.parquet` that patients are grouped by."""
 FEW = 50
 """With fewer positive labels, a group's numbers say little."""
 _AGE_BANDS = {18: "18-44", 45: "45-64", 65: "65-79", 80: "80+"}  # by their youngest age
@@ -81,7 +83,7 @@ def groups_of(stays: pl.DataFrame) -> pl.DataFrame:
     ... ).row(0)
     ('65-79', 'female', 'Asian', 'unknown')
     """
-    if absent := sorted({"age", "gender", "race", "admission_type"} - set(stays.columns)):
+    if absent := sorted(set(GROUPED_BY) - set(stays.columns)):
         raise InputError(f"the stays have no {', '.join(absent)}; prepare the cohort again")
     table = pl.read_csv((files("drfuse.evaluation") / "definitions" / "groups.csv").read_bytes())
     band = pl.lit(UNKNOWN)

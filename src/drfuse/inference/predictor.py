@@ -1,9 +1,10 @@
 """Predicts the stays of a cohort with a trained run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -25,6 +26,7 @@ from drfuse.models.cxr_encoders import only_new_backbones
 from drfuse.run import Predictions, RunFacts, RunFiles
 
 _Returned = TypeVar("_Returned")
+_STAYS_A_BLOCK = 32_768
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -100,21 +102,40 @@ class Predictor:
             InputError: If the cohort was not prepared like that of the training, or `rows` is empty, not of
                 whole numbers, or holds a stay without known labels.
         """
+        return Predictions.concatenate(list(self.predict_blocks(cohort, rows, num_workers, progress)))
+
+    def predict_blocks(
+        self,
+        cohort: Cohort | Path,
+        rows: NDArray[np.int64] | None = None,
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> Iterator[Predictions]:
+        """Yield what `predict` returns in blocks of about 32,768 stays, so that it need not fit in memory.
+
+        The arguments are those of `predict`.
+
+        Raises:
+            InputError: As `predict`, when the first block is asked for.
+        """
         dataset = self._dataset(cohort)
         cohort, known = dataset.cohort, dataset.task.rows()
         rows = known if rows is None else _row_numbers(rows, known, f"{cohort.folder} with known labels")
         batches = split_rows(rows, self.facts.batch_size)
-        parts = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
-        stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-        at = np.searchsorted(cohort.stays["stay_id"].to_numpy(), stay_id)
-        return Predictions(
-            phenotypes=self.facts.label_names,
-            stays=cohort.stays.select("subject_id", "stay_id", "split", "has_cxr")[at],
-            logits=logits,
-            labels=dataset.task.labels[at].astype("uint8"),
-            modality_weights=weights if weights.shape[1] else None,
-            logits_without_cxr=without,
-        )
+        predicted = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
+        ids = cohort.stays["stay_id"].to_numpy()
+        while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // self.facts.batch_size))):
+            stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+            at = np.searchsorted(ids, stay_id)
+            yield Predictions(
+                phenotypes=self.facts.label_names,
+                stays=cohort.stays.select("subject_id", "stay_id", "split", "has_cxr")[at],
+                logits=logits,
+                labels=dataset.task.labels[at].astype("uint8"),
+                modality_weights=weights if weights.shape[1] else None,
+                logits_without_cxr=without,
+            )
+            cohort.release()
 
     def represent(
         self, cohort: Cohort | Path, batches: Sequence[Sequence[int]]
@@ -129,7 +150,7 @@ class Predictor:
         dataset = self._dataset(cohort)
         for batch in batches:
             _row_numbers(batch, np.arange(len(dataset)), str(dataset.cohort.folder))
-        parts = self._map(lambda batch: self.model(batch).representations, dataset, batches)
+        parts = list(self._map(lambda batch: self.model(batch).representations, dataset, batches))
         return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
 
     def _map(
@@ -139,20 +160,22 @@ class Predictor:
         batches: Sequence[Sequence[int]],
         num_workers: int = 0,
         progress: bool = False,
-    ) -> list[_Returned]:
-        """Return a function's result for each batch, computed in the precision of the training."""
+    ) -> Iterator[_Returned]:
+        """Yield a function's result for each batch, computed in the precision of the training."""
         half = _HALF.get(self.facts.precision)
         if half == torch.float16 and self.device.type == "cpu":  # CPUs do not train in float16
             half = None
         transform = CxrTransform(self.facts.crop_size)
         read = EvaluationBatches(dataset, transform, batches, num_workers, self.device)
         shown = track(read, "predicting", len(batches), disable=not progress, transient=True)
-        with (
-            explain_killed_workers(),
-            torch.inference_mode(),
-            torch.autocast(self.device.type, half, enabled=half is not None),
-        ):
-            return [function(batch) for batch in shown]
+        with explain_killed_workers():
+            for batch in shown:
+                with (
+                    torch.inference_mode(),
+                    torch.autocast(self.device.type, half, enabled=half is not None),
+                ):
+                    result = function(batch)
+                yield result
 
     def _dataset(self, cohort: Cohort | Path) -> StayDataset:
         """Return the dataset of a cohort that fits the model, with the features of the training.

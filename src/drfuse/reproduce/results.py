@@ -130,7 +130,7 @@ def _read_test_split(spec: RunSpec, task: Task) -> Predictions:
         InputError: If a file is damaged or missing, or belongs to another cohort or task.
     """
     facts, cohort, rows = RunFacts.read(spec.folder), task.cohort, task.rows("test")
-    predictions = Predictions.read(spec.run.predictions).of_split("test")
+    predictions = Predictions.read(spec.run.predictions, "test")
     if not (
         facts.cohort == cohort.fingerprint
         and facts.label_names == predictions.phenotypes == task.label_names
