@@ -21,7 +21,7 @@ from drfuse.errors import InputError
 from drfuse.files import atomic_file
 from drfuse.inference import Predictor
 from drfuse.models import FittedModel, FittingData, FusionModel
-from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.run import Predictions, RunFacts, RunFiles, predictions_file
 from drfuse.training.checkpoints import (
     checkpoint_callbacks,
     is_done,
@@ -116,11 +116,7 @@ def fit_run(
         result = ranks.share(result)
         network.load_state_dict(load_file(run.model))  # in every process
         predictor = Predictor(network.eval(), RunFacts.read(run.folder)).to(trainer.strategy.root_device)
-        rows = np.array_split(data.rows, ranks.size)[ranks.rank]
-        shown = progress and ranks.is_first
-        parts = ranks.gather(predictor.predict(opened, rows, options.num_workers, shown))
-        if ranks.is_first:
-            Predictions.concatenate(parts).write(run.predictions)
+        _write_predictions(run, predictor, data, ranks, progress and ranks.is_first)
     return result
 
 
@@ -197,6 +193,23 @@ def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) ->
     with atomic_file(run.model) as partial:
         save_file(weights, partial)
     return result
+
+
+def _write_predictions(
+    run: RunFiles, predictor: Predictor, data: CohortDataModule, ranks: Ranks, progress: bool
+) -> None:
+    """Write the predictions of every stay; several processes write a part each, which the first one joins."""
+    part = run.predictions
+    if not ranks.is_alone:
+        part = run.checkpoints / f"predictions-{ranks.rank}.parquet"
+        part.parent.mkdir(exist_ok=True)
+    rows = np.array_split(data.rows, ranks.size)[ranks.rank]
+    with predictions_file(part) as append:
+        for block in predictor.predict_blocks(data.dataset.cohort, rows, data.num_workers, progress):
+            append(block)
+    parts = ranks.gather(part)
+    if ranks.is_first and not ranks.is_alone:
+        Predictions.join(parts, run.predictions)
 
 
 def _fit_in_one_call(network: FittedModel, data: CohortDataModule) -> float:
