@@ -2,6 +2,8 @@
 
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: 
 # before PyTorch and Numba load: what the tests compute is so small that a second thread only costs time
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NUMBA_NUM_THREADS"] = "1"
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="drfuse-tests-")  # which cohorts are whole
 
 from drfuse.cohort import prepare
 from drfuse.demo import Demo, demo
@@ -27,6 +30,7 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let it clean up at the end, or extension modules report leaks."""
     gc.unfreeze()
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

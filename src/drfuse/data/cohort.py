@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from drfuse.arguments import as_annotated
 from drfuse.cohort.manifest import Manifest, sha256
+from drfuse.data.checks import changed_file
 from drfuse.data.features import EhrFeatures
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.subsets import Split, Subset
@@ -44,7 +45,8 @@ class Cohort:
 
         Args:
             folder: The cohort.
-            verify: Check every file against its SHA-256 in the manifest, which reads them all.
+            verify: Check every file against its SHA-256 in the manifest. It is read once, and again only
+                after its size or times have changed (see `changed_file`).
 
         Raises:
             MissingInputError: If `folder` is not a cohort, or one of its files is missing.
@@ -54,10 +56,8 @@ class Cohort:
         manifest = Manifest.read(folder)
         if missing := [name for name in manifest.files if not (folder / name).is_file()]:
             raise MissingInputError(f"{folder} lacks {', '.join(missing)}; run `drfuse prepare` again")
-        if changed := [
-            name for name, sum_ in manifest.files.items() if verify and sha256(folder / name) != sum_
-        ]:
-            raise InputError(f"{folder}/{changed[0]} is not what `drfuse prepare` wrote; run it again")
+        if verify and (changed := changed_file(folder, manifest)) is not None:
+            raise InputError(f"{folder}/{changed} is not what `drfuse prepare` wrote; run it again")
         try:
             stays = pl.read_parquet(folder / "stays.parquet", glob=False)
             ehr = np.load(folder / "ehr.npy", mmap_mode="r")
