@@ -50,7 +50,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that writes everything but the others' predictions."""
         return self.rank == 0
 
     @property

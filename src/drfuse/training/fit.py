@@ -18,7 +18,7 @@ from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
 from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
-from drfuse.files import atomic_file
+from drfuse.files import atomic_file, beside
 from drfuse.inference import Predictor
 from drfuse.models import FittedModel, FittingData, FusionModel
 from drfuse.run import Predictions, RunFacts, RunFiles, predictions_file
@@ -199,10 +199,7 @@ def _write_predictions(
     run: RunFiles, predictor: Predictor, data: CohortDataModule, ranks: Ranks, progress: bool
 ) -> None:
     """Write the predictions of every stay; several processes write a part each, which the first one joins."""
-    part = run.predictions
-    if not ranks.is_alone:
-        part = run.checkpoints / f"predictions-{ranks.rank}.parquet"
-        part.parent.mkdir(exist_ok=True)
+    part = run.predictions if ranks.is_alone else beside(run.predictions, f"part-{ranks.rank}")
     rows = np.array_split(data.rows, ranks.size)[ranks.rank]
     with predictions_file(part) as append:
         for block in predictor.predict_blocks(data.dataset.cohort, rows, data.num_workers, progress):
