@@ -185,3 +185,44 @@ def test_wrong_arguments_are_refused_in_a_sentence(
 def test_an_open_cohort_is_not_a_path(small_cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cohort is of type Cohort; expected a path"):
         train(Cohort.open(small_cohort), tmp_path / "run", FirstHour)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_no_run_has_is_never_deleted(overwrite: bool, tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / "work")
+    (run.folder / "data").mkdir(parents=True)
+    files = {
+        run.config: yaml.safe_dump(CONFIG),
+        run.folder / "thesis.txt": "",
+        run.folder / "data/a.csv": "1",
+    }
+    for path, text in files.items():
+        path.write_text(text)
+    with pytest.raises(InputError, match="choose a different --out"), claim(run, CONFIG, "", overwrite):
+        raise KeyboardInterrupt
+    assert {path: path.read_text() for path in files} == files
+
+
+def test_a_run_with_other_files_resumes_but_is_not_replaced(fit: Trainer, interrupted: RunFiles) -> None:
+    (interrupted.folder / "notes.txt").write_text("epoch 1 looks good")
+    with pytest.raises(InputError, match=r"holds more than a run \(notes\.txt\)"):
+        fit(overwrite=True)
+    assert fit().epochs == 2
+    assert (interrupted.folder / "notes.txt").read_text() == "epoch 1 looks good"
+
+
+def test_options_of_the_user_in_the_new_folder_survive_an_interruption(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / "run")
+    run.folder.mkdir()
+    run.config.write_text("# my options\n" + yaml.safe_dump(CONFIG))
+    with pytest.raises(KeyboardInterrupt), claim(run, CONFIG, "", overwrite=False):
+        raise KeyboardInterrupt
+    assert run.config.read_text().startswith("# my options")
+
+
+def test_the_working_directory_is_not_replaced(
+    fit: Trainer, interrupted: RunFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(interrupted.folder)
+    with pytest.raises(InputError, match="cannot be replaced as a whole"):
+        fit(overwrite=True)

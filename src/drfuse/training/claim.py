@@ -49,6 +49,9 @@ def claim(
         if not _is_empty(run.folder) and not _is_run(run):
             raise InputError(f"{run.folder} holds something that is not a run; choose a different --out")
         if overwrite:
+            _check_replaceable(run)
+        own_config = None if _has_weights(run) or not run.config.is_file() else run.config.read_bytes()
+        if overwrite:
             _put_aside(run, replaced)
         elif replaced.is_dir() and not _has_weights(run):  # a command was killed
             _discard(run, replaced)
@@ -64,6 +67,9 @@ def claim(
         except BaseException:
             if not _has_weights(run):
                 _discard(run, replaced)
+                if own_config is not None and not run.folder.exists():  # perhaps a file of the user's
+                    make_folder(run.folder)
+                    run.config.write_bytes(own_config)
             elif replaced.exists():
                 logger.warning("the replaced run is kept in %s until this one is finished", replaced)
             raise
@@ -71,6 +77,16 @@ def claim(
             shutil.rmtree(replaced, ignore_errors=True)
         elif replaced.exists():
             logger.warning("%s still has the run that this one replaced; delete it if not needed", replaced)
+
+
+def _check_replaceable(run: RunFiles) -> None:
+    """Raise InputError if deleting the folder could delete more than a run."""
+    if run.folder.is_mount() or run.folder == Path.cwd():
+        raise InputError(f"{run.folder} cannot be replaced as a whole; choose a folder inside it as --out")
+    if others := _others(run):
+        raise InputError(
+            f"{run.folder} holds more than a run ({others[0]}); move that elsewhere, or choose a different --out"
+        )
 
 
 def _discard(run: RunFiles, replaced: Path) -> None:
@@ -129,9 +145,12 @@ def _interrupted(
 
 
 def _empty(run: RunFiles) -> None:
-    """Delete everything in the folder; `config.yaml`, which marks it as a run, goes last."""
+    """Delete the run in the folder; `config.yaml`, which marks it as a run, goes last."""
     if run.folder.is_dir():
+        others = _others(run)
         for path in sorted(run.folder.iterdir(), key=lambda path: path == run.config):
+            if path.name in others:
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -150,14 +169,22 @@ def _has_weights(run: RunFiles) -> bool:
 
 
 def _is_run(run: RunFiles) -> bool:
-    """Return whether the folder holds a run: its `config.yaml`, or weights and nothing that no run has."""
+    """Return whether the folder holds a run: its `config.yaml` or weights, and nothing else if one is missing."""
     try:
-        return bool(_config_of(run))
+        has_config = bool(_config_of(run))
     except InputError:
-        if not run.folder.is_dir() or not _has_weights(run):
-            return False
-        names = {path.name for path in vars(run).values()}
-        return all(path.name in names or path.suffix == ".partial" for path in run.folder.iterdir())
+        has_config = False
+    has_weights = run.folder.is_dir() and _has_weights(run)
+    return (has_config and has_weights) or ((has_config or has_weights) and not _others(run))
+
+
+def _others(run: RunFiles) -> list[str]:
+    """Return the names in the folder that no run has."""
+    if not run.folder.is_dir():
+        return []
+    names = {path.name for path in vars(run).values()}
+    found = (path.name for path in run.folder.iterdir() if path.suffix != ".partial")
+    return sorted(name for name in found if name not in names)
 
 
 def _config_of(run: RunFiles) -> dict[str, Any]:
