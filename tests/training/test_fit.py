@@ -518,7 +518,7 @@ def test_a_cohort_without_radiographs_trains(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(FusionTraining, "training_step"), (Predictor, "predict")],
+    [(FusionTraining, "training_step"), (Predictor, "predict_blocks")],
     ids=["training", "predicting"],
 )
 def test_an_interruption_is_one(
