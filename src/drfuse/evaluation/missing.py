@@ -88,9 +88,10 @@ def missing_curve(
         n_removed = round(share * n)
         n_orders = n_draws if 0 < n_removed < n else 1  # at the ends all orders agree
         removed = places[:n_orders] < n_removed  # (draws, n)
-        scores = np.concatenate([np.where(lost[:, None], fallback, seen) for lost in removed], axis=1)
-        prauc, _ = prauc_auroc(np.tile(present, n_orders), scores, blocks)
-        prauc = prauc.reshape(-1, n_orders * n_seeds, n_columns // n_seeds)
+        of_orders = [
+            prauc_auroc(present, np.where(lost[:, None], fallback, seen), blocks)[0] for lost in removed
+        ]
+        prauc = np.stack(of_orders, axis=1).reshape(-1, n_orders * n_seeds, n_columns // n_seeds)
         value, drawn = (
             macro.reshape(-1, n_orders, n_seeds).mean(axis=1) for macro in macro_of_seeds(prauc[0], prauc[1:])
         )
