@@ -19,7 +19,7 @@ _COMMANDS = {
     "prepare": ["--mimic-iv", _NOWHERE, "--out", f"{_NOWHERE}/cohort"],
     "train": [_NOWHERE, "--out", f"{_NOWHERE}/run"],
     "evaluate": [_NOWHERE],
-    "reproduce": ["all", "--cohort", _NOWHERE, "--out", f"{_NOWHERE}/results"],
+    "reproduce": ["all", _NOWHERE, "--out", f"{_NOWHERE}/results"],
     "tune": [_NOWHERE, "--out", f"{_NOWHERE}/search"],
 }
 _HOW = """\

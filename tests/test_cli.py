@@ -1,5 +1,6 @@
 """The command line: options, errors and what it shows."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import yaml
 
 from drfuse import __version__
 from drfuse.cli import main
+from drfuse.models import MedFuse
 from tests.mimic import write_hospital
 
 TINY = """
@@ -183,6 +185,15 @@ def test_train_and_evaluate(
     assert last_line == f"wrote {run / 'metrics.json'} and metrics.csv, subgroups.csv"
 
 
+def test_training_says_only_what_the_user_asked_for(small_cohort: Path, tmp_path: Path, tiny: str) -> None:
+    command = [sys.executable, "-m", "drfuse", "train", str(small_cohort), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, "--config", tiny, "--progress", "false"], capture_output=True, check=True
+    )
+    assert done.stderr == b""
+    assert done.stdout.startswith(b"wrote ")
+
+
 def test_a_runs_own_configuration_repeats_it(small_cohort: Path, tmp_path: Path, tiny: str) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     main(["train", str(small_cohort), "--out", str(first), "--config", tiny, "--seed", "7"])
@@ -316,6 +327,21 @@ def test_print_config_writes_a_configuration(capsys: pytest.CaptureFixture[str],
     options = yaml.safe_load(capsys.readouterr().out)
     assert options["batch_size"] == 16
     assert options["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("earlier", [[], ["--config", "run.yaml"], ["--model.dropout", "0.4"]])
+def test_a_model_has_its_own_defaults(
+    earlier: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_another = {"class_path": "drfuse.models.DrFuse", "init_args": {"dim": 8, "cxr_backbone": "resnet18"}}
+    Path("run.yaml").write_text(yaml.safe_dump({"model": of_another}))
+    with pytest.raises(SystemExit):
+        main(["train", "cohort", "--out", "run", *earlier, "--model", "MedFuse", "--print-config"])
+    given = yaml.safe_load(capsys.readouterr().out)["model"]
+    assert given["class_path"] == "drfuse.models.MedFuse"
+    assert given["init_args"]["cxr_backbone"] == "resnet34"
+    assert given["init_args"]["dim"] == inspect.signature(MedFuse).parameters["dim"].default
 
 
 def test_what_only_python_can_give_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:

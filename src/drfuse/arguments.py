@@ -27,7 +27,7 @@ _SCALARS: dict[Any, tuple[Any, str]] = {
 """By annotation, the types that are accepted for it and converted to it, and its name in messages."""
 
 _PLAIN = bool | int | float | str | Path | Sequence[Any] | Mapping[str, Any] | None
-"""What `Any` stands for: a value that YAML can hold."""
+"""The values that an `Any` annotation accepts: those that YAML can store."""
 
 
 def check_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

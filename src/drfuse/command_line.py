@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args, get_origin
 
 from docstring_parser import parse_from_object
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 from jsonargparse._actions import ActionConfigFile  # type checkers do not find it in the package itself
 from rich.console import Console
 
@@ -123,6 +123,15 @@ def run_command(
     except KeyboardInterrupt:
         errors.print(f"{program}: interrupted; run the same command again to continue or to start over")
         raise SystemExit(130) from None
+
+
+def _forget_other_class(_parser: Any, earlier: Any, value: Any) -> None:
+    """Drop the values of a class that another one replaces; jsonargparse would keep those that both have."""
+    if earlier and "class_path" in earlier and earlier["class_path"] != value["class_path"]:
+        earlier["init_args"] = cast(Any, Namespace)()
+
+
+_typehints.discard_init_args_on_class_path_change = _forget_other_class
 
 
 def _parser(

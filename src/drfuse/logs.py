@@ -14,7 +14,12 @@ def log_to(console: Console, level: int = logging.INFO) -> None:
         format="%(message)s",
         handlers=[RichHandler(console=console, show_time=False, show_path=False)],
     )
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it sets its own level on import
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between lightning and torch
+    warnings.filterwarnings("ignore", ".*did not find any unused parameters.*")
+
+
+def hide_lightning() -> None:
+    """Hide what Lightning says of devices, and its tips. Its import sets the level, so call this later."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

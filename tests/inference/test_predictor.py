@@ -97,7 +97,7 @@ def test_stays_are_predicted_in_the_order_of_their_rows(run: Path, small_cohort:
     ],
 )
 def test_rows_that_cannot_be_predicted_are_refused(run: Path, small_cohort: Path, rows: Any) -> None:
-    expected = r"rows: expected at least one, each of a stay of .*; numpy\.flatnonzero turns a mask into rows"
+    expected = r"rows: expected at least one, each of .*; if you have a mask, pass numpy\.flatnonzero\(mask\)"
     with pytest.raises(InputError, match=expected):
         load(run).predict(Cohort.open(small_cohort), rows)
     with pytest.raises(InputError, match=expected):

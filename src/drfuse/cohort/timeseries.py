@@ -41,19 +41,23 @@ def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int =
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
 
+    # cells of a CSV file that a preset does not use are not parsed, so they do not lose their row
+    unused = {"storetime", "valuenum", "specimen_id"} if preset == "benchmark" else set()
+    used = [name for name in _EVENT if name not in unused]
+
     def in_window(events: ir.Table) -> ir.Table:
         begin = events.intime if preset == "benchmark" else _minute(events.intime)
         if before_hours and preset == "extended":
             earlier = events.intime - ibis.interval(hours=before_hours)
             begin = events.itemid.isin(items_before_admission()).ifelse(earlier, begin)
-        return events.filter(events.charttime.between(begin, events.window_end)).select(_EVENT)
+        return events.filter(events.charttime.between(begin, events.window_end)).select(used)
 
     chart = source.select_events(
         "chartevents", item_ids(preset, "chartevents"), lambda rows: in_window(rows.join(stays, "stay_id"))
     )
     wanted = item_ids(preset, "labevents")
     read = [*wanted, SPECIMEN_TYPE] if preset == "extended" else wanted
-    labs = source.select_events("labevents", read, lambda rows: rows)
+    labs = source.select_events("labevents", read, lambda rows: rows.drop(*unused))
     if preset == "extended":
         labs = arterial_saturation(labs)
     labs = labs.filter(labs.itemid.isin(wanted)).rename(lab_hadm_id="hadm_id")

@@ -228,8 +228,8 @@ def _row_numbers(rows: Any, allowed: NDArray[np.int64], of: str) -> NDArray[np.i
             return numbers
     shown = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
     raise InputError(
-        f"rows: expected at least one, each of a stay of {of}, got {shown}; numpy.flatnonzero turns a mask "
-        "into rows"
+        f"rows: expected at least one, each of a stay of {of}, got {shown}; if you have a mask, "
+        "pass numpy.flatnonzero(mask)"
     )
 
 

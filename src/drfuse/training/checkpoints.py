@@ -27,6 +27,7 @@ _IN_LAST = {*_IN_BEST, "callbacks", "optimizer_states", "loops"}
 class BackgroundWriter(TorchCheckpointIO):
     """Writes checkpoints while the next epoch is trained, each from a copy of its tensors, in order.
 
+    Lightning's `AsyncCheckpointIO` deletes a checkpoint before the one that replaces it is written.
     A killed run loses at most the checkpoints of its last complete epoch, and resumes from those before.
     """
 
@@ -65,13 +66,16 @@ class BackgroundWriter(TorchCheckpointIO):
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # what PyTorch raises if the disk is full
+            raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
 
 def checkpoint_callbacks(run: RunFiles, patience: int) -> list[L.Callback]:

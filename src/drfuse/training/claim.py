@@ -85,7 +85,8 @@ def _check_replaceable(run: RunFiles) -> None:
         raise InputError(f"{run.folder} cannot be replaced as a whole; choose a folder inside it as --out")
     if others := _others(run):
         raise InputError(
-            f"{run.folder} holds more than a run ({others[0]}); move that elsewhere, or choose a different --out"
+            f"{run.folder} holds more than a run ({others[0]}); move that elsewhere, or choose a different "
+            "--out"
         )
 
 
@@ -169,7 +170,7 @@ def _has_weights(run: RunFiles) -> bool:
 
 
 def _is_run(run: RunFiles) -> bool:
-    """Return whether the folder holds a run: its `config.yaml` or weights, and nothing else if one is missing."""
+    """Return whether the folder holds a run: `config.yaml` and weights, or one of them and nothing else."""
     try:
         has_config = bool(_config_of(run))
     except InputError:

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from drfuse import __version__
@@ -20,6 +21,7 @@ from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
 from drfuse.files import atomic_file, beside
 from drfuse.inference import Predictor
+from drfuse.logs import hide_lightning
 from drfuse.models import FittedModel, FittingData, FusionModel
 from drfuse.run import Predictions, RunFacts, RunFiles, predictions_file
 from drfuse.training.checkpoints import (
@@ -59,6 +61,7 @@ def fit_run(
     callbacks: Sequence[Any],
 ) -> TrainedRun:
     """Train one run; see `train`."""
+    hide_lightning()
     ranks = Ranks.of_environment(options.devices, options.nodes)
     if ranks is None and (options.devices or 1) > 1:
         check_devices(options.devices or 1, options.accelerator)
@@ -191,7 +194,10 @@ def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) ->
     ).write(run.facts)
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     with atomic_file(run.model) as partial:
-        save_file(weights, partial)
+        try:
+            save_file(weights, partial)
+        except SafetensorError as error:
+            raise OSError(f"{run.model} cannot be written: {error}") from error
     return result
 
 
@@ -221,8 +227,8 @@ def _fit_in_one_call(network: FittedModel, data: CohortDataModule) -> float:
     prauc = metric.compute().item()
     if not math.isfinite(prauc):
         raise InputError(
-            f"{type(network).__name__} has no validation PRAUC: fewer than two training stays have a "
-            "radiograph, or none of the validation stays that it predicts has a positive label; prepare a "
-            "larger cohort"
+            f"{type(network).__name__} has no validation PRAUC: it needs two training stays with a "
+            "radiograph, and a positive label among the validation stays that it predicts; prepare a larger "
+            "cohort"
         )
     return prauc

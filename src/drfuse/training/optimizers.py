@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn, optim
@@ -25,11 +24,12 @@ def make_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) ->
             f"optimizer is {options.optimizer!r}; write torch.optim.{options.optimizer or 'SGD'}"
         )
     kind = import_class(options.optimizer, optim.Optimizer)
-    arguments: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
-    if kind is optim.Adam:
-        arguments |= {"decoupled_weight_decay": True, "fused": True}
+    defaults = {"decoupled_weight_decay": True, "fused": True} if kind is optim.Adam else {}
+    arguments = {**defaults, **options.optimizer_args}
     try:
-        optimizer: optim.Optimizer = kind(parameters, **arguments, **options.optimizer_args)
+        optimizer: optim.Optimizer = kind(
+            parameters, lr=options.lr, weight_decay=options.weight_decay, **arguments
+        )
     except Exception as error:  # an optimizer may raise anything
         raise _refused(options, error) from error
     return optimizer

@@ -14,9 +14,9 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["constant", "cosine"]
 
 Role = Literal["decides", "starts", "computes"]
-"""What an option does. It `decides` which run this is: a different value makes a different run. Or it
-`starts` the run from given weights: it decides as well, but may change when an interrupted run resumes,
-because the checkpoint has the weights. Or it only says where and how the run `computes`."""
+"""What an option does. `decides`: a different value makes a different run. `starts`: the same, but it may
+change when an interrupted run resumes, because the checkpoint has the weights. `computes`: it only says where
+and how the run computes."""
 
 _STARTS: Mapping[str, Role] = {"role": "starts"}
 _COMPUTES: Mapping[str, Role] = {"role": "computes"}

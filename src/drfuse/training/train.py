@@ -1,4 +1,4 @@
-"""The command that trains one run. What it does is in `fit`, which takes seconds to import."""
+"""`drfuse train`. The work is in `fit`, which is imported only when it is needed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

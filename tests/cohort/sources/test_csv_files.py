@@ -1,7 +1,10 @@
 """CSV files read in blocks give what DuckDB reads at once; a quote that is not closed is found."""
 
 import gzip
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -236,3 +239,59 @@ def test_blocks_know_their_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for block in blocks:
         first = block.records.tobytes().split(b"\n")[0]
         assert lines[block.line - 1] == first
+
+
+@pytest.mark.parametrize("closes", ["5 ft 6", "", "6 ft"])
+def test_a_quote_that_the_next_row_closes_is_refused(closes: str, tmp_path: Path) -> None:
+    records = [ROW, with_comment('"5 ft'), with_comment(f'{closes}"'), ROW]
+    with pytest.raises(InputError, match="the quote that opens in line 3 of "):
+        read_by_blocks(write(tmp_path / "chartevents.csv", records))
+
+
+@pytest.mark.parametrize(
+    "cell", ["history:\n1, 2, 3, 4, 5, 6\nend", "a,b,c,d,e,f\ng,h,i,j,k,l\n", "see\n7,5"]
+)
+def test_prose_of_several_lines_is_not_taken_for_rows(cell: str, tmp_path: Path) -> None:
+    assert comments(tmp_path / "chartevents.csv", [ROW, with_comment(f'"{cell}"')]) == ["plain", cell]
+
+
+def test_a_row_as_long_as_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(csv_files, "LONGEST_RECORD", 32768)
+    file = write(tmp_path / "chartevents.csv.gz", [ROW, with_comment("x" * 50_000), *[ROW] * 5])
+    with pytest.raises(InputError, match=r"the row that begins in line 3 of .* has more than 32768 bytes"):
+        read_by_blocks(file)
+
+
+def test_a_row_too_long_for_the_parser_is_counted_even_if_it_is_not_wanted(tmp_path: Path) -> None:
+    records = [ROW, with_comment("x" * 3_000_000).replace(",7,", ",8,"), ROW]
+    path = tmp_path / "chartevents.csv"
+    file = write(path, records)
+    assert read_by_blocks(file) == read_at_once(path)
+    assert read_by_blocks(file)[1] == 1
+
+
+def test_any_column_name_that_a_csv_can_have_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "chartevents.csv"
+    header = '"it\'s ""x"", {0} $1",itemid'
+    path.write_text(f"{header}\na,7\n")
+    file = SourceFile("chartevents", "events", path, ('it\'s "x", {0} $1', "itemid"))
+    store = Store().connect()
+    assert store.to_pyarrow(CsvFiles(store).table([file], {"itemid": "int64"})).to_pylist() == [{"itemid": 7}]
+
+
+def test_a_damaged_cache_of_compiled_code_is_done_without(tmp_path: Path) -> None:
+    file = write(tmp_path / "chartevents.csv", [ROW])
+    code = (
+        "from pathlib import Path; from drfuse.cohort.sources.csv_files import read_blocks; "
+        f"print(len(list(read_blocks(Path({str(file.path)!r})))))"
+    )
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+        assert done.stdout == b"1\n"
+        indices = list(cache.rglob("*.nbi"))
+        assert indices
+        for index in indices:
+            index.write_bytes(b"")

@@ -5,6 +5,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import local
 from typing import TYPE_CHECKING, NamedTuple
@@ -129,40 +130,57 @@ class CsvFiles:
 
 
 def read_blocks(path: Path) -> Iterator[Block]:
-    """Yield a CSV file without its header, in blocks of about `BLOCK_BYTES`, each ended by a line feed.
+    """Yield a CSV file without its header, in blocks of about `BLOCK_BYTES`, each ending with a line feed.
 
-    The sums of a gzip file are checked in passing. If a quoted cell never ends or takes more than
-    `LONGEST_RECORD` bytes, the last block breaks off in it.
+    The sums of a gzip file are checked in passing. If a quoted cell never ends, the last block ends
+    in it.
 
     Raises:
-        InputError: If the file is damaged.
+        InputError: If the file is damaged, or a row is longer than `LONGEST_RECORD` bytes.
     """
     from drfuse.cohort.sources.csv_records import count_lines, whole_records
 
-    try:
-        with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    line, rest = 2, np.empty(0, np.uint8)
+    with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with _explain_damage(path):
             file.readline()
-            line, rest = 2, np.empty(0, np.uint8)
-            while len(rest) < LONGEST_RECORD:
-                records = np.empty(len(rest) + BLOCK_BYTES, np.uint8)
-                records[: len(rest)] = rest
+        while True:
+            records = np.empty(len(rest) + BLOCK_BYTES, np.uint8)
+            records[: len(rest)] = rest
+            with _explain_damage(path):
                 n_read = file.readinto(records[len(rest) :].data)
-                if not n_read:
-                    break
-                records = records[: len(rest) + n_read]
-                end = whole_records(records)
-                rest = records[end:]
-                if end:
-                    yield Block(records[:end], line)
-                    line += count_lines(records[:end])
-            if len(rest):
-                yield Block(np.append(rest, np.uint8(ord("\n"))), line)
+            if not n_read:
+                break
+            records = records[: len(rest) + n_read]
+            end = whole_records(records)
+            rest = records[end:]
+            if end:
+                yield Block(records[:end], line)
+                line += count_lines(records[:end])
+            if len(rest) > LONGEST_RECORD:
+                raise InputError(
+                    f"the row that begins in line {line} of {path} has more than {LONGEST_RECORD} bytes; "
+                    "check for a quote that is not closed, or fetch the file again"
+                )
+    if len(rest):
+        yield Block(np.append(rest, np.uint8(ord("\n"))), line)
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
     except _DAMAGE as error:
         raise InputError(f"{path} is damaged ({error}); fetch it again") from error
 
 
+def _quoted(text: str) -> str:
+    """Return a text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class _Reading:
-    """How the rows of one file get into a table: selected, then parsed, each step in threads.
+    """Reads one file into a table: its rows are selected, then parsed, each step in threads.
 
     Args:
         store: The store.
@@ -187,8 +205,9 @@ class _Reading:
         types = {name: ibis.dtype(schema.get(name, "string")) for name in file.columns}
         columns = {name: store.compiler.type_mapper.to_string(kind) for name, kind in types.items()}
         names = ", ".join(f'"{name}"' for name in schema)
+        typed = ", ".join(f"{_quoted(name)}: {_quoted(kind)}" for name, kind in columns.items())
         rows = (
-            f"(SELECT {names} FROM read_csv($1, columns = {columns}, auto_detect = false, header = false, "
+            f"(SELECT {names} FROM read_csv($1, columns = {{{typed}}}, auto_detect = false, header = false, "
             f"delim = ',', quote = '\"', escape = '\"', new_line = '\\n', nullstr = {_NULLS}, "
             "ignore_errors = true, store_rejects = true))"
         )
@@ -228,7 +247,7 @@ class _Reading:
             reason = next(part.reason for part in rejected if part.reason)
             raise InputError(
                 f"{n_rejected} of the {n_rows} rows of {self._path} do not parse, first: "
-                f"{first_line(reason)}; check that it is what its name says, or fetch it again"
+                f"{first_line(reason)}; check that it is the right file, or fetch it again"
             )
         return n_rejected
 
@@ -257,9 +276,14 @@ class _Reading:
     def _insert(self, batch: "Sequence[Selection]", number: int) -> _Rejected:
         """Parse the rows of some blocks and insert them."""
         file = self._folder / f"{number}.csv"
-        with file.open("wb") as out:
-            for part in batch:
-                out.write(part.records.data)
+        try:
+            with file.open("wb") as out:
+                for part in batch:
+                    out.write(part.records.data)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self._folder.parent}: {error.strerror}; choose a --temp-dir with more room"
+            ) from error
         if not file.stat().st_size:
             return _Rejected(0, None)
         if not hasattr(self._of_thread, "cursor"):

@@ -1,10 +1,12 @@
-"""The records of a block of CSV, byte by byte in compiled code: where they end, and which need no parsing."""
+"""Finds where the records of a block of CSV end, and which need no parsing, in compiled code."""
 
 from collections.abc import Callable, Sequence
+from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numba
 import numpy as np
+from numba.core.caching import NullCache
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -12,7 +14,7 @@ Cell = Literal["unread", "text", "integer", "number", "time"]
 """What the cells of a column are read as; `unread` cells are not parsed."""
 
 Fault = Literal["none", "not closed", "records in it", "wrong number of cells"]
-"""Why a quoted cell with line breaks in it cannot be right; the last is said of its record."""
+"""What is wrong with a quoted cell that has line breaks in it; the last describes its whole record."""
 
 _COMMA, _QUOTE, _LINE_FEED, _RETURN, _SPACE, _MINUS, _POINT, _COLON, _ZERO, _NINE = b',"\n\r -.:09'
 _ASCII = 128
@@ -20,17 +22,33 @@ _STOPS = np.array([byte in (_COMMA, _LINE_FEED, _QUOTE, _RETURN) or byte >= _ASC
 _TEXT, _INTEGER, _NUMBER, _TIME = (get_args(Cell).index(cell) for cell in get_args(Cell)[1:])
 _NO_FAULT, _NOT_CLOSED, _RECORDS_IN_IT, _WRONG_NUMBER = range(len(get_args(Fault)))
 _TIME_LENGTH = 19
+_LONGEST_LINE = 2_000_000  # bytes; DuckDB rejects longer ones
+_FEWEST_CELLS = 3  # of a line in a quoted cell that is taken for a record
 _LONGEST_INTEGER, _LONGEST_NUMBER = 18, 15  # characters that fit an int64 and a float64 for certain
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
+_KERNELS: list[Any] = []
 
 
 def _compiled(function: _Function) -> _Function:
     """Compile a function; the result is kept on disk where numba finds a place to write."""
     try:
-        return cast(_Function, numba.njit(nogil=True, cache=True)(function))
+        kernel = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:
-        return cast(_Function, numba.njit(nogil=True)(function))
+        kernel = numba.njit(nogil=True)(function)
+    _KERNELS.append(kernel)
+    return cast(_Function, kernel)
+
+
+def _call(kernel: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Return a compiled function's result; if numba cannot read or write its files, do without them."""
+    try:
+        return kernel(*arguments)
+    except (OSError, EOFError, UnpicklingError):
+        for one in _KERNELS:
+            one._cache = NullCache()
+        return kernel(*arguments)
 
 
 class Selection(NamedTuple):
@@ -52,14 +70,16 @@ class Selection(NamedTuple):
 def whole_records(block: Bytes) -> int:
     """Return how many bytes of a block, which begins with a record, belong to records that end in it.
 
-    A line break in a quoted cell does not end a record. A quote within a cell is text, unless it begins it.
+    A line break in a quoted cell does not end a record. A quote is text unless it is the first character
+    of its cell.
     """
-    return int(_end_of_records(block) if _count(block, _QUOTE) else _after_last_line_feed(block))
+    end = _end_of_records if _call(_count, block, _QUOTE) else _after_last_line_feed
+    return int(_call(end, block))
 
 
 def count_lines(block: Bytes) -> int:
     """Return the number of line feeds in a block."""
-    return int(_count(block, _LINE_FEED))
+    return int(_call(_count, block, _LINE_FEED))
 
 
 def select_records(
@@ -67,8 +87,8 @@ def select_records(
 ) -> Selection:
     """Return the records of a block that have to be parsed.
 
-    A record is dropped if its integer in one column is not wanted, and it is certain that all of its cells
-    parse: so that records that do not can be counted. What is unusual is kept for the parser to judge.
+    Drops a record only if its integer in one column is not wanted and its cells are certain to parse, so that
+    the parser still counts every record that does not.
 
     Args:
         block: Whole records.
@@ -80,8 +100,8 @@ def select_records(
     is_wanted = np.zeros(max(wanted, default=0) + 1, np.bool_)
     is_wanted[list(wanted)] = True
     kept = np.empty(len(block) + 1, np.uint8)
-    n_bytes, n_records, fault, place = _select(block, kinds, column, is_wanted, kept)
-    return Selection(kept[:n_bytes], n_records, get_args(Fault)[fault], place)
+    n_bytes, n_records, fault, place = _call(_select, block, kinds, column, is_wanted, kept)
+    return Selection(kept[:n_bytes].copy(), n_records, get_args(Fault)[fault], place)
 
 
 @_compiled
@@ -110,7 +130,7 @@ def _end_of_records(block: Bytes) -> int:
         quoted = place < block.size and block[place] == _QUOTE
         place += 1
         if quoted:
-            place, fault, _ = _scan_record(block, end, 0, False)
+            place, fault, _ = _scan_record(block, end, 0)
             if fault == _NOT_CLOSED:
                 return end
         if place > block.size or block[place - 1] != _LINE_FEED:
@@ -119,8 +139,23 @@ def _end_of_records(block: Bytes) -> int:
 
 
 @_compiled
+def _begins_alike(block: Bytes, record: int, line: int) -> bool:
+    """Return whether a line begins with digits, a comma and no space, or the record itself does not."""
+    has_id = False
+    for start in (record, line):
+        place = start
+        while place < block.size and _ZERO <= block[place] <= _NINE:
+            place += 1
+        has_id = place > start and place + 1 < block.size and block[place] == _COMMA
+        has_id = has_id and block[place + 1] != _SPACE
+        if start == record and not has_id:
+            return True
+    return has_id
+
+
+@_compiled
 def _scan_record(  # noqa: PLR0912 - a state machine
-    block: Bytes, start: int, n_cells: int, starts_with_integer: bool
+    block: Bytes, start: int, n_cells: int
 ) -> tuple[int, int, int]:
     """Return where a record with quotes ends, the fault of a quoted cell in it, and where that cell opens.
 
@@ -138,14 +173,15 @@ def _scan_record(  # noqa: PLR0912 - a state machine
                 else:
                     if line >= 0:
                         several_lines, first_opened = True, opened if first_opened < 0 else first_opened
+                        is_record = cell >= _FEWEST_CELLS and commas == cell - 1
+                        if is_record and fault == _NO_FAULT and _begins_alike(block, start, line):
+                            fault = _RECORDS_IN_IT
                     opened, closed, line = -1, True, -1
             elif byte == _COMMA:
                 commas += 1
             elif byte == _LINE_FEED:
-                is_record = line >= 0 and commas == n_cells - 1
-                if is_record and starts_with_integer:
-                    is_record = _ZERO <= block[line] <= _NINE
-                if is_record and fault == _NO_FAULT:
+                is_record = line >= 0 and n_cells >= _FEWEST_CELLS and commas == n_cells - 1
+                if is_record and fault == _NO_FAULT and _begins_alike(block, start, line):
                     fault, first_opened = _RECORDS_IN_IT, opened
                 commas, line = 0, place + 1
         elif byte == _COMMA:
@@ -169,7 +205,7 @@ def _scan_record(  # noqa: PLR0912 - a state machine
 
 @_compiled
 def _is_time(block: Bytes, place: int) -> bool:
-    """Return whether a time such as 2180-07-23 12:36:00 begins here; not every last day of a month counts."""
+    """Return whether a time such as 2180-07-23 12:36:00 begins here; the 31st is left to the parser."""
     digits = True
     for k in (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18):
         digits &= _ZERO <= block[place + k] <= _NINE
@@ -250,11 +286,11 @@ def _select(  # noqa: PLR0912, PLR0915 - one pass over the bytes
             place += 1
         else:
             wanted = True
-            place, fault, fault_at = _scan_record(block, start, cells.size, cells[0] == _INTEGER)
+            place, fault, fault_at = _scan_record(block, start, cells.size)
             if fault != _NO_FAULT:
                 return n_bytes, n_records, fault, fault_at
         n_records += 1
-        if wanted:
+        if wanted or place - start > _LONGEST_LINE:
             end = place - 1
             end -= end > start and block[end - 1] == _RETURN
             kept[n_bytes : n_bytes + end - start] = block[start:end]

@@ -69,7 +69,11 @@ def existing_files(stem: Path) -> list[Path]:
     """
     single = [path for suffix in _FORMATS if (path := stem.with_name(stem.name + suffix)).is_file()]
     inside = sorted(stem.iterdir()) if stem.is_dir() else []
-    parts = [path for path in inside if path.name.endswith(_FORMATS) and path.name[0] not in "._"]
+    parts = [
+        path
+        for path in inside
+        if path.is_file() and path.name.endswith(_FORMATS) and path.name[0] not in "._"
+    ]
     formats = {next(suffix for suffix in _FORMATS if path.name.endswith(suffix)) for path in parts}
     if len(formats) > 1:
         raise InputError(f"{stem} has parts as {' and '.join(sorted(formats))}; keep those of one format")
