@@ -35,7 +35,7 @@ class TrainOptions:
 
     validate_on: Subset | None = None
     """Choose the epoch by all stays of the validation split (`full`) or by those with a radiograph
-    (`matched`); by default the same as `train_on`. Published code always validates on `full`."""
+    (`matched`); by default as the training set. Published code always validates on `full`."""
 
     epochs: int = 100
     """Train for at most this many epochs."""
@@ -50,7 +50,7 @@ class TrainOptions:
     """The most stays per batch, over all devices together. Batches differ by at most one stay."""
 
     matched_cxr_dropout: float = 0.3
-    """With `matched`, the share of radiographs dropped from each training batch. A model that reads only
+    """The share of radiographs dropped from each training batch of the set `matched`. A model that reads only
     radiographs keeps them all."""
 
     crop_size: int = 224
@@ -64,8 +64,8 @@ class TrainOptions:
     """Seed of the weights, the order of the batches, and everything random in training."""
 
     precision: Precision = "32-true"
-    """Numeric precision. `bf16-mixed` is faster where the hardware has bfloat16; `32-true` gives the same
-    bits every time on a CPU."""
+    """Numeric precision. `bf16-mixed` is faster where the hardware has bfloat16, `16-mixed` needs a GPU;
+    `32-true` gives the same bits every time on a CPU."""
 
     accelerator: str = field(default="auto", metadata=_COMPUTES)
     """`cpu`, `gpu`, or `auto` for the fastest available."""
@@ -87,7 +87,8 @@ class TrainOptions:
     memory of a smaller one. BatchNorm still sees one batch at a time."""
 
     weight_decay: float = 0.0
-    """Each step of Adam shrinks every weight by `lr` times this share of it (AdamW). The paper uses none."""
+    """With Adam, each step shrinks every weight by `lr` times this share of it (AdamW); another optimizer
+    gets it as its own `weight_decay`. The paper uses none."""
 
     optimizer: str = "torch.optim.Adam"
     """Class of the optimizer, by import path. It gets `lr` and `weight_decay`."""

@@ -125,7 +125,7 @@ def tune(
         lr: Learning rates.
         model_args: Other arguments of the model.
         workers: Runs at a time, each in its own process.
-        ray: Run on a Ray cluster: its address, or a bare flag for one on this machine. A grid then uses the
+        ray: Run on a Ray cluster: its address, or true for a new one on this machine. A grid then uses the
             whole cluster; `tpe` trains `workers` runs at a time.
         options: How each run is trained; `seed` is also the sampler's.
         changes: Options by name, in place of those in `options`.
