@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drfuse.arguments import check_arguments
+from drfuse.cohort.manifest import Manifest
 from drfuse.models import DrFuse, FusionModel
 from drfuse.training.options import DEFAULTS, TrainOptions
 
@@ -57,6 +58,7 @@ def train(
     Raises:
         InputError: If the cohort or an option cannot be used, or `out` holds another run.
     """
+    Manifest.read(cohort)  # a wrong folder is refused before anything is imported
     from drfuse.training.fit import fit_run
 
     return fit_run(cohort, out, model, options.changed(**changes), overwrite, progress, callbacks)
