@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from drfuse.cohort.manifest import sha256
-from drfuse.data import Cohort
+from drfuse.data import Cohort, StayDataset, Task
 from drfuse.errors import InputError, MissingInputError
 from tests.builders import PHENOTYPES, write_cohort
 
@@ -153,3 +153,43 @@ def test_a_cohort_of_another_format_is_refused(folder: Path) -> None:
     path.write_text(json.dumps(fields | {"format_version": 999}), encoding="utf-8")
     with pytest.raises(InputError, match="format version 999"):
         Cohort.open(folder)
+
+
+def test_columns_are_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_cohort(tmp_path / "cohort")
+    expected = pl.read_parquet(folder / "stays.parquet")
+    read: list[object] = []
+    original = pl.read_parquet
+
+    def noted(*arguments: Any, columns: Any = None, **options: Any) -> pl.DataFrame:
+        read.append(columns)
+        return original(*arguments, columns=columns, **options)
+
+    monkeypatch.setattr(pl, "read_parquet", noted)
+    cohort = Cohort.open(folder)
+    dataset = StayDataset(cohort)
+    assert dataset[[3, 1]].stay_id.tolist() == expected["stay_id"][[3, 1]].to_list()
+    assert cohort.rows("test").tolist() == [9, 10, 11]
+    assert None not in read
+    assert cohort.columns("split", "los").equals(expected.select("split", "los"))
+    assert cohort.stays.equals(expected)
+
+
+def test_unknown_labels_take_a_byte_too(tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path / "cohort")
+    stays = pl.read_parquet(folder / "stays.parquet")
+    unknown = pl.when(pl.col("stay_id") != 1010).then(pl.col(PHENOTYPES[1])).alias(PHENOTYPES[1])
+    stays.with_columns(unknown).write_parquet(folder / "stays.parquet")
+    cohort = Cohort.open(folder)
+    assert cohort.labels_in_bytes.dtype == np.int8
+    assert np.argwhere(cohort.labels_in_bytes < 0).tolist() == [[1, 1]]
+    assert np.argwhere(np.isnan(cohort.labels)).tolist() == [[1, 1]]
+    assert 1 not in Task.of(cohort).rows()
+
+
+def test_what_was_read_can_be_released_and_read_again(tmp_path: Path) -> None:
+    cohort = Cohort.open(write_cohort(tmp_path / "cohort"))
+    values, pixels = np.array(cohort.ehr), np.array(cohort.cxr)
+    cohort.release()
+    np.testing.assert_array_equal(cohort.ehr, values)
+    np.testing.assert_array_equal(cohort.cxr, pixels)

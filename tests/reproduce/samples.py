@@ -59,7 +59,7 @@ def make_cohort(labels: NDArray[np.uint8] | None = None) -> Cohort:
         }
     )
     manifest = Manifest("0", {}, {"window_hours": 48}, [], [], PHENOTYPES, {}, {}, {})
-    return Cohort(Path("nowhere"), manifest, stays, np.empty(0, "f4"), np.empty((0, 8, 8), "u1"), {})
+    return Cohort(Path("nowhere"), manifest, np.empty(0, "f4"), np.empty((0, 8, 8), "u1"), {}, stays)
 
 
 def predict(

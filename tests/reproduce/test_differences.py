@@ -34,7 +34,7 @@ def made_with(
     manifest = replace(
         cohort.manifest, options=OF_THE_PAPER | options, phenotypes=names, sources=sources or {}
     )
-    return replace(cohort, manifest=manifest, stays=cohort.stays.with_columns(lacking))
+    return replace(cohort, manifest=manifest, table=cohort.stays.with_columns(lacking))
 
 
 def test_a_cohort_made_as_the_paper_s_differs_in_its_stays() -> None:

@@ -26,22 +26,22 @@ class Cohort:
     Attributes:
         folder: Where it is.
         manifest: How it was made.
-        stays: One row per stay, ordered by `stay_id`.
         ehr: Float32 (N, H, V) in physical units, NaN where nothing was observed; memory-mapped.
         cxr: Uint8 (M, size, size), memory-mapped; `stays["cxr_row"]` is the row of each stay, else null.
         normalization: `mean` and `std` of each continuous variable over the training split.
+        table: The stays, if they are not those in `stays.parquet`.
     """
 
     folder: Path
     manifest: Manifest
-    stays: pl.DataFrame
     ehr: NDArray[np.float32]
     cxr: NDArray[np.uint8]
     normalization: dict[str, dict[str, float]]
+    table: pl.DataFrame | None = None
 
     @classmethod
     def open(cls, folder: Path, verify: bool = False) -> "Cohort":
-        """Return the cohort in `folder`; only the stays are read.
+        """Return the cohort in `folder`; of its tables, only two columns are read.
 
         Args:
             folder: The cohort.
@@ -59,7 +59,7 @@ class Cohort:
         if verify and (changed := changed_file(folder, manifest)) is not None:
             raise InputError(f"{folder}/{changed} is not what `drfuse prepare` wrote; run it again")
         try:
-            stays = pl.read_parquet(folder / "stays.parquet", glob=False)
+            columns = set(pl.read_parquet_schema(folder / "stays.parquet"))
             ehr = np.load(folder / "ehr.npy", mmap_mode="r")
             cxr = np.load(folder / "cxr.npy", mmap_mode="r")
             normalization = json.loads((folder / "normalization.json").read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ class Cohort:
             reason = " ".join(str(error).split())
             raise InputError(f"{folder} is damaged ({reason}); run `drfuse prepare` again") from error
         needed = {"subject_id", "stay_id", "n_hours", "has_cxr", "cxr_row", "split", *manifest.phenotypes}
-        if absent := sorted(needed - set(stays.columns)):
+        if absent := sorted(needed - columns):
             raise InputError(f"{folder}/stays.parquet lacks {', '.join(absent)}; run `drfuse prepare` again")
         try:
             statistics = as_annotated("its content", normalization, dict[str, dict[str, float]])
@@ -76,22 +76,24 @@ class Cohort:
             raise InputError(
                 f"{folder}/normalization.json is damaged: {error}; run `drfuse prepare` again"
             ) from error
-        if ehr.dtype != np.float32 or cxr.dtype != np.uint8 or not stays["stay_id"].is_sorted():
+        cohort = cls(folder, manifest, ehr, cxr, normalization)
+        n_images, ids = int(cohort.columns("has_cxr")["has_cxr"].sum()), cohort.stay_id
+        if ehr.dtype != np.float32 or cxr.dtype != np.uint8 or (ids[1:] < ids[:-1]).any():
             raise InputError(
                 f"{folder}: expected float32 values, uint8 images and stays sorted by stay_id; "
                 "run `drfuse prepare` again"
             )
-        expected = (stays.height, manifest.options["window_hours"], len(manifest.variables))
-        if ehr.shape != expected or len(cxr) != stays["has_cxr"].sum():
+        expected = (len(cohort), manifest.options["window_hours"], len(manifest.variables))
+        if ehr.shape != expected or len(cxr) != n_images:
             raise InputError(
                 f"{folder} holds files of different cohorts: ehr.npy has shape {ehr.shape}, expected "
-                f"{expected}; cxr.npy has {len(cxr)} images, expected {stays['has_cxr'].sum()}; "
+                f"{expected}; cxr.npy has {len(cxr)} images, expected {n_images}; "
                 "run `drfuse prepare` again"
             )
-        return cls(folder, manifest, stays, ehr, cxr, normalization)
+        return cohort
 
     def __len__(self) -> int:
-        return self.stays.height
+        return len(self.stay_id)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle only the path: another process maps the same files instead of copying them."""
@@ -108,19 +110,69 @@ class Cohort:
         return int(self.cxr.shape[-1])
 
     @cached_property
+    def stays(self) -> pl.DataFrame:
+        """One row per stay with all columns, ordered by `stay_id`; kept once it was read.
+
+        For a large cohort, `columns` needs less memory.
+        """
+        return self._read(None)
+
+    def columns(self, *names: str) -> pl.DataFrame:
+        """Return columns of the stays, read again each time.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        return self._read(list(names))
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of all columns of the stays."""
+        if self.table is not None:
+            return self.table.columns
+        return list(pl.read_parquet_schema(self.folder / "stays.parquet"))
+
+    def _read(self, names: list[str] | None) -> pl.DataFrame:
+        if self.table is not None:
+            return self.table if names is None else self.table.select(names)
+        path = self.folder / "stays.parquet"
+        try:
+            return pl.read_parquet(path, columns=names, glob=False)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} is damaged ({reason}); run `drfuse prepare` again") from error
+
+    @cached_property
+    def stay_id(self) -> NDArray[np.int64]:
+        """The id of each stay (N,), ascending."""
+        return self.columns("stay_id")["stay_id"].cast(pl.Int64).to_numpy()
+
+    @property
     def labels(self) -> NDArray[np.float32]:
         """The labels (N, C): 1 where the admission has the phenotype, NaN where that is unknown."""
-        return self.stays.select(self.phenotypes).cast(pl.Float32).to_numpy()
+        return from_bytes(self.labels_in_bytes)
+
+    @cached_property
+    def labels_in_bytes(self) -> NDArray[np.int8]:
+        """The same in a quarter of the memory (N, C), -1 where unknown."""
+        labels = np.empty((len(self), len(self.phenotypes)), np.int8)
+        for c, name in enumerate(self.phenotypes):
+            labels[:, c] = self.in_bytes(name)
+        return labels
+
+    def in_bytes(self, name: str) -> NDArray[np.int8]:
+        """Return a column of yes and no in bytes (N,), -1 where it is unknown."""
+        return self.columns(name)[name].cast(pl.Int8).fill_null(-1).to_numpy()
 
     @cached_property
     def n_hours(self) -> NDArray[np.int64]:
         """Hours of each stay's window (N,), 1 to H."""
-        return self.stays["n_hours"].cast(pl.Int64).to_numpy()
+        return self.columns("n_hours")["n_hours"].cast(pl.Int64).to_numpy()
 
     @cached_property
     def cxr_row(self) -> NDArray[np.int64]:
         """The row of each stay's radiograph in `cxr` (N,), -1 where it has none."""
-        return self.stays["cxr_row"].cast(pl.Int64).fill_null(-1).to_numpy()
+        return self.columns("cxr_row")["cxr_row"].cast(pl.Int64).fill_null(-1).to_numpy()
 
     @property
     def has_cxr(self) -> NDArray[np.bool_]:
@@ -142,7 +194,10 @@ class Cohort:
         """
         check_choice("split", split, (*get_args(Split), None))
         check_choice("subset", subset, get_args(Subset))
-        chosen = np.full(len(self), True) if split is None else self.stays["split"].to_numpy() == split
+        if split is None:
+            chosen = np.full(len(self), True)
+        else:
+            chosen = (self.columns("split")["split"] == split).fill_null(False).to_numpy()
         return np.flatnonzero(chosen & self.has_cxr if subset == "matched" else chosen)
 
     def release(self) -> None:
@@ -162,9 +217,20 @@ class Cohort:
         Raises:
             InputError: If it is not in the cohort.
         """
-        row = self.stays["stay_id"].search_sorted(stay_id)
-        if row == len(self) or self.stays["stay_id"][row] != stay_id:
+        row = np.searchsorted(self.stay_id, stay_id)
+        if row == len(self) or self.stay_id[row] != stay_id:
             raise InputError(
                 f"the cohort {self.folder} has no stay {stay_id}; choose one in its stays.parquet"
             )
         return int(row)
+
+
+def from_bytes(labels: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Return labels as float32, NaN where they are -1.
+
+    >>> from_bytes(np.array([0, 1, -1], np.int8))
+    array([ 0.,  1., nan], dtype=float32)
+    """
+    values = labels.astype(np.float32)
+    values[labels < 0] = np.nan
+    return values

@@ -39,7 +39,6 @@ class StayDataset(Dataset[StoredBatch]):
         self.task = Task.of(cohort, task)
         self.cxr = cxr
         self.features = features or EhrFeatures(cohort.manifest.variables, cohort.normalization)
-        self._stay_id = cohort.stays["stay_id"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.cohort)
@@ -54,12 +53,12 @@ class StayDataset(Dataset[StoredBatch]):
         hours = torch.from_numpy(n_hours)
         without_pixels = torch.empty((len(cxr_row), 1, 0, 0), dtype=torch.uint8)
         return StoredBatch(
-            stay_id=torch.from_numpy(self._stay_id[at]),
+            stay_id=torch.from_numpy(cohort.stay_id[at]),
             ehr=self.features(values, hours),
             n_hours=hours,
             cxr_of=cxr_of,
             cxr_row=cxr_row,
-            labels=torch.from_numpy(self.task.labels[at]),
+            labels=torch.from_numpy(self.task.labels_of(at)),
             pixels=without_pixels if self.cxr == "rows" else self.pixels(cxr_row.numpy()),
         )
 

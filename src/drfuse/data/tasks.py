@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from drfuse.data.cohort import Cohort
+from drfuse.data.cohort import Cohort, from_bytes
 from drfuse.errors import InputError, check_choice
 from drfuse.subsets import Split, Subset
 
@@ -30,7 +30,7 @@ class Task:
         cohort: The cohort.
         name: Which task.
         label_names: The C names, in order.
-        labels: Float32 (N, C), 0 or 1; NaN where unknown.
+        labels_in_bytes: The labels in bytes (N, C), 0 or 1; -1 where unknown.
         eligible: Which stays take part (N,): those with known labels. Death and length of stay are predicted
             only for stays still in the ICU when the window ends; for the others the outcome is known by then.
     """
@@ -38,7 +38,7 @@ class Task:
     cohort: Cohort
     name: TaskName
     label_names: list[str]
-    labels: NDArray[np.float32]
+    labels_in_bytes: NDArray[np.int8]
     eligible: NDArray[np.bool_]
 
     @classmethod
@@ -53,18 +53,18 @@ class Task:
         """
         check_choice("task", name, get_args(TaskName))
         if name == "phenotyping":
-            known = np.isfinite(cohort.labels).min(axis=1)
+            known: NDArray[np.bool_] = np.all(cohort.labels_in_bytes >= 0, axis=1)
             if not known.any():
                 raise InputError(
                     f"no stay of {cohort.folder} has diagnoses, so there are no labels; prepare it with them"
                 )
-            return cls(cohort, name, cohort.phenotypes, cohort.labels, known)
+            return cls(cohort, name, cohort.phenotypes, cohort.labels_in_bytes, known)
         column = "in_hospital_mortality" if name == "mortality" else "los"
-        if missing := {column, "los"} - set(cohort.stays.columns):
+        if missing := {column, "los"} - set(cohort.column_names):
             raise InputError(
                 f"{cohort.folder}/stays.parquet lacks {min(missing)}; run `drfuse prepare` again"
             )
-        days = cohort.stays["los"].cast(pl.Float64).to_numpy()  # NaN where unknown
+        days = cohort.columns("los")["los"].cast(pl.Float64).to_numpy()  # NaN where unknown
         if np.isnan(days).all():
             raise InputError(
                 f"{cohort.folder} does not say for any stay how long it lasted (los); choose a different "
@@ -76,17 +76,26 @@ class Task:
                 f"no stay of {cohort.folder} is longer than the window; prepare with fewer --window-hours"
             )
         if name == "mortality":
-            labels = cohort.stays.select(pl.col(column).cast(pl.Float32)).to_numpy()
-            eligible = outlasts & ~np.isnan(labels[:, 0])
+            labels = cohort.in_bytes(column)[:, None]
+            eligible = outlasts & (labels[:, 0] >= 0)
             if not eligible.any():
                 raise InputError(
                     f"{cohort.folder} does not say for any stay longer than the window whether the patient "
                     "died; choose a different --task"
                 )
             return cls(cohort, name, ["death in hospital"], labels, eligible)
-        labels = np.eye(len(_LOS_NAMES), dtype=np.float32)[np.searchsorted(_LOS_EDGES, days, side="left")]
-        labels[np.isnan(days)] = np.nan
+        labels = np.eye(len(_LOS_NAMES), dtype=np.int8)[np.searchsorted(_LOS_EDGES, days, side="left")]
+        labels[np.isnan(days)] = -1
         return cls(cohort, name, list(_LOS_NAMES), labels, outlasts)
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """The labels of all stays, float32 (N, C), 0 or 1; NaN where unknown."""
+        return self.labels_of(slice(None))
+
+    def labels_of(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Return the labels of some stays, float32 (r, C), 0 or 1; NaN where unknown."""
+        return from_bytes(self.labels_in_bytes[rows])
 
     def rows(self, split: Split | None = None, subset: Subset = "full") -> NDArray[np.int64]:
         """Return the rows of the stays that the task uses, in order (see `Cohort.rows`)."""

@@ -123,15 +123,15 @@ class Predictor:
         rows = known if rows is None else _row_numbers(rows, known, f"{cohort.folder} with known labels")
         batches = split_rows(rows, self.facts.batch_size)
         predicted = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
-        ids = cohort.stays["stay_id"].to_numpy()
+        stays = cohort.columns("subject_id", "stay_id", "split", "has_cxr")
         while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // self.facts.batch_size))):
             stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-            at = np.searchsorted(ids, stay_id)
+            at = np.searchsorted(cohort.stay_id, stay_id)
             yield Predictions(
                 phenotypes=self.facts.label_names,
-                stays=cohort.stays.select("subject_id", "stay_id", "split", "has_cxr")[at],
+                stays=stays[at],
                 logits=logits,
-                labels=dataset.task.labels[at].astype("uint8"),
+                labels=dataset.task.labels_of(at).astype("uint8"),
                 modality_weights=weights if weights.shape[1] else None,
                 logits_without_cxr=without,
             )

@@ -1,7 +1,10 @@
 """The predictions of finished runs, and their scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,9 @@ from drfuse.reproduce.systems import System
 from drfuse.run import Predictions, RunFacts
 from drfuse.subsets import Split, Subset
 from drfuse.training.matrix import RunSpec
+
+_RUNS_IN_MEMORY = 8
+"""How many runs' predictions are kept after use; more are read again."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,21 @@ class Results:
         n_resamples: int,
     ) -> tuple["Results", list[str]]:
         """Return the results of the finished runs of a plan, and a sentence about each damaged run."""
-        predictions: dict[tuple[str, Subset], list[Predictions]] = {}
+        read = lru_cache(_RUNS_IN_MEMORY)(partial(Predictions.read, split="test"))
+        files: dict[tuple[str, Subset], list[Path]] = {}
         readable, damaged = {}, []
         for cell, spec in cells.items():
             if not spec.is_done:
                 continue
             try:
-                of_seed = _read_test_split(spec, task)
+                _check(spec, task, read)
             except InputError as error:
                 remedy = f"remove {spec.folder}, and the same command trains it again"
                 damaged.append(f"{spec.title} is damaged: {error}: {remedy}")
                 continue
             readable[cell] = spec
-            predictions.setdefault((cell.system, cell.train_on), []).append(of_seed)
+            files.setdefault((cell.system, cell.train_on), []).append(spec.run.predictions)
+        predictions = {key: _Stored(of_seeds, read) for key, of_seeds in files.items()}
         return cls(cohort, task, systems, readable, predictions, n_resamples), damaged
 
     def of(self, system: System, train_on: Subset) -> Sequence[Predictions]:
@@ -95,7 +103,7 @@ class Results:
 
     def prevalence(self, split: Split, subset: Subset) -> NDArray[np.float32]:
         """Return the share of these stays that has each label (C,)."""
-        shares: NDArray[np.float32] = self.task.labels[self.task.rows(split, subset)].mean(axis=0)
+        shares: NDArray[np.float32] = self.task.labels_of(self.task.rows(split, subset)).mean(axis=0)
         return shares
 
     @property
@@ -123,23 +131,32 @@ class Results:
         return self._scores.get(key)
 
 
-def _read_test_split(spec: RunSpec, task: Task) -> Predictions:
-    """Return a run's predictions of the test split.
+class _Stored(Sequence[Predictions]):
+    """The predictions of a system's test stays, one for each seed, read whenever they are used."""
 
-    Raises:
-        InputError: If a file is damaged or missing, or belongs to another cohort or task.
-    """
+    def __init__(self, files: Sequence[Path], read: Callable[[Path], Predictions]) -> None:
+        self.files, self.read = files, read
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: Any) -> Any:
+        found = self.files[number]
+        return self.read(found) if isinstance(found, Path) else [self.read(file) for file in found]
+
+
+def _check(spec: RunSpec, task: Task, read: Callable[[Path], Predictions]) -> None:
+    """Raise InputError if a run's files are damaged or missing, or belong to another cohort or task."""
     facts, cohort, rows = RunFacts.read(spec.folder), task.cohort, task.rows("test")
-    predictions = Predictions.read(spec.run.predictions, "test")
+    predictions = read(spec.run.predictions)
     if not (
         facts.cohort == cohort.fingerprint
         and facts.label_names == predictions.phenotypes == task.label_names
-        and predictions.stays.equals(cohort.stays[rows].select(predictions.stays.columns))
-        and np.array_equal(predictions.labels, task.labels[rows])
+        and predictions.stays.equals(cohort.columns(*predictions.stays.columns)[rows])
+        and np.array_equal(predictions.labels, task.labels_of(rows))
         and predictions.logits.shape == predictions.labels.shape
     ):
         raise InputError(f"its files are not all of the cohort {cohort.folder} and the task {task.name}")
-    return predictions
 
 
 def select(

@@ -146,7 +146,7 @@ def data_module(cohort: Cohort, options: TrainOptions, ranks: Ranks | None = Non
         options.validated_on,
         options.accumulate,
     )
-    if not data.dataset.task.labels[data.validation_rows].any():
+    if not data.dataset.task.labels_of(data.validation_rows).any():
         raise InputError(
             f"no label occurs in the validation split of {cohort.folder}, so no best epoch can be chosen; "
             "prepare a larger cohort, or one with a different --seed or --split-file"
