@@ -98,6 +98,7 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
         Benchmark("again", "A second prepare", data, 1),
         Benchmark("growth", "Growth", [*data, f"--figure={figure}"], 2),
         Benchmark("assembly", "Assembly"),
+        Benchmark("million", "A million stays, end to end", minutes=3),
         Benchmark("radiographs", "Radiographs"),
         Benchmark("training", "Training", minutes=5),
     ]
