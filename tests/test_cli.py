@@ -185,6 +185,7 @@ def test_train_and_evaluate(
     assert last_line == f"wrote {run / 'metrics.json'} and metrics.csv, subgroups.csv"
 
 
+@pytest.mark.slow
 def test_training_says_only_what_the_user_asked_for(small_cohort: Path, tmp_path: Path, tiny: str) -> None:
     command = [sys.executable, "-m", "drfuse", "train", str(small_cohort), "--out", str(tmp_path / "run")]
     done = subprocess.run(

@@ -280,6 +280,7 @@ def test_any_column_name_that_a_csv_can_have_is_read(tmp_path: Path) -> None:
     assert store.to_pyarrow(CsvFiles(store).table([file], {"itemid": "int64"})).to_pylist() == [{"itemid": 7}]
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_of_compiled_code_is_done_without(tmp_path: Path) -> None:
     file = write(tmp_path / "chartevents.csv", [ROW])
     code = (
