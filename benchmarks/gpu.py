@@ -138,7 +138,7 @@ def steps(
                     f"{batch_size / ours:.0f}",
                     f"{n_images / ours:.0f}",
                     Target("", seconds["dense"] / ours, at_least=target).judged,
-                    Target("", seconds[f"{precision} floor"] / ours, at_least=0.9).judged,
+                    Target("", seconds[f"{precision} floor"] / ours, at_least=0.95).judged,
                     f"{operations(variants[precision]) / ours / rate:.1%}",
                 ]
             )

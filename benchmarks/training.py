@@ -228,7 +228,7 @@ def _steps(
             bare = Target(
                 f"share of the bare networks' throughput, {name}, radiographs {of}",
                 floor / ours,
-                at_least=0.9,
+                at_least=0.95,
             )
             targets.append(bare)
             against = "not quick"
@@ -475,7 +475,7 @@ def _epoch(
             callbacks=[replay],
         )
     ratio = median(epoch / bare for epoch, bare in zip(replay.epochs, replay.bare, strict=True))
-    over = Target("time of an epoch of `train` over its bare steps, fp32", ratio, at_most=1.15)
+    over = Target("time of an epoch of `train` over its bare steps, fp32", ratio, at_most=1.05)
     targets.append(over)
     epoch = fmean(replay.epochs)
     parts = {name: fmean(some) for name, some in replay.parts.items()}
