@@ -38,7 +38,7 @@ from drfuse.evaluation import evaluate as evaluate_run
 from drfuse.inference import load
 from drfuse.models import FusionModel
 from drfuse.models.base import MODALITIES, FusionOutput
-from drfuse.run import RunFacts, RunFiles, predictions_file
+from drfuse.run import Run, RunFacts, predictions_file
 
 AT_MOST_GIB = 4
 _LABELS = [f"phenotype {c}" for c in range(25)]
@@ -149,7 +149,7 @@ def predict(cohort: Path, run: Path) -> None:
     torch.manual_seed(0)
     model = OneLayer(len(dataset.features), len(_LABELS))
     run.mkdir()
-    files = RunFiles(run)
+    files = Run(run)
     save_file(model.state_dict(), files.model)
     RunFacts(
         drfuse=__version__,

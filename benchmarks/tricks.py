@@ -19,7 +19,7 @@ from benchmarks.training import table
 from drfuse.evaluation import SeededPrauc, compare, seeded_prauc
 from drfuse.inference import load
 from drfuse.models import CxrResNet, DrFuse
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, Run
 from drfuse.training import TrainOptions, train
 from drfuse.training.options import DEFAULTS, Without
 
@@ -98,7 +98,7 @@ def _pretrain(cohort: Path, folder: Path, arguments: Mapping[str, Any], options:
 
 
 def _prauc(runs: Sequence[Path], n_resamples: int) -> SeededPrauc:
-    predictions = [Predictions.read(RunFiles(run).predictions) for run in runs]
+    predictions = [Predictions.read(Run(run).predictions) for run in runs]
     of_test = (predictions[0].stays["split"] == "test").to_numpy()
     return seeded_prauc(
         predictions[0].labels[of_test],

@@ -1,4 +1,4 @@
-"""Predictions on disk."""
+"""A run on disk, and its predictions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from drfuse.errors import InputError, MissingInputError
-from drfuse.run import Predictions, RunFacts, RunFiles, predictions_file
+from drfuse.run import Predictions, Run, RunFacts, predictions_file
 from drfuse.subsets import Split
 from tests.builders import left_in
 
@@ -125,16 +125,31 @@ def test_a_replaced_run_is_named(tmp_path: Path) -> None:
             missing(tmp_path / "run" / "predictions.parquet")
 
 
+def test_a_finished_run_is_opened_and_what_it_lacks_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.config.write_text("epochs: 3\n")
+    with pytest.raises(MissingInputError, match="not a finished run"):
+        Run.open(tmp_path)
+    example(weights=False).write(run.predictions)
+    opened = Run.open(tmp_path)
+    assert opened.read_options() == {"epochs": 3}
+    assert opened.read_predictions("test").stays["stay_id"].to_list() == [6, 7]
+    with pytest.raises(MissingInputError, match=r"has no metrics\.json; run `drfuse evaluate`"):
+        opened.read_metrics()
+    run.metrics.write_text('{"test": {}}')
+    assert opened.read_metrics() == {"test": {}}
+
+
 def test_half_of_the_predictions_are_no_finished_run(tmp_path: Path) -> None:
-    path = RunFiles(tmp_path).predictions
+    path = Run(tmp_path).predictions
     example(weights=False).write(path)
-    assert RunFiles(tmp_path).is_finished
+    assert Run(tmp_path).is_finished
     whole = path.read_bytes()
     for n_bytes in (len(whole) - 1, 3, 0):
         path.write_bytes(whole[:n_bytes])
-        assert not RunFiles(tmp_path).is_finished
+        assert not Run(tmp_path).is_finished
     path.unlink()
-    assert not RunFiles(tmp_path).is_finished
+    assert not Run(tmp_path).is_finished
 
 
 def test_another_parquet_file_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from drfuse.data import Cohort, EhrFeatures
 from drfuse.errors import InputError
 from drfuse.evaluation import Evaluation, evaluate, evaluate_test_set
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
-from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.run import Predictions, Run
 from drfuse.simulate import Reader, Truth, oracle, simulate
 from drfuse.subsets import Subset
 from drfuse.training import TrainOptions, train
@@ -126,13 +126,13 @@ def demo(
     logger.info("evaluating the models and the perfect ones")
     truth = Truth.read(out / "hospital")
     contestants = [_compare(reader, run_of(out, reader), truth) for reader in MODELS]
-    fused = Predictions.read(run_of(out, "fused").predictions)
+    fused = run_of(out, "fused").read_predictions()
     return Demo(out, contestants, _first_patient(fused, truth))
 
 
-def run_of(out: Path, model: str) -> RunFiles:
+def run_of(out: Path, model: str) -> Run:
     """Return the run of one of the models that `learn` trained."""
-    return RunFiles(out / "runs" / model)
+    return Run(out / "runs" / model)
 
 
 def learn(
@@ -183,7 +183,7 @@ def learn(
         }
         if _is_done(run.config, described) and run.is_finished:
             try:
-                trained_on = RunFacts.read(run.folder).cohort
+                trained_on = run.read_facts().cohort
             except InputError as error:
                 raise InputError(f"{error}: delete {run.folder} first") from error
             if trained_on != opened.fingerprint:
@@ -224,10 +224,10 @@ def _is_done(settings: Path, options: dict[str, Any]) -> bool:
     return True
 
 
-def _compare(reader: Reader, run: RunFiles, truth: Truth) -> Contestant:
+def _compare(reader: Reader, run: Run, truth: Truth) -> Contestant:
     """Evaluate a run and the perfect model of the same modalities on the same stays."""
     test_sets: tuple[Subset, ...] = ("matched",) if reader == "cxr" else ("matched", "full")
-    perfect = oracle(truth, Predictions.read(run.predictions))[reader]
+    perfect = oracle(truth, run.read_predictions())[reader]
     return Contestant(
         NAMES[reader],
         run.folder,

@@ -20,14 +20,15 @@ from drfuse.arguments import as_annotated
 from drfuse.errors import InputError, MissingInputError
 from drfuse.files import atomic_file, beside, write_whole
 from drfuse.subsets import Split, Subset
+from drfuse.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from drfuse.cohort import Variable
     from drfuse.data import TaskName
 
 
-class RunFiles:
-    """The paths of a run's files.
+class Run:
+    """A run: the paths of its files, and what is in them.
 
     Attributes:
         folder: The run.
@@ -57,6 +58,45 @@ class RunFiles:
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.logs = folder / "logs"
 
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Return a finished run.
+
+        Raises:
+            MissingInputError: If the folder is not a finished run.
+        """
+        run = cls(as_annotated("run", folder, Path))
+        if not run.is_finished:
+            raise run.unfinished(run.predictions)
+        return run
+
+    def read_options(self) -> dict[str, Any]:
+        """Return the options that `config.yaml` holds.
+
+        Raises:
+            InputError: If the file is missing or damaged.
+        """
+        return read_yaml(self.config)
+
+    def read_facts(self) -> "RunFacts":
+        """Return what a prediction needs besides the weights; see `RunFacts.read`."""
+        return RunFacts.read(self.folder)
+
+    def read_predictions(self, split: Split | None = None, logits_only: bool = False) -> "Predictions":
+        """Return the predictions, of one split if it is given; see `Predictions.read`."""
+        return Predictions.read(self.predictions, split, logits_only)
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Return the content of `metrics.json`.
+
+        Raises:
+            MissingInputError: If `drfuse evaluate` has not measured the run.
+        """
+        if not self.metrics.is_file():
+            raise MissingInputError(f"{self.folder} has no {self.metrics.name}; run `drfuse evaluate` on it")
+        metrics: dict[str, Any] = json.loads(self.metrics.read_text("utf-8"))
+        return metrics
+
     @property
     def is_finished(self) -> bool:
         """Whether the run is finished: its predictions are written last, and end with Parquet's mark."""
@@ -69,7 +109,7 @@ class RunFiles:
         """Return the error for a run without one of its files; it says where a replaced run is kept."""
         message = f"{self.folder} has no {missing.name}: it is not a finished run of `drfuse train`"
         folder = self.folder.resolve()
-        if folder.name and RunFiles(replaced := beside(folder, "replaced")).is_finished:
+        if folder.name and Run(replaced := beside(folder, "replaced")).is_finished:
             message += f"; the finished run that it was to replace is in {replaced}"
         return MissingInputError(message)
 
@@ -135,7 +175,7 @@ class RunFacts:
         """
         from drfuse.cohort import Variable
 
-        files = RunFiles(as_annotated("run", run, Path))
+        files = Run(as_annotated("run", run, Path))
         if not files.model.is_file():
             raise files.unfinished(files.model)
         if not files.facts.is_file():
@@ -281,7 +321,7 @@ class Predictions:
             InputError: If the file does not hold predictions.
         """
         if not path.is_file():
-            raise RunFiles(path.parent).unfinished(path)
+            raise Run(path.parent).unfinished(path)
         try:
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
             stored = pl.scan_parquet(path, glob=False)

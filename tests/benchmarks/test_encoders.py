@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from benchmarks import encoders as benchmark
 from benchmarks.encoders import _pooled, _pooled_numbers, encoders
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, Run
 from tests.builders import make_batch
 
 
@@ -42,7 +42,7 @@ def test_every_trial_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert text.count(f"| {title} |") == 1
     for run, title in (("logisticehr-full-0-*", "linear"), ("logisticcxr-matched-0-*", "components")):
         (folder,) = (tmp_path / "runs").glob(run)
-        said = Predictions.read(RunFiles(folder).predictions)
+        said = Predictions.read(Run(folder).predictions)
         rows = said.rows("test", "full" if title == "linear" else "matched")
         labels = said.labels[rows]
         occurs = labels.any(axis=0)

@@ -21,7 +21,7 @@ from drfuse.evaluation import (
     seeded_prauc,
     subgroups,
 )
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, Run
 
 
 def predictions(n: int = 80, n_labels: int = 4, seed: int = 0) -> Predictions:
@@ -43,7 +43,7 @@ def predictions(n: int = 80, n_labels: int = 4, seed: int = 0) -> Predictions:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    predictions().write(RunFiles(tmp_path).predictions)
+    predictions().write(Run(tmp_path).predictions)
     return tmp_path
 
 
@@ -153,7 +153,7 @@ def test_stays_without_prediction_are_left_out_and_counted(
 ) -> None:
     given = predictions()
     given.logits[~given.stays["has_cxr"].to_numpy()] = np.nan
-    given.write(RunFiles(run).predictions)
+    given.write(Run(run).predictions)
     with caplog.at_level(logging.WARNING):
         (full,) = evaluate(run, "full", n_resamples=5)
     assert (full.n_stays, full.n_without_prediction) == (30, 30)
@@ -207,7 +207,7 @@ def test_without_radiographs_only_the_full_test_set_is_measured(
 ) -> None:
     given = predictions()
     without = given.stays.with_columns(has_cxr=pl.lit(False))
-    Predictions(given.phenotypes, without, given.logits, given.labels, None).write(RunFiles(run).predictions)
+    Predictions(given.phenotypes, without, given.logits, given.labels, None).write(Run(run).predictions)
     with caplog.at_level(logging.WARNING):
         (measured,) = evaluate(run, n_resamples=5)
     assert measured.test_on == "full"
@@ -236,8 +236,8 @@ def test_unknown_choices_are_refused(test_on: str, unit: str) -> None:
 def test_a_folder_whose_name_is_a_pattern_is_read_itself(tmp_path: Path) -> None:
     for name, seed in (("run1", 1), ("run[1]", 2)):
         (tmp_path / name).mkdir()
-        predictions(seed=seed).write(RunFiles(tmp_path / name).predictions)
-    read = Predictions.read(RunFiles(tmp_path / "run[1]").predictions)
+        predictions(seed=seed).write(Run(tmp_path / name).predictions)
+    read = Predictions.read(Run(tmp_path / "run[1]").predictions)
     np.testing.assert_array_equal(read.logits, predictions(seed=2).logits)
 
 

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 from drfuse.evaluation import Estimate, evaluate, evaluate_test_set, resample
 from drfuse.evaluation.metrics import METRICS, Resampled, auroc, metric, prauc
 from drfuse.report import metrics_table
-from drfuse.run import RunFiles
+from drfuse.run import Run
 from tests.evaluation.test_evaluate import predictions
 
 
@@ -78,7 +78,7 @@ def test_a_label_without_a_positive_is_in_no_mean(brier: None) -> None:
 
 
 def test_a_new_metric_is_in_every_file(brier: None, tmp_path: Path) -> None:
-    predictions().write(RunFiles(tmp_path).predictions)
+    predictions().write(Run(tmp_path).predictions)
     (measured,) = evaluate(tmp_path, "full", n_resamples=5)
     written = json.loads((tmp_path / "metrics.json").read_text())["test"]["full"]
     assert written["brier_macro"]["value"] == measured.metrics["brier"].macro.value
@@ -91,7 +91,7 @@ def test_a_new_metric_is_in_every_file(brier: None, tmp_path: Path) -> None:
 def test_what_an_earlier_version_did_not_measure_is_empty(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    predictions().write(RunFiles(tmp_path).predictions)
+    predictions().write(Run(tmp_path).predictions)
     evaluate(tmp_path, n_resamples=5)
     request.getfixturevalue("brier")
     evaluate(tmp_path, "full", n_resamples=5)

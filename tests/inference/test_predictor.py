@@ -19,7 +19,7 @@ from drfuse.errors import InputError
 from drfuse.inference import Predictor, load
 from drfuse.inference.predictor import predict_batch
 from drfuse.models import DAFT, CxrResNet, DrFuse, EhrTransformer, FusionModel, FusionOutput
-from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.run import Predictions, Run, RunFacts
 from drfuse.training import train
 from tests.builders import N_FEATURES, N_LABELS, make_batch, take_stays, tiny_drfuse
 from tests.training.own_model import FirstHour
@@ -42,7 +42,7 @@ def other_cohort(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_a_run_predicts_its_own_cohort_to_the_bit(run: Path, small_cohort: Path) -> None:
-    written = Predictions.read(RunFiles(run).predictions)
+    written = Predictions.read(Run(run).predictions)
     predicted = load(run).predict(Cohort.open(small_cohort))
     assert predicted.stays.equals(written.stays)
     assert predicted.phenotypes == written.phenotypes
@@ -56,7 +56,7 @@ def test_half_precision_is_predicted_to_the_bit_too(small_cohort: Path, tmp_path
     options: dict[str, Any] = {"epochs": 1, "crop_size": 32, "accelerator": "cpu", "precision": "bf16-mixed"}
     run = train(small_cohort, tmp_path / "run", model, **options).folder
     predicted = load(run).predict(small_cohort)
-    np.testing.assert_array_equal(predicted.logits, Predictions.read(RunFiles(run).predictions).logits)
+    np.testing.assert_array_equal(predicted.logits, Predictions.read(Run(run).predictions).logits)
 
 
 def test_predictions_come_in_blocks_of_whole_batches(
@@ -135,7 +135,7 @@ def test_a_run_predicts_with_nothing_beside_it(run: Path, small_cohort: Path, tm
     for name in ("config.json", "model.safetensors"):
         shutil.copy(run / name, moved)
     predicted = load(moved).predict(Cohort.open(small_cohort))
-    np.testing.assert_array_equal(predicted.logits, Predictions.read(RunFiles(run).predictions).logits)
+    np.testing.assert_array_equal(predicted.logits, Predictions.read(Run(run).predictions).logits)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_pretrained_backbone_is_not_needed_again(
     out = train(small_cohort, tmp_path / "run", model, epochs=1, crop_size=32, accelerator="cpu").folder
     shutil.rmtree("backbone")
     predicted = load(out).predict(small_cohort)
-    np.testing.assert_array_equal(predicted.logits, Predictions.read(RunFiles(out).predictions).logits)
+    np.testing.assert_array_equal(predicted.logits, Predictions.read(Run(out).predictions).logits)
     assert "backbone" not in json.dumps(RunFacts.read(out).model["init_args"]["cxr_backbone"])
     for number, spec in enumerate(("backbone", "someone/backbone", "../backbone")):
         strange = changed(out, tmp_path / str(number), "model", "init_args", "cxr_backbone", value=spec)

@@ -13,7 +13,7 @@ from drfuse.errors import InputError
 from drfuse.models import DrFuse, FusionModel, LateFusion
 from drfuse.reproduce import representations
 from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent
-from drfuse.run import RunFacts, RunFiles
+from drfuse.run import Run, RunFacts
 from drfuse.training.network import describe_model
 from tests.builders import PHENOTYPES, TINY_BACKBONE, write_cohort
 
@@ -46,7 +46,7 @@ def write_run(folder: Path, model: FusionModel, cohort: Cohort, crop_size: int =
         precision="32-true",
         best_epoch=0,
         val_prauc_macro=0.0,
-    ).write(RunFiles(folder).facts)
+    ).write(Run(folder).facts)
     save_file(model.state_dict(), folder / "model.safetensors")
     return folder
 

@@ -11,13 +11,13 @@ import pytest
 from drfuse.data import Cohort, Task
 from drfuse.reproduce.results import Cell, Results
 from drfuse.reproduce.systems import paper_systems
-from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.run import Predictions, Run, RunFacts
 from drfuse.training import train
 from drfuse.training.matrix import specify
 from drfuse.training.options import TrainOptions
 from tests.training.own_model import FirstHour
 
-Damage = Callable[[RunFiles, Predictions], None]
+Damage = Callable[[Run, Predictions], None]
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +34,24 @@ def read(small_cohort: Path, folder: Path) -> tuple[Results, list[str]]:
     return Results.read(cohort, Task.of(cohort), [system], cells, 20)
 
 
-def of_another_cohort(run: RunFiles, _: Predictions) -> None:
+def of_another_cohort(run: Run, _: Predictions) -> None:
     replace(RunFacts.read(run.folder), cohort="0" * 64).write(run.facts)
 
 
-def with_other_labels(run: RunFiles, _: Predictions) -> None:
+def with_other_labels(run: Run, _: Predictions) -> None:
     facts = RunFacts.read(run.folder)
     replace(facts, label_names=facts.label_names[::-1]).write(run.facts)
 
 
-def of_other_labels(run: RunFiles, predictions: Predictions) -> None:
+def of_other_labels(run: Run, predictions: Predictions) -> None:
     replace(predictions, phenotypes=predictions.phenotypes[::-1]).write(run.predictions)
 
 
-def of_the_training_split(run: RunFiles, predictions: Predictions) -> None:
+def of_the_training_split(run: Run, predictions: Predictions) -> None:
     predictions.of_split("train").write(run.predictions)
 
 
-def of_half_of_the_stays(run: RunFiles, predictions: Predictions) -> None:
+def of_half_of_the_stays(run: Run, predictions: Predictions) -> None:
     half = np.arange(len(predictions.stays)) % 2 == 0
     replace(
         predictions,
@@ -62,11 +62,11 @@ def of_half_of_the_stays(run: RunFiles, predictions: Predictions) -> None:
     ).write(run.predictions)
 
 
-def of_other_outcomes(run: RunFiles, predictions: Predictions) -> None:
+def of_other_outcomes(run: Run, predictions: Predictions) -> None:
     replace(predictions, labels=1 - predictions.labels).write(run.predictions)
 
 
-def of_fewer_labels(run: RunFiles, predictions: Predictions) -> None:
+def of_fewer_labels(run: Run, predictions: Predictions) -> None:
     replace(predictions, logits=predictions.logits[:, 1:]).write(run.predictions)
 
 
@@ -92,7 +92,7 @@ def test_predictions_of_the_cohort_are_read(run: Path, small_cohort: Path) -> No
 def test_predictions_of_something_else_are_refused(
     run: Path, small_cohort: Path, tmp_path: Path, damage: Damage
 ) -> None:
-    copied = RunFiles(shutil.copytree(run, tmp_path / "run"))
+    copied = Run(shutil.copytree(run, tmp_path / "run"))
     damage(copied, Predictions.read(copied.predictions))
     results, (complaint,) = read(small_cohort, copied.folder)
     assert not results.cells

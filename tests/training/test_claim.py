@@ -13,7 +13,7 @@ import yaml
 from drfuse.data import Cohort
 from drfuse.errors import InputError
 from drfuse.models import EhrLstm, LogisticEhr, MedFuse
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, Run
 from drfuse.training import FusionTraining, TrainedRun, TrainOptions, train
 from drfuse.training.claim import claim
 from tests.builders import TINY_BACKBONE
@@ -32,10 +32,10 @@ def fit(small_cohort: Path, tmp_path: Path) -> Trainer:
 
 
 @pytest.fixture
-def interrupted(fit: Trainer, tmp_path: Path) -> RunFiles:
+def interrupted(fit: Trainer, tmp_path: Path) -> Run:
     """Return a run that was interrupted after its first epoch."""
     interrupt(fit)
-    return RunFiles(tmp_path / "run")
+    return Run(tmp_path / "run")
 
 
 def interrupt(fit: Trainer, **options: Any) -> None:
@@ -48,7 +48,7 @@ def interrupt(fit: Trainer, **options: Any) -> None:
 CONFIG = {"cohort": "", "model": "", **TrainOptions().written()}
 
 
-def killed_while_replacing(run: RunFiles) -> Path:
+def killed_while_replacing(run: Run) -> Path:
     """Leave a folder as a command does that is killed in the first epoch of a run with --overwrite."""
     replaced = run.folder.with_name(".run.replaced")
     replaced.mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_a_resumed_run_keeps_what_it_started_from(fit: Trainer, tmp_path: Path) 
 
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_weights_without_a_checkpoint_are_not_replaced_unless_told(fit: Trainer, epochs: int) -> None:
-    run = RunFiles(fit().folder)
+    run = Run(fit().folder)
     run.predictions.unlink()
     shutil.rmtree(run.checkpoints)
     before = run.model.read_bytes()
@@ -84,7 +84,7 @@ def test_weights_without_a_checkpoint_are_not_replaced_unless_told(fit: Trainer,
 
 
 def test_the_weights_of_a_solver_are_not_replaced_by_those_of_other_options(fit: Trainer) -> None:
-    run = RunFiles(fit(model=LogisticEhr).folder)
+    run = Run(fit(model=LogisticEhr).folder)
     run.predictions.unlink()
     with pytest.raises(InputError, match="with a different train_on"):
         fit(model=LogisticEhr, train_on="matched")
@@ -94,14 +94,14 @@ def test_the_weights_of_a_solver_are_not_replaced_by_those_of_other_options(fit:
     "content",
     [{"a": 1}, [1], torch.ones(2), {"cohort": "x", "epoch": 0, "state_dict": {}, "val_prauc": 0.5}],
 )
-def test_another_file_of_torch_is_not_a_checkpoint(fit: Trainer, interrupted: RunFiles, content: Any) -> None:
+def test_another_file_of_torch_is_not_a_checkpoint(fit: Trainer, interrupted: Run, content: Any) -> None:
     torch.save(content, interrupted.last_checkpoint)
     with pytest.raises(InputError, match=r"last\.ckpt is damaged; start the run again with --overwrite"):
         fit()
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best-epoch=0.ckpt"])
-def test_a_checkpoint_of_another_model_is_refused(fit: Trainer, interrupted: RunFiles, name: str) -> None:
+def test_a_checkpoint_of_another_model_is_refused(fit: Trainer, interrupted: Run, name: str) -> None:
     checkpoint = torch.load(interrupted.checkpoints / name)
     checkpoint["state_dict"]["model.other"] = checkpoint["state_dict"].pop("model.head.weight")
     torch.save(checkpoint | {"val_prauc": 2.0}, interrupted.checkpoints / name)
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_model_is_refused(fit: Trainer, interrupted: Run
     "content", [None, b"", b"cohort: a\ncoh", b"cohort: a\n", b"\xff\x00", b"cohort: a\ncohort: b\n"]
 )
 def test_a_run_whose_configuration_is_damaged_can_be_replaced(
-    fit: Trainer, interrupted: RunFiles, content: bytes | None
+    fit: Trainer, interrupted: Run, content: bytes | None
 ) -> None:
     interrupted.config.unlink()
     if content is not None:
@@ -128,7 +128,7 @@ def test_a_run_whose_configuration_is_damaged_can_be_replaced(
 
 
 def test_a_run_whose_replacement_was_killed_comes_back(tmp_path: Path) -> None:
-    run = RunFiles(tmp_path / "run")
+    run = Run(tmp_path / "run")
     replaced = killed_while_replacing(run)
     with pytest.raises(InputError, match="is a finished run"), claim(run, CONFIG, "", overwrite=False):
         pass
@@ -139,15 +139,15 @@ def test_a_run_whose_replacement_was_killed_comes_back(tmp_path: Path) -> None:
 def test_a_replaced_run_is_kept_until_it_is_replaced_again(
     fit: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = RunFiles(fit().folder).predictions.read_bytes()
+    first = Run(fit().folder).predictions.read_bytes()
     interrupt(fit, overwrite=True, seed=1)
     fit(seed=1)
-    replaced = RunFiles(tmp_path / ".run.replaced")
+    replaced = Run(tmp_path / ".run.replaced")
     assert f"{replaced.folder} still has the run that this one replaced" in caplog.text
     assert replaced.predictions.read_bytes() == first
     fit(overwrite=True, seed=2)
     assert not replaced.folder.exists()
-    assert len(Predictions.read(RunFiles(tmp_path / "run").predictions).stays)
+    assert len(Predictions.read(Run(tmp_path / "run").predictions).stays)
 
 
 def test_a_folder_below_a_file_is_refused_in_a_sentence(fit: Trainer, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_open_cohort_is_not_a_path(small_cohort: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_no_run_has_is_never_deleted(overwrite: bool, tmp_path: Path) -> None:
-    run = RunFiles(tmp_path / "work")
+    run = Run(tmp_path / "work")
     (run.folder / "data").mkdir(parents=True)
     files = {
         run.config: yaml.safe_dump(CONFIG),
@@ -203,7 +203,7 @@ def test_what_no_run_has_is_never_deleted(overwrite: bool, tmp_path: Path) -> No
     assert {path: path.read_text() for path in files} == files
 
 
-def test_a_run_with_other_files_resumes_but_is_not_replaced(fit: Trainer, interrupted: RunFiles) -> None:
+def test_a_run_with_other_files_resumes_but_is_not_replaced(fit: Trainer, interrupted: Run) -> None:
     (interrupted.folder / "notes.txt").write_text("epoch 1 looks good")
     with pytest.raises(InputError, match=r"holds more than a run \(notes\.txt\)"):
         fit(overwrite=True)
@@ -212,7 +212,7 @@ def test_a_run_with_other_files_resumes_but_is_not_replaced(fit: Trainer, interr
 
 
 def test_options_of_the_user_in_the_new_folder_survive_an_interruption(tmp_path: Path) -> None:
-    run = RunFiles(tmp_path / "run")
+    run = Run(tmp_path / "run")
     run.folder.mkdir()
     run.config.write_text("# my options\n" + yaml.safe_dump(CONFIG))
     with pytest.raises(KeyboardInterrupt), claim(run, CONFIG, "", overwrite=False):
@@ -221,7 +221,7 @@ def test_options_of_the_user_in_the_new_folder_survive_an_interruption(tmp_path:
 
 
 def test_the_working_directory_is_not_replaced(
-    fit: Trainer, interrupted: RunFiles, monkeypatch: pytest.MonkeyPatch
+    fit: Trainer, interrupted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(interrupted.folder)
     with pytest.raises(InputError, match="cannot be replaced as a whole"):

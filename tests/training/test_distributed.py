@@ -19,7 +19,7 @@ from drfuse.data import Cohort, CohortDataModule
 from drfuse.errors import InputError
 from drfuse.models import CxrResNet, DrFuse, EhrLstm, LogisticLate, MedFuse
 from drfuse.models.mmtm import MMTM
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, Run
 from drfuse.training import FusionTraining, TrainedRun, TrainOptions, train
 from drfuse.training.distributed import Ranks, start_ranks
 from tests.builders import TINY_BACKBONE, make_batch, take_stays, tiny_drfuse
@@ -178,7 +178,7 @@ def test_an_interrupted_run_goes_on_with_more_devices(
 
 @pytest.mark.slow
 def test_predictions_are_those_of_one_process(both: tuple[TrainedRun, TrainedRun]) -> None:
-    one, two = (Predictions.read(RunFiles(run.folder).predictions) for run in both)
+    one, two = (Predictions.read(Run(run.folder).predictions) for run in both)
     assert two.stays.equals(one.stays)
     np.testing.assert_array_equal(two.labels, one.labels)
     assert not list(both[1].folder.glob("**/*part-*"))

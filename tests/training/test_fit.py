@@ -42,7 +42,7 @@ from drfuse.models import (
     check_contract,
 )
 from drfuse.models.cxr_encoders import CxrEncoder
-from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.run import Predictions, Run, RunFacts
 from drfuse.training import FusionTraining, Schedule, TrainedRun, train
 from drfuse.training.claim import claim
 from drfuse.training.optimizers import cosine
@@ -146,7 +146,7 @@ def test_a_run_says_what_its_weights_need_to_predict(finished: TrainedRun, small
 
 def test_predictions_have_a_row_a_stay_of_every_split(finished: TrainedRun, small_cohort: Path) -> None:
     cohort = Cohort.open(small_cohort)
-    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    predictions = Predictions.read(Run(finished.folder).predictions)
     assert predictions.stays["stay_id"].equals(cohort.stays["stay_id"])
     assert set(predictions.stays["split"]) == {"train", "validation", "test"}
     np.testing.assert_array_equal(predictions.labels, cohort.labels)
@@ -164,12 +164,12 @@ def test_predictions_come_from_the_saved_weights(finished: TrainedRun, small_coh
     model.eval()
     with torch.no_grad():
         logits = model(data.on_after_batch_transfer(data.dataset[list(range(len(cohort)))], 0)).logits
-    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    predictions = Predictions.read(Run(finished.folder).predictions)
     np.testing.assert_allclose(predictions.logits, logits.numpy(), atol=1e-4)
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(finished: TrainedRun) -> None:
-    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    predictions = Predictions.read(Run(finished.folder).predictions)
     rows = (predictions.stays["split"] == "validation").to_numpy()
     labels, logits = predictions.labels[rows], predictions.logits[rows]
     occurs = labels.any(axis=0)
@@ -179,7 +179,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(finished: TrainedRun) -> N
 
 def test_the_seed_decides_the_run(fit: Trainer, tmp_path: Path) -> None:
     runs = [fit(out=tmp_path / name, seed=seed) for name, seed in (("a", 5), ("b", 5), ("c", 6))]
-    first, again, other = (Predictions.read(RunFiles(run.folder).predictions).logits for run in runs)
+    first, again, other = (Predictions.read(Run(run.folder).predictions).logits for run in runs)
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -200,7 +200,7 @@ def cut(fit: Trainer, epoch: int, monkeypatch: pytest.MonkeyPatch, **options: ob
 
 
 def logits_of(run: TrainedRun) -> np.ndarray:
-    return Predictions.read(RunFiles(run.folder).predictions).logits
+    return Predictions.read(Run(run.folder).predictions).logits
 
 
 @pytest.mark.parametrize("schedule", get_args(Schedule))
@@ -311,7 +311,7 @@ def test_out_may_be_a_link(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     fit(out=tmp_path / "link", epochs=1)
     fit(out=tmp_path / "link", epochs=1, seed=1, overwrite=True)
-    assert RunFiles(tmp_path / "real").predictions.is_file()
+    assert Run(tmp_path / "real").predictions.is_file()
 
 
 def test_a_run_that_was_moved_goes_on(fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,11 +327,11 @@ def test_a_run_cut_before_its_predictions_trains_no_further(
     fit: Trainer, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
     first = fit(**options)
-    before = RunFiles(first.folder).predictions.read_bytes()
-    RunFiles(first.folder).predictions.unlink()
+    before = Run(first.folder).predictions.read_bytes()
+    Run(first.folder).predictions.unlink()
     monkeypatch.setattr("drfuse.training.fit._fit", None)  # training would fail
     assert fit(**options) == first
-    assert RunFiles(first.folder).predictions.read_bytes() == before
+    assert Run(first.folder).predictions.read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_named(fit: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -348,22 +348,22 @@ def test_a_run_that_fails_at_the_start_leaves_nothing_and_keeps_what_was_there(
     cut(fit, 0, monkeypatch)
     assert not (tmp_path / "run").exists()
     first = fit(epochs=1)
-    before = RunFiles(first.folder).predictions.read_bytes()
+    before = Run(first.folder).predictions.read_bytes()
     with pytest.raises(InputError, match="accelerator 'gpuu'"):
         fit(accelerator="gpuu", overwrite=True)
     cut(fit, 0, monkeypatch, overwrite=True)
-    assert RunFiles(first.folder).predictions.read_bytes() == before
+    assert Run(first.folder).predictions.read_bytes() == before
 
 
 def test_a_replaced_run_comes_back_even_after_a_kill(
     fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = RunFiles(fit(epochs=1).folder).predictions.read_bytes()
+    before = Run(fit(epochs=1).folder).predictions.read_bytes()
     (tmp_path / "run").rename(tmp_path / ".run.replaced")  # as a command that was killed at once leaves it
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text((tmp_path / ".run.replaced" / "config.yaml").read_text())
     cut(fit, 0, monkeypatch, overwrite=True)
-    assert RunFiles(tmp_path / "run").predictions.read_bytes() == before
+    assert Run(tmp_path / "run").predictions.read_bytes() == before
 
 
 def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_a_command_that_was_killed_at_its_start_is_in_nobodys_way(fit: Trainer, 
     (tmp_path / "run").mkdir()
     beside(tmp_path / "run", "lock").touch()
     (tmp_path / "run" / ".config.yaml.partial").write_text("cohort: a\nmo")
-    assert RunFiles(fit(epochs=1).folder).predictions.is_file()
+    assert Run(fit(epochs=1).folder).predictions.is_file()
 
 
 @pytest.mark.parametrize("model", [FirstHour, LogisticEhr], ids=lambda model: model.__name__)
@@ -568,12 +568,12 @@ def test_an_interrupted_run_on_another_cohort_is_refused(tmp_path: Path) -> None
 
 def test_a_finished_run_is_kept_unless_told_otherwise(fit: Trainer) -> None:
     first = fit(epochs=1)
-    before = RunFiles(first.folder).predictions.read_bytes()
+    before = Run(first.folder).predictions.read_bytes()
     with pytest.raises(InputError, match="is a finished run"):
         fit(epochs=1, seed=3)
-    assert RunFiles(first.folder).predictions.read_bytes() == before
+    assert Run(first.folder).predictions.read_bytes() == before
     fit(epochs=1, seed=3, overwrite=True)
-    assert RunFiles(first.folder).predictions.read_bytes() != before
+    assert Run(first.folder).predictions.read_bytes() != before
 
 
 def test_a_folder_that_is_no_run_is_never_touched(fit: Trainer, tmp_path: Path) -> None:
@@ -605,7 +605,7 @@ def test_training_learns(fit: Trainer) -> None:
 
 def test_matched_trains_and_validates_on_stays_with_a_radiograph(fit: Trainer, small_cohort: Path) -> None:
     result = fit(train_on="matched")
-    predictions = Predictions.read(RunFiles(result.folder).predictions)
+    predictions = Predictions.read(Run(result.folder).predictions)
     assert len(predictions.logits) == len(Cohort.open(small_cohort))
     rows = (predictions.stays["split"] == "validation").to_numpy() & predictions.stays["has_cxr"].to_numpy()
     occurs = predictions.labels[rows].any(axis=0)
@@ -621,12 +621,12 @@ def test_validation_may_be_on_other_stays_than_training(
 ) -> None:
     validate_on = "full" if train_on == "matched" else "matched"
     result = fit(train_on=train_on, validate_on=validate_on)
-    predictions = Predictions.read(RunFiles(result.folder).predictions)
+    predictions = Predictions.read(Run(result.folder).predictions)
     rows = Cohort.open(small_cohort).rows("validation", validate_on)  # type: ignore[arg-type]
     occurs = predictions.labels[rows].any(axis=0)
     labels, logits = predictions.labels[rows][:, occurs], predictions.logits[rows][:, occurs]
     assert result.val_prauc == pytest.approx(average_precision_score(labels, logits), abs=1e-5)
-    config = yaml.safe_load(RunFiles(result.folder).config.read_text())
+    config = yaml.safe_load(Run(result.folder).config.read_text())
     assert (config["train_on"], config["validate_on"]) == (train_on, validate_on)
 
 
@@ -663,12 +663,12 @@ def test_a_model_of_radiographs_alone_keeps_them_all(
 
 def test_a_users_own_model_trains(fit: Trainer) -> None:
     result = fit(model=FirstHour)
-    assert Predictions.read(RunFiles(result.folder).predictions).modality_weights is None
+    assert Predictions.read(Run(result.folder).predictions).modality_weights is None
 
 
 def test_what_is_said_without_radiographs_is_kept(finished: TrainedRun, small_cohort: Path) -> None:
     cohort = Cohort.open(small_cohort)
-    predictions = Predictions.read(RunFiles(finished.folder).predictions)
+    predictions = Predictions.read(Run(finished.folder).predictions)
     without = predictions.logits_without_cxr
     assert without is not None
     np.testing.assert_array_equal(without[~cohort.has_cxr], predictions.logits[~cohort.has_cxr])
@@ -696,7 +696,7 @@ def test_a_task_predicts_the_stays_that_take_part(
     result = train(cohort, tmp_path / "run", FirstHour, epochs=1, crop_size=32, accelerator="cpu", task=task)
     of_cohort = Task.of(Cohort.open(cohort), task)
     assert 0 < of_cohort.eligible.sum() < len(of_cohort.eligible)
-    predictions = Predictions.read(RunFiles(result.folder).predictions)
+    predictions = Predictions.read(Run(result.folder).predictions)
     stay_ids = Cohort.open(cohort).stays["stay_id"].to_numpy()[of_cohort.eligible]
     assert predictions.stays["stay_id"].to_list() == stay_ids.tolist()
     assert predictions.logits.shape == (len(stay_ids), n_labels)
@@ -708,7 +708,7 @@ def test_a_task_predicts_the_stays_that_take_part(
 
 
 def test_an_interrupted_run_of_another_task_is_refused(fit: Trainer) -> None:
-    RunFiles(fit(model=FirstHour, epochs=1).folder).predictions.unlink()
+    Run(fit(model=FirstHour, epochs=1).folder).predictions.unlink()
     with pytest.raises(InputError, match="interrupted run with a different task; use the"):
         fit(model=FirstHour, epochs=1, task="los")
 
@@ -781,7 +781,7 @@ def test_encoders_do_not_start_from_a_run_on_another_cohort(
 
 
 def test_a_model_of_radiographs_alone_says_nothing_without_them(unimodal: dict[str, Path]) -> None:
-    predictions = Predictions.read(RunFiles(unimodal["cxr"]).predictions)
+    predictions = Predictions.read(Run(unimodal["cxr"]).predictions)
     assert predictions.logits_without_cxr is not None
     assert np.isnan(predictions.logits_without_cxr).all()
     assert (np.isfinite(predictions.logits).all(axis=1) == predictions.stays["has_cxr"].to_numpy()).all()
@@ -819,7 +819,7 @@ def test_a_validation_split_without_positives_is_refused(tmp_path: Path) -> None
 
 def test_bfloat16_trains(fit: Trainer) -> None:
     result = fit(epochs=1, precision="bf16-mixed")
-    logits = Predictions.read(RunFiles(result.folder).predictions).logits
+    logits = Predictions.read(Run(result.folder).predictions).logits
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
 
@@ -884,7 +884,7 @@ def test_logits_in_half_precision_are_told(
 
 
 def weights_of(run: TrainedRun) -> dict[str, torch.Tensor]:
-    return load_file(RunFiles(run.folder).model)
+    return load_file(Run(run.folder).model)
 
 
 def test_batches_add_up_to_the_step_of_a_larger_one(fit: Trainer, tmp_path: Path, small_cohort: Path) -> None:
@@ -916,7 +916,7 @@ def test_a_model_of_the_ehr_alone_has_no_radiograph_read(
     seeing = fit(out=tmp_path / "seeing", model=partial(SeesImages, **small), **options)
     assert read
     np.testing.assert_allclose(logits_of(blind), logits_of(seeing), rtol=1e-5, atol=1e-6)
-    first, second = (Predictions.read(RunFiles(run.folder).predictions) for run in (blind, seeing))
+    first, second = (Predictions.read(Run(run.folder).predictions) for run in (blind, seeing))
     assert first.stays.equals(second.stays)  # has_cxr is the cohort's
 
 
@@ -981,7 +981,7 @@ def test_how_an_interrupted_run_is_computed_may_change(
 
 
 def test_who_only_looks_at_a_run_keeps_nobody_from_it(tmp_path: Path) -> None:
-    run = RunFiles(tmp_path / "run")
+    run = Run(tmp_path / "run")
     run.folder.mkdir()
     looking = FileLock(beside(run.folder, "lock"), thread_local=False)
     looking.acquire()
@@ -1003,7 +1003,7 @@ LINEAR: dict[str, Callable[..., FusionModel]] = {
 def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: Path, kind: str) -> None:
     result = fit(model=LINEAR[kind], epochs=7)
     assert (result.best_epoch, result.epochs) == (0, 1)
-    cohort, saved = Cohort.open(small_cohort), Predictions.read(RunFiles(result.folder).predictions)
+    cohort, saved = Cohort.open(small_cohort), Predictions.read(Run(result.folder).predictions)
     model, data = load(result.folder).model, CohortDataModule(cohort, crop_size=32)
     batch = data.as_evaluated(data.dataset[list(range(len(cohort)))])
     with torch.no_grad():
@@ -1035,7 +1035,7 @@ def test_options_of_gradient_steps_change_nothing_about_a_fitted_model(fit: Trai
         "augment": False,
     }
     second = fit(out=tmp_path / "second", model=LINEAR["late"], train_on="matched", **others)
-    one, two = (load_file(RunFiles(run.folder).model) for run in (first, second))
+    one, two = (load_file(Run(run.folder).model) for run in (first, second))
     assert all(torch.equal(weight, two[name]) for name, weight in one.items())
     np.testing.assert_array_equal(logits_of(first), logits_of(second))
 
@@ -1043,9 +1043,7 @@ def test_options_of_gradient_steps_change_nothing_about_a_fitted_model(fit: Trai
 def test_matched_and_full_fit_other_stays(fit: Trainer, tmp_path: Path) -> None:
     runs = {
         (kind, train_on): load_file(
-            RunFiles(
-                fit(out=tmp_path / f"{kind}-{train_on}", model=LINEAR[kind], train_on=train_on).folder
-            ).model
+            Run(fit(out=tmp_path / f"{kind}-{train_on}", model=LINEAR[kind], train_on=train_on).folder).model
         )
         for kind in ("ehr", "cxr")
         for train_on in ("matched", "full")
@@ -1058,7 +1056,7 @@ def test_matched_and_full_fit_other_stays(fit: Trainer, tmp_path: Path) -> None:
 def test_a_fit_that_was_interrupted_starts_again(fit: Trainer) -> None:
     result = fit(model=LINEAR["ehr"])
     expected = logits_of(result)
-    RunFiles(result.folder).predictions.unlink()
+    Run(result.folder).predictions.unlink()
     np.testing.assert_array_equal(logits_of(fit(model=LINEAR["ehr"])), expected)
 
 

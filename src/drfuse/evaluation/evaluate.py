@@ -21,7 +21,7 @@ from drfuse.evaluation.metrics import METRICS, Metric, Resampled
 from drfuse.evaluation.resampling import Resamples, mask_interval, too_few
 from drfuse.evaluation.subgroups import GROUPED_BY, GroupMetrics, Subgroups, groups_of, subgroups_in
 from drfuse.files import write_whole
-from drfuse.run import Predictions, RunFiles
+from drfuse.run import Predictions, Run
 from drfuse.subsets import Subset
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,8 @@ def evaluate(
         raise InputError(
             f"n_resamples is {n_resamples} and seed {seed}; expected at least 1 resample and a seed from 0"
         )
-    files = RunFiles(Path(run))
-    predictions = Predictions.read(files.predictions, "test", logits_only=True)
+    files = Run(Path(run))
+    predictions = files.read_predictions("test", logits_only=True)
     attributes = None if cohort is None else _attributes(Path(cohort), predictions)
     test_sets: tuple[Subset, ...] = ("matched", "full") if test_on is None else (test_on,)
     metrics = []
@@ -253,7 +253,7 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
     return groups_of(of_run.join(stays, on=ids, how="left", maintain_order="left"))
 
 
-def _write(files: RunFiles, measured: list[Evaluation]) -> None:
+def _write(files: Run, measured: list[Evaluation]) -> None:
     """Write `metrics.json` and the tables, keeping test sets that were measured before; NaN become null."""
     sets: dict[str, Any] = {}
     if files.metrics.is_file():

@@ -23,7 +23,7 @@ from drfuse.errors import InputError
 from drfuse.imports import imported_classes
 from drfuse.models import FusionModel
 from drfuse.models.cxr_encoders import only_new_backbones
-from drfuse.run import Predictions, RunFacts, RunFiles
+from drfuse.run import Predictions, Run, RunFacts
 
 _Returned = TypeVar("_Returned")
 _STAYS_A_BLOCK = 32_768
@@ -51,7 +51,7 @@ def load(run: Path) -> "Predictor":
     try:
         with only_new_backbones():
             model: FusionModel = kind(facts.n_features, len(facts.label_names), **facts.model["init_args"])
-        model.load_state_dict(load_file(RunFiles(Path(run)).model))
+        model.load_state_dict(load_file(Run(Path(run)).model))
     except Exception as error:  # a constructor may raise anything, given wrong arguments
         reason = " ".join(str(error).split())
         raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error

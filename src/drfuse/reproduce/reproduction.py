@@ -21,7 +21,6 @@ from drfuse.reproduce.experiments import ExperimentName, sections_of, tables_for
 from drfuse.reproduce.plan import plan
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import System, choose_systems
-from drfuse.run import RunFacts
 from drfuse.training import TrainOptions
 from drfuse.training.matrix import RunSpec, check_models, train_all
 from drfuse.training.options import DEFAULTS, Without, refuse_decided
@@ -222,7 +221,7 @@ def _runs_as_csv(results: Results) -> str:
     columns = ("system", "train_on", "seed", "folder", "best_epoch", "val_prauc_macro")
     rows = []
     for cell, spec in results.cells.items():
-        facts = RunFacts.read(spec.folder)
+        facts = spec.run.read_facts()
         run = (cell.system, cell.train_on, cell.seed, spec.folder.name)
         rows.append((*run, facts.best_epoch, facts.val_prauc_macro))
     return pl.DataFrame(rows, schema=columns, orient="row").write_csv()

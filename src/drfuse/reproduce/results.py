@@ -13,7 +13,7 @@ from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
 from drfuse.evaluation import SeededPrauc, seeded_prauc
 from drfuse.reproduce.systems import System
-from drfuse.run import Predictions, RunFacts
+from drfuse.run import Predictions
 from drfuse.subsets import Split, Subset
 from drfuse.training.matrix import RunSpec
 
@@ -147,7 +147,7 @@ class _Stored(Sequence[Predictions]):
 
 def _check(spec: RunSpec, task: Task, read: Callable[[Path], Predictions]) -> None:
     """Raise InputError if a run's files are damaged or missing, or belong to another cohort or task."""
-    facts, cohort, rows = RunFacts.read(spec.folder), task.cohort, task.rows("test")
+    facts, cohort, rows = spec.run.read_facts(), task.cohort, task.rows("test")
     predictions = read(spec.run.predictions)
     if not (
         facts.cohort == cohort.fingerprint

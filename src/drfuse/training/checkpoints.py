@@ -17,7 +17,7 @@ from torch import Tensor
 
 from drfuse.errors import InputError
 from drfuse.files import atomic_file
-from drfuse.run import RunFiles
+from drfuse.run import Run
 from drfuse.training.metrics import MONITORED
 
 _IN_BEST = {"cohort", "epoch", "state_dict", "val_prauc"}
@@ -78,7 +78,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
             raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
 
 
-def checkpoint_callbacks(run: RunFiles, patience: int) -> list[L.Callback]:
+def checkpoint_callbacks(run: Run, patience: int) -> list[L.Callback]:
     """Return callbacks for early stopping, the weights of the best epoch and the state after the last one."""
     return [
         EarlyStopping(**MONITORED, patience=patience, check_finite=False),
@@ -89,7 +89,7 @@ def checkpoint_callbacks(run: RunFiles, patience: int) -> list[L.Callback]:
     ]
 
 
-def load_checkpoint(run: RunFiles, name: str) -> dict[str, Any]:
+def load_checkpoint(run: Run, name: str) -> dict[str, Any]:
     """Return a checkpoint of a run, on the CPU.
 
     Raises:
@@ -123,7 +123,7 @@ def restore_weights(fusion: L.LightningModule, checkpoint: Mapping[str, Any], pa
         ) from error
 
 
-def load_best(run: RunFiles) -> dict[str, Any]:
+def load_best(run: Run) -> dict[str, Any]:
     """Return the checkpoint of a run's best epoch.
 
     Raises:

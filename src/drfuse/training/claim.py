@@ -11,10 +11,9 @@ import yaml
 
 from drfuse.errors import InputError
 from drfuse.files import beside, locked, make_folder, write_whole
-from drfuse.run import RunFacts, RunFiles
+from drfuse.run import Run
 from drfuse.training.checkpoints import load_checkpoint
 from drfuse.training.options import DEFAULTS, TrainOptions
-from drfuse.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ _MAY_CHANGE = {"cohort", *TrainOptions.names("starts", "computes")}
 
 @contextmanager
 def claim(
-    run: RunFiles, config: dict[str, Any], cohort: str, overwrite: bool, resumable: bool = True
+    run: Run, config: dict[str, Any], cohort: str, overwrite: bool, resumable: bool = True
 ) -> Iterator[dict[str, Any] | None]:
     """Lock a run's folder, and yield the checkpoint to resume from, or None to start from scratch.
 
@@ -79,7 +78,7 @@ def claim(
             logger.warning("%s still has the run that this one replaced; delete it if not needed", replaced)
 
 
-def _check_replaceable(run: RunFiles) -> None:
+def _check_replaceable(run: Run) -> None:
     """Raise InputError if deleting the folder could delete more than a run."""
     if run.folder.is_mount() or run.folder == Path.cwd():
         raise InputError(f"{run.folder} cannot be replaced as a whole; choose a folder inside it as --out")
@@ -90,7 +89,7 @@ def _check_replaceable(run: RunFiles) -> None:
         )
 
 
-def _discard(run: RunFiles, replaced: Path) -> None:
+def _discard(run: Run, replaced: Path) -> None:
     """Delete a run that has no weights yet, and move the one that it was to replace back."""
     _empty(run)
     with suppress(OSError):  # someone else put a file there, or nothing was replaced
@@ -99,9 +98,9 @@ def _discard(run: RunFiles, replaced: Path) -> None:
         replaced.rename(run.folder)
 
 
-def _put_aside(run: RunFiles, replaced: Path) -> None:
+def _put_aside(run: Run, replaced: Path) -> None:
     """Make room for a new run; if two earlier runs exist, a finished one is kept over an interrupted one."""
-    is_better = RunFiles(replaced).is_finished and not run.is_finished
+    is_better = Run(replaced).is_finished and not run.is_finished
     if _has_weights(run) and not is_better:
         shutil.rmtree(replaced, ignore_errors=True)
         run.folder.rename(replaced)
@@ -110,7 +109,7 @@ def _put_aside(run: RunFiles, replaced: Path) -> None:
 
 
 def _interrupted(
-    run: RunFiles, config: dict[str, Any], cohort: str, resumable: bool
+    run: Run, config: dict[str, Any], cohort: str, resumable: bool
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return an interrupted run's options and the checkpoint to resume from, if there is one.
 
@@ -139,13 +138,13 @@ def _interrupted(
     if not has_checkpoint and resumable:
         raise InputError(f"{run.folder} has {run.model.name} but no checkpoint to resume from; {instead}")
     checkpoint = load_checkpoint(run, run.last_checkpoint.name) if has_checkpoint else None
-    trained_on = RunFacts.read(run.folder).cohort if checkpoint is None else checkpoint["cohort"]
+    trained_on = run.read_facts().cohort if checkpoint is None else checkpoint["cohort"]
     if trained_on != cohort:
         raise InputError(f"{run.folder} is an interrupted run on another cohort; replace it with --overwrite")
     return earlier, checkpoint
 
 
-def _empty(run: RunFiles) -> None:
+def _empty(run: Run) -> None:
     """Delete the run in the folder; `config.yaml`, which marks it as a run, goes last."""
     if run.folder.is_dir():
         others = _others(run)
@@ -164,12 +163,12 @@ def _is_empty(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= leftover)
 
 
-def _has_weights(run: RunFiles) -> bool:
+def _has_weights(run: Run) -> bool:
     """Return whether the folder holds the result of any training."""
     return run.is_finished or run.model.is_file() or any(run.checkpoints.glob("*.ckpt"))
 
 
-def _is_run(run: RunFiles) -> bool:
+def _is_run(run: Run) -> bool:
     """Return whether the folder holds a run: `config.yaml` and weights, or one of them and nothing else."""
     try:
         has_config = bool(_config_of(run))
@@ -179,7 +178,7 @@ def _is_run(run: RunFiles) -> bool:
     return (has_config and has_weights) or ((has_config or has_weights) and not _others(run))
 
 
-def _others(run: RunFiles) -> list[str]:
+def _others(run: Run) -> list[str]:
     """Return the names in the folder that no run has."""
     if not run.folder.is_dir():
         return []
@@ -188,9 +187,9 @@ def _others(run: RunFiles) -> list[str]:
     return sorted(name for name in found if name not in names)
 
 
-def _config_of(run: RunFiles) -> dict[str, Any]:
+def _config_of(run: Run) -> dict[str, Any]:
     """Return the content of a run's `config.yaml`; raise InputError if it is not a run's."""
-    config = read_yaml(run.config)
+    config = run.read_options()
     if lacking := {"cohort", "model", "train_on"} - config.keys():
         raise InputError(f"{run.config} lacks {min(lacking)}; it is not of a run")
     return config

@@ -23,7 +23,7 @@ from drfuse.files import atomic_file, beside
 from drfuse.inference import Predictor
 from drfuse.logs import hide_lightning
 from drfuse.models import FittedModel, FittingData, FusionModel
-from drfuse.run import Predictions, RunFacts, RunFiles, predictions_file
+from drfuse.run import Predictions, Run, RunFacts, predictions_file
 from drfuse.training.checkpoints import (
     checkpoint_callbacks,
     is_done,
@@ -82,7 +82,7 @@ def fit_run(
     arrange(network, options)
     fusion = FusionTraining(network, options, opened.fingerprint, ranks)
 
-    run = RunFiles(out.resolve())
+    run = Run(out.resolve())
     trainer = make_trainer(
         ranks,
         options.accelerator,
@@ -118,7 +118,7 @@ def fit_run(
             result = _save_best(run, fusion, data) if ranks.is_first else None
         result = ranks.share(result)
         network.load_state_dict(load_file(run.model))  # in every process
-        predictor = Predictor(network.eval(), RunFacts.read(run.folder)).to(trainer.strategy.root_device)
+        predictor = Predictor(network.eval(), run.read_facts()).to(trainer.strategy.root_device)
         _write_predictions(run, predictor, data, ranks, progress and ranks.is_first)
     return result
 
@@ -159,7 +159,7 @@ def _fit(trainer: L.Trainer, fusion: FusionTraining, data: CohortDataModule, che
         trainer.fit(fusion, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
-def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:
+def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> TrainedRun:
     """Load the weights of the best epoch, or fit a model that has no epochs; then save the model.
 
     Raises:
@@ -202,7 +202,7 @@ def _save_best(run: RunFiles, fusion: FusionTraining, data: CohortDataModule) ->
 
 
 def _write_predictions(
-    run: RunFiles, predictor: Predictor, data: CohortDataModule, ranks: Ranks, progress: bool
+    run: Run, predictor: Predictor, data: CohortDataModule, ranks: Ranks, progress: bool
 ) -> None:
     """Write the predictions of every stay; several processes write a part each, which the first one joins."""
     part = run.predictions if ranks.is_alone else beside(run.predictions, f"part-{ranks.rank}")

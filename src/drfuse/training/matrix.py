@@ -29,7 +29,7 @@ from drfuse.files import is_locked, make_folder
 from drfuse.imports import describe_error, import_class, import_path
 from drfuse.logs import log_to
 from drfuse.models import FusionModel
-from drfuse.run import RunFiles
+from drfuse.run import Run
 from drfuse.training.network import make_network
 from drfuse.training.options import DEFAULTS, TrainOptions
 from drfuse.training.train import train
@@ -72,9 +72,9 @@ class RunSpec:
     after: Sequence["RunSpec"] = ()
 
     @property
-    def run(self) -> RunFiles:
+    def run(self) -> Run:
         """The files of the run."""
-        return RunFiles(self.folder)
+        return Run(self.folder)
 
     @property
     def is_done(self) -> bool:

@@ -27,7 +27,6 @@ from drfuse.errors import InputError, check_choice
 from drfuse.files import make_folder, write_whole
 from drfuse.imports import import_path
 from drfuse.models import DrFuse
-from drfuse.run import RunFacts
 from drfuse.training.matrix import (
     SECONDS_TO_WAIT,
     RunSpec,
@@ -335,7 +334,7 @@ def _row(trial: FrozenTrial, run_of: Callable[[Mapping[str, float]], RunSpec]) -
 
 
 def _val_prauc(spec: RunSpec) -> float:
-    return RunFacts.read(spec.folder).val_prauc_macro
+    return spec.run.read_facts().val_prauc_macro
 
 
 def _write(out: Path, trials: pl.DataFrame) -> Tuned:
