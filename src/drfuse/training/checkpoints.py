@@ -34,6 +34,7 @@ class BackgroundWriter(TorchCheckpointIO):
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._pending: list[Future[None]] = []
+        self._has_failed = False
 
     def save_checkpoint(
         self,
@@ -62,7 +63,16 @@ class BackgroundWriter(TorchCheckpointIO):
         for task in [task for task in self._pending if task.done()]:
             task.result()  # raises its error
             self._pending.remove(task)
-        self._pending.append(self._pool.submit(work, *arguments))
+        self._pending.append(self._pool.submit(self._run, work, *arguments))
+
+    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+        if self._has_failed:  # do not delete a checkpoint whose successor could not be written
+            return
+        try:
+            work(*arguments)
+        except BaseException:
+            self._has_failed = True
+            raise
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from drfuse.errors import InputError, check_choice
 from drfuse.files import make_folder, write_whole
 from drfuse.imports import import_path
 from drfuse.models import DrFuse
+from drfuse.run import Run
 from drfuse.training.matrix import (
     SECONDS_TO_WAIT,
     RunSpec,
@@ -340,7 +341,7 @@ def _val_prauc(spec: RunSpec) -> float:
 def _write(out: Path, trials: pl.DataFrame) -> Tuned:
     """Write `trials.csv`, and the best run's configuration without the cohort's path as `best.yaml`."""
     best_run = trials.filter(pl.col("state") == "complete")["run"][0]
-    config = yaml.safe_load((out / "runs" / best_run / "config.yaml").read_text(encoding="utf-8"))
+    config = Run.open(out / "runs" / best_run).read_options()
     del config["cohort"]
     with FileLock(out / ".lock"):  # another command may finish at the same time
         write_whole(out / "best.yaml", yaml.safe_dump(config, sort_keys=False))
