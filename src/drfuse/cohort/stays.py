@@ -40,8 +40,8 @@ def describe_stays(source: Source, window_hours: int) -> ir.Table:
     The columns: `subject_id`, `hadm_id`, `stay_id`, `age` (years, at admission), `gender`, `race`,
     `admission_type`, `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days),
     `in_hospital_mortality` (null if unknown), `window_end` (the earlier of `outtime` and `intime` + window;
-    nothing later may be read) and `n_hours` (from `intime` to `window_end`, rounded up). A stay without
-    `outtime` has no window, so nothing is observed in it.
+    nothing later may be read) and `n_hours` (from `intime` to `window_end`, rounded up). A stay without an
+    `outtime` has no window and is left out.
     """
     stays = source.stays.left_join(source.admissions, ["subject_id", "hadm_id"])
     full_window = stays.intime + ibis.interval(hours=window_hours)
