@@ -35,7 +35,7 @@ from drfuse.cohort.variables import load_variables
 from drfuse.data import Batch, Cohort
 from drfuse.data.dataset import StayDataset
 from drfuse.evaluation import evaluate as evaluate_run
-from drfuse.inference import load
+from drfuse.inference import Predictor
 from drfuse.models import FusionModel
 from drfuse.models.base import MODALITIES, FusionOutput
 from drfuse.run import Run, RunFacts, predictions_file
@@ -169,7 +169,7 @@ def predict(cohort: Path, run: Path) -> None:
         val_prauc_macro=0.0,
     ).write(files.facts)
     with predictions_file(files.predictions) as append:
-        for block in load(run).predict_blocks(opened):
+        for block in Predictor.open(run).predict_blocks(opened):
             append(block)
 
 

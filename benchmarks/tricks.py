@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 from benchmarks.command import command
 from benchmarks.training import table
 from drfuse.evaluation import SeededPrauc, compare, seeded_prauc
-from drfuse.inference import load
+from drfuse.inference import Predictor
 from drfuse.models import CxrResNet, DrFuse
 from drfuse.run import Predictions, Run
 from drfuse.training import TrainOptions, train
@@ -92,7 +92,7 @@ def _pretrain(cohort: Path, folder: Path, arguments: Mapping[str, Any], options:
     model = partial(CxrResNet, **taken)
     options = options.changed(train_on="matched", matched_cxr_dropout=0.0)
     run = train(cohort, folder / "cxr", model, options, progress=False).folder
-    encoder = cast(CxrResNet, load(run).model).encoder
+    encoder = cast(CxrResNet, Predictor.open(run).model).encoder
     encoder.backbone.save_pretrained(folder / "backbone")
     return folder / "backbone"
 

@@ -16,7 +16,7 @@ from transformers import ResNetBackbone, ResNetConfig
 from drfuse.cohort import prepare
 from drfuse.data import Batch, Cohort
 from drfuse.errors import InputError
-from drfuse.inference import Predictor, load
+from drfuse.inference import Predictor
 from drfuse.inference.predictor import predict_batch
 from drfuse.models import DAFT, CxrResNet, DrFuse, EhrTransformer, FusionModel, FusionOutput
 from drfuse.run import Predictions, Run, RunFacts
@@ -43,7 +43,7 @@ def other_cohort(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_a_run_predicts_its_own_cohort_to_the_bit(run: Path, small_cohort: Path) -> None:
     written = Predictions.read(Run(run).predictions)
-    predicted = load(run).predict(Cohort.open(small_cohort))
+    predicted = Predictor.open(run).predict(Cohort.open(small_cohort))
     assert predicted.stays.equals(written.stays)
     assert predicted.phenotypes == written.phenotypes
     for name in ("logits", "labels", "logits_without_cxr"):
@@ -55,14 +55,14 @@ def test_half_precision_is_predicted_to_the_bit_too(small_cohort: Path, tmp_path
     model = partial(DrFuse, dim=8, heads=2, cxr_backbone=backbone)
     options: dict[str, Any] = {"epochs": 1, "crop_size": 32, "accelerator": "cpu", "precision": "bf16-mixed"}
     run = train(small_cohort, tmp_path / "run", model, **options).folder
-    predicted = load(run).predict(small_cohort)
+    predicted = Predictor.open(run).predict(small_cohort)
     np.testing.assert_array_equal(predicted.logits, Predictions.read(Run(run).predictions).logits)
 
 
 def test_predictions_come_in_blocks_of_whole_batches(
     run: Path, small_cohort: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = load(run)
+    predictor = Predictor.open(run)
     whole = predictor.predict(small_cohort)
     size = predictor.facts.batch_size
     monkeypatch.setattr("drfuse.inference.predictor._STAYS_A_BLOCK", 1)
@@ -76,9 +76,11 @@ def test_predictions_come_in_blocks_of_whole_batches(
 
 def test_stays_are_predicted_in_the_order_of_their_rows(run: Path, small_cohort: Path) -> None:
     cohort, rows = Cohort.open(small_cohort), np.array([7, 2, 11])
-    predicted = load(run).predict(cohort, rows)
+    predicted = Predictor.open(run).predict(cohort, rows)
     assert predicted.stays["stay_id"].to_list() == cohort.stays["stay_id"].to_numpy()[rows].tolist()
-    np.testing.assert_allclose(predicted.logits, load(run).predict(cohort).logits[rows], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        predicted.logits, Predictor.open(run).predict(cohort).logits[rows], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,20 +101,22 @@ def test_stays_are_predicted_in_the_order_of_their_rows(run: Path, small_cohort:
 def test_rows_that_cannot_be_predicted_are_refused(run: Path, small_cohort: Path, rows: Any) -> None:
     expected = r"rows: expected at least one, each of .*; if you have a mask, pass numpy\.flatnonzero\(mask\)"
     with pytest.raises(InputError, match=expected):
-        load(run).predict(Cohort.open(small_cohort), rows)
+        Predictor.open(run).predict(Cohort.open(small_cohort), rows)
     with pytest.raises(InputError, match=expected):
-        load(run).represent(Cohort.open(small_cohort), [rows])
+        Predictor.open(run).represent(Cohort.open(small_cohort), [rows])
 
 
 def test_a_cohort_may_be_given_by_its_folder_and_rows_as_a_list(run: Path, small_cohort: Path) -> None:
-    expected = load(run).predict(Cohort.open(small_cohort), np.array([0, 3]))
-    np.testing.assert_array_equal(load(str(run)).predict(str(small_cohort), [0, 3]).logits, expected.logits)  # type: ignore[arg-type]
+    expected = Predictor.open(run).predict(Cohort.open(small_cohort), np.array([0, 3]))
+    np.testing.assert_array_equal(
+        Predictor.open(str(run)).predict(str(small_cohort), [0, 3]).logits, expected.logits
+    )  # type: ignore[arg-type]
 
 
 def test_other_arguments_are_refused_in_a_sentence(run: Path, small_cohort: Path) -> None:
-    predictor = load(run)
+    predictor = Predictor.open(run)
     with pytest.raises(InputError, match="run is None; expected a path"):
-        load(None)  # type: ignore[arg-type]
+        Predictor.open(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cohort is 3; expected a path"):
         predictor.predict(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="num_workers is -1; expected at least 0"):
@@ -124,7 +128,7 @@ def test_another_cohort_is_read_with_the_normalization_of_the_run(
 ) -> None:
     own, other = Cohort.open(small_cohort), Cohort.open(other_cohort)
     assert own.normalization != other.normalization
-    expected, found = (load(run).predict(cohort) for cohort in (own, other))
+    expected, found = (Predictor.open(run).predict(cohort) for cohort in (own, other))
     assert found.stays["stay_id"].equals(expected.stays["stay_id"])  # the same stays of the same hospital
     np.testing.assert_array_equal(found.logits, expected.logits)
 
@@ -134,7 +138,7 @@ def test_a_run_predicts_with_nothing_beside_it(run: Path, small_cohort: Path, tm
     moved.mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(run / name, moved)
-    predicted = load(moved).predict(Cohort.open(small_cohort))
+    predicted = Predictor.open(moved).predict(Cohort.open(small_cohort))
     np.testing.assert_array_equal(predicted.logits, Predictions.read(Run(run).predictions).logits)
 
 
@@ -156,17 +160,17 @@ def test_a_cohort_that_does_not_fit_is_refused(
         hospital / "mimic-iv", cohort, hospital / "mimic-cxr", **{"image_size": 48, "threads": 1, **options}
     )
     with pytest.raises(InputError, match=f"has a different {complaint}"):
-        load(run).predict(cohort)
+        Predictor.open(run).predict(cohort)
     if options.keys() == {"preset"}:  # an earlier version did not store it
         facts = replace(RunFacts.read(run), preset=None, before_hours=None, view=None)
-        assert len(Predictor(load(run).model, facts).predict(cohort).stays)
+        assert len(Predictor(Predictor.open(run).model, facts).predict(cohort).stays)
 
 
 def test_what_the_model_does_not_read_may_differ(small_cohort: Path, tmp_path: Path) -> None:
     hospital, cohort = small_cohort.parent, tmp_path / "cohort"
     prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=32, view=("AP", "PA"))
     out = train(small_cohort, tmp_path / "run", TINY, epochs=1, crop_size=32, accelerator="cpu").folder
-    assert len(load(out).predict(cohort).stays)
+    assert len(Predictor.open(out).predict(cohort).stays)
 
 
 def test_other_labels_are_refused(run: Path, small_cohort: Path, tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ def test_other_labels_are_refused(run: Path, small_cohort: Path, tmp_path: Path)
         hospital / "mimic-iv", tmp_path / "cohort", hospital / "mimic-cxr", image_size=48, phenotypes=codes
     )
     with pytest.raises(InputError, match="has different labels from those"):
-        load(run).predict(Cohort.open(tmp_path / "cohort"))
+        Predictor.open(run).predict(Cohort.open(tmp_path / "cohort"))
 
 
 # --- a run is data ------------------------------------------------------------------------------------------
@@ -254,7 +258,7 @@ def test_a_value_that_train_does_not_write_is_refused(
     run: Path, tmp_path: Path, keys: tuple[Any, ...], value: Any
 ) -> None:
     with pytest.raises(InputError, match=r"/config\.json is damaged: .+; train the run again"):
-        load(changed(run, tmp_path / "run", *keys, value=value))
+        Predictor.open(changed(run, tmp_path / "run", *keys, value=value))
 
 
 @pytest.mark.parametrize(("name", "value"), [("crop_size", 31), ("precision", "bf16-mixed")])
@@ -265,7 +269,7 @@ def test_a_value_that_may_be_right_but_was_changed_is_refused(
     facts["sha256"] = json.loads((run / "config.json").read_text())["sha256"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match="its values are not those that `drfuse train` wrote; train the run"):
-        load(tmp_path / "run")
+        Predictor.open(tmp_path / "run")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "3", '{"a": 1', "[" * 100_000, "\xff"])
@@ -273,13 +277,13 @@ def test_a_file_that_train_does_not_write_is_refused(run: Path, tmp_path: Path, 
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"/config\.json is damaged: .+; train the run again"):
-        load(tmp_path / "run")
+        Predictor.open(tmp_path / "run")
 
 
 def test_a_run_of_an_earlier_version_is_read(run: Path, tmp_path: Path) -> None:
     for name in ("preset", "before_hours", "view"):
         earlier = changed(run, tmp_path / name, name)
-        assert getattr(load(earlier).facts, name) is None
+        assert getattr(Predictor.open(earlier).facts, name) is None
         assert getattr(RunFacts.read(run), name) is not None
 
 
@@ -289,7 +293,7 @@ def test_a_class_is_never_imported(run: Path, tmp_path: Path, monkeypatch: pytes
     for number, path in enumerate(("of_a_stranger.Model", "os.system", "drfuse.models.base.Any", "DrFuse")):
         strange = changed(run, tmp_path / str(number), "model", "class_path", value=path)
         with pytest.raises(InputError, match=rf"{path}, which is not one of drfuse's; import it before"):
-            load(strange)
+            Predictor.open(strange)
     assert not (tmp_path / "executed").exists()
 
 
@@ -298,7 +302,7 @@ def test_arguments_that_the_class_does_not_take_are_refused(
     run: Path, tmp_path: Path, value: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match=r"cannot be loaded: .*; train it again"):
-        load(changed(run, tmp_path / "run", "model", "init_args", value=value))
+        Predictor.open(changed(run, tmp_path / "run", "model", "init_args", value=value))
 
 
 @pytest.mark.parametrize("kind", [CxrResNet, DAFT])
@@ -315,13 +319,13 @@ def test_a_pretrained_backbone_is_not_needed_again(
     )
     out = train(small_cohort, tmp_path / "run", model, epochs=1, crop_size=32, accelerator="cpu").folder
     shutil.rmtree("backbone")
-    predicted = load(out).predict(small_cohort)
+    predicted = Predictor.open(out).predict(small_cohort)
     np.testing.assert_array_equal(predicted.logits, Predictions.read(Run(out).predictions).logits)
     assert "backbone" not in json.dumps(RunFacts.read(out).model["init_args"]["cxr_backbone"])
     for number, spec in enumerate(("backbone", "someone/backbone", "../backbone")):
         strange = changed(out, tmp_path / str(number), "model", "init_args", "cxr_backbone", value=spec)
         with pytest.raises(InputError, match=f"no configuration of its pretrained .* {spec} is not read"):
-            load(strange)
+            Predictor.open(strange)
 
 
 # --- one batch ----------------------------------------------------------------------------------------------

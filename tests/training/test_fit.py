@@ -26,7 +26,7 @@ from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, StoredBatch, Task, TaskName
 from drfuse.errors import BusyError, InputError, MissingInputError
 from drfuse.files import beside
-from drfuse.inference import Predictor, load
+from drfuse.inference import Predictor
 from drfuse.models import (
     DAFT,
     CxrResNet,
@@ -96,7 +96,7 @@ def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
 def test_a_loaded_model_predicts_what_the_run_predicted(finished: TrainedRun, small_cohort: Path) -> None:
     cohort = Cohort.open(small_cohort)
     data = CohortDataModule(cohort, crop_size=32)
-    model = load(finished.folder).model
+    model = Predictor.open(finished.folder).model
     assert not model.training
     with torch.no_grad():
         output = model(data.on_after_batch_transfer(data.dataset[list(range(len(cohort)))], 0))
@@ -105,22 +105,22 @@ def test_a_loaded_model_predicts_what_the_run_predicted(finished: TrainedRun, sm
 
 def test_what_is_no_finished_run_has_no_model(finished: TrainedRun, tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"has no model\.safetensors: it is not a finished run"):
-        load(tmp_path)
+        Predictor.open(tmp_path)
     copied = shutil.copytree(finished.folder, tmp_path / "run")
     (copied / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"model\.safetensors is damaged: .*; train the run again"):
-        load(copied)
+        Predictor.open(copied)
     shutil.copy(finished.folder / "model.safetensors", copied)
     facts = (copied / "config.json").read_text()
     (copied / "config.json").write_text(facts.replace("drfuse.models.drfuse.DrFuse", "elsewhere.Model"))
     with pytest.raises(InputError, match=r"config\.json is damaged: its values are not those"):
-        load(copied)
+        Predictor.open(copied)
     (copied / "config.json").write_text(facts[:100])
     with pytest.raises(InputError, match=r"config\.json is damaged"):
-        load(copied)
+        Predictor.open(copied)
     (copied / "config.json").unlink()
     with pytest.raises(MissingInputError, match="an earlier version of drfuse trained it; train it again"):
-        load(copied)
+        Predictor.open(copied)
 
 
 def test_the_configuration_names_every_option_defaults_included(
@@ -675,7 +675,9 @@ def test_what_is_said_without_radiographs_is_kept(finished: TrainedRun, small_co
     data = CohortDataModule(cohort, crop_size=32)
     batch = data.as_evaluated(data.dataset[list(range(len(cohort)))])
     with torch.no_grad():
-        expected = load(finished.folder).model(batch.keep_cxr(torch.tensor([], dtype=torch.int64))).logits
+        expected = (
+            Predictor.open(finished.folder).model(batch.keep_cxr(torch.tensor([], dtype=torch.int64))).logits
+        )
     np.testing.assert_allclose(without, expected.numpy(), rtol=1e-4, atol=1e-5)
     assert (without[cohort.has_cxr] != predictions.logits[cohort.has_cxr]).any(axis=1).all()
 
@@ -704,7 +706,7 @@ def test_a_task_predicts_the_stays_that_take_part(
     assert predictions.phenotypes == of_cohort.label_names
     assert RunFacts.read(result.folder).task == task
     assert yaml.safe_load((result.folder / "config.yaml").read_text())["task"] == task
-    assert load(result.folder).model.head.out_features == n_labels
+    assert Predictor.open(result.folder).model.head.out_features == n_labels
 
 
 def test_an_interrupted_run_of_another_task_is_refused(fit: Trainer) -> None:
@@ -731,7 +733,7 @@ def unimodal(small_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def encoder_of(run: Path, name: str) -> dict[str, torch.Tensor]:
-    return dict(getattr(load(run).model, name).named_parameters())
+    return dict(getattr(Predictor.open(run).model, name).named_parameters())
 
 
 def test_encoders_start_from_those_of_unimodal_runs(
@@ -941,7 +943,7 @@ def test_frozen_backbones_read_each_radiograph_once(
     n_images = len(Cohort.open(small_cohort).cxr)
     assert sum(images) == 2 * n_images + 2  # two backbones; one image each when the contract is checked
     torch.manual_seed(0)
-    fresh, trained = TINY(59, 25).state_dict(), load(result.folder).model
+    fresh, trained = TINY(59, 25).state_dict(), Predictor.open(result.folder).model
     moved = {name for name in fresh if not trained.state_dict()[name].equal(fresh[name])}
     assert moved >= {"cxr_shared_encoder.project.weight", "ehr_encoder.project.weight"}
     assert not [name for name in moved if ".backbone." in name]
@@ -956,7 +958,7 @@ def test_a_resumed_run_freezes_the_backbones_of_its_checkpoint(
 ) -> None:
     cut(fit, 1, monkeypatch, model=MEDFUSE, freeze_cxr=True, epochs=2, init_cxr=unimodal["cxr"])
     result = fit(model=MEDFUSE, freeze_cxr=True, epochs=2)  # the checkpoint has what came of init_cxr
-    trained = load(result.folder).model
+    trained = Predictor.open(result.folder).model
     data = CohortDataModule(Cohort.open(small_cohort), crop_size=32)
     with torch.no_grad():  # from the pixels
         logits = trained(data.on_after_batch_transfer(data.dataset[list(range(80))], 0)).logits
@@ -1004,7 +1006,7 @@ def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: P
     result = fit(model=LINEAR[kind], epochs=7)
     assert (result.best_epoch, result.epochs) == (0, 1)
     cohort, saved = Cohort.open(small_cohort), Predictions.read(Run(result.folder).predictions)
-    model, data = load(result.folder).model, CohortDataModule(cohort, crop_size=32)
+    model, data = Predictor.open(result.folder).model, CohortDataModule(cohort, crop_size=32)
     batch = data.as_evaluated(data.dataset[list(range(len(cohort)))])
     with torch.no_grad():
         seen = model(batch).logits

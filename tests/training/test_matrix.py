@@ -18,7 +18,7 @@ from filelock import FileLock
 from drfuse.data import Cohort
 from drfuse.errors import InputError, MissingInputError
 from drfuse.files import beside, is_locked
-from drfuse.inference import load
+from drfuse.inference import Predictor
 from drfuse.run import Predictions
 from drfuse.training import FusionTraining, TrainOptions, train
 from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one

@@ -30,34 +30,6 @@ _STAYS_A_BLOCK = 32_768
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def load(run: Path) -> "Predictor":
-    """Return the model of a finished run with its best weights, ready to predict.
-
-    Nothing in the run is executed or imported, and no path in it is followed: the model's class must be one
-    of drfuse's, or one that this program has imported.
-
-    Raises:
-        MissingInputError: If `run` is not a finished run.
-        InputError: If its files do not fit together, or the model's class is not imported.
-    """
-    facts = RunFacts.read(run)
-    path = facts.model["class_path"]
-    kind: Any = imported_classes(FusionModel).get(path)
-    if kind is None:
-        raise InputError(
-            f"the model of {run} is {path}, which is not one of drfuse's; import it before you load the run, "
-            "if you trust it"
-        )
-    try:
-        with only_new_backbones():
-            model: FusionModel = kind(facts.n_features, len(facts.label_names), **facts.model["init_args"])
-        model.load_state_dict(load_file(Run(Path(run)).model))
-    except Exception as error:  # a constructor may raise anything, given wrong arguments
-        reason = " ".join(str(error).split())
-        raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error
-    return Predictor(model.eval(), facts).to(torch.device("cpu"))
-
-
 @dataclass(frozen=True)
 class Predictor:
     """A trained model with what it needs to read a cohort.
@@ -71,6 +43,36 @@ class Predictor:
     model: FusionModel
     facts: RunFacts
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+
+    @classmethod
+    def open(cls, run: Path) -> "Predictor":
+        """Return the model of a finished run with its best weights, ready to predict.
+
+        Nothing in the run is executed or imported, and no path in it is followed: the model's class must be
+        one of drfuse's, or one that this program has imported.
+
+        Raises:
+            MissingInputError: If `run` is not a finished run.
+            InputError: If its files do not fit together, or the model's class is not imported.
+        """
+        facts = RunFacts.read(run)
+        path = facts.model["class_path"]
+        kind: Any = imported_classes(FusionModel).get(path)
+        if kind is None:
+            raise InputError(
+                f"the model of {run} is {path}, which is not one of drfuse's; import it before you open the "
+                "run, if you trust it"
+            )
+        try:
+            with only_new_backbones():
+                model: FusionModel = kind(
+                    facts.n_features, len(facts.label_names), **facts.model["init_args"]
+                )
+            model.load_state_dict(load_file(Run(Path(run)).model))
+        except Exception as error:  # a constructor may raise anything, given wrong arguments
+            reason = " ".join(str(error).split())
+            raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error
+        return cls(model.eval(), facts).to(torch.device("cpu"))
 
     def to(self, device: torch.device) -> Self:
         """Return a predictor on another device; the model itself moves, in the memory layout of training."""

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from drfuse.data import Cohort
 from drfuse.errors import InputError
-from drfuse.inference import load
+from drfuse.inference import Predictor
 from drfuse.models.losses import LN_2, jensen_shannon
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def represent(run: Path, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, R
         InputError: If the run's model is not DrFuse.
     """
     batches = [part.tolist() for part in np.array_split(rows, len(rows) // _STAYS_AT_A_TIME + 1)]
-    h = load(run).represent(cohort, batches)
+    h = Predictor.open(run).represent(cohort, batches)
     if missing := sorted(FIGURE3.keys() - h.keys()):
         raise InputError(f"the model of {run} has no representation {missing[0]}; expected a run of DrFuse")
     return h

@@ -10,7 +10,7 @@ import torch
 
 from drfuse.errors import InputError
 from drfuse.imports import describe_error, import_path
-from drfuse.inference import load
+from drfuse.inference import Predictor
 from drfuse.models import FusionModel, check_contract
 from drfuse.models.cxr_encoders import pretrained_configs
 from drfuse.training.options import TrainOptions
@@ -113,7 +113,7 @@ def _start_encoder(network: FusionModel, modality: str, run: Path, cohort: str) 
         InputError: If the run was trained on a cohort with a different fingerprint, or one of the models has
             no single encoder of the modality, or the encoders differ in shape.
     """
-    predictor = load(run)
+    predictor = Predictor.open(run)
     if predictor.facts.cohort != cohort:
         raise InputError(
             f"--init-{modality}: {run} was trained on another cohort, perhaps on patients in this one's test "
