@@ -178,3 +178,19 @@ def test_the_values_are_not_changed() -> None:
     features()(values, n_hours)
     assert torch.equal(torch.nan_to_num(values, -1.0), torch.nan_to_num(before, -1.0))
     assert torch.equal(values.isnan(), before.isnan())
+
+
+def test_every_feature_is_of_the_variable_in_its_name() -> None:
+    features = EhrFeatures(VARIABLES, NORMALIZATION)
+    owners = [VARIABLES[index].name for index in features.variable_of]
+    assert owners == [name.removesuffix(" observed").split("=")[0] for name in features.names]
+
+
+def test_a_mean_record_has_means_normal_categories_and_no_observation() -> None:
+    features = EhrFeatures(VARIABLES, NORMALIZATION)
+    record = features.mean_record(3)
+    assert record.shape == (3, len(features))
+    normal = {f"{v.name}={v.normal:g}" for v in VARIABLES if v.kind == "categorical"}
+    expected = torch.tensor([float(name in normal) for name in features.names])
+    assert len(normal) == 5
+    assert torch.equal(record, expected.expand(3, -1))

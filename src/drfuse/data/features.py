@@ -81,6 +81,24 @@ class EhrFeatures:
             matrix[n_continuous + int(first) : n_continuous + int(first) + len(numbers), variable] = numbers
         return matrix
 
+    @property
+    def variable_of(self) -> Tensor:
+        """Int64 (F,): the number of the variable that each feature is of, a value, a category or a mask."""
+        n_categories = (self._highest - self._lowest).long() + 1
+        of_categories = self._categorical.long().repeat_interleave(n_categories)
+        return torch.cat([self._continuous.long(), of_categories, torch.arange(len(self._normal))])
+
+    def mean_record(self, n_hours: int) -> Tensor:
+        """Return the features (T, F) of T hours of a record that says nothing about its patient.
+
+        Continuous variables are at their mean over the training split, which is 0 once scaled, categories at
+        their normal value, and nothing is observed.
+        """
+        unobserved = torch.full((1, n_hours, len(self._normal)), math.nan)
+        features = self(unobserved, torch.tensor([n_hours]))[0]
+        features[:, : len(self._continuous)] = 0.0
+        return features
+
     def __call__(self, values: Tensor, n_hours: Tensor) -> Tensor:
         """Return the features (B, T, F) of values (B, T, V), zero from hour `n_hours` (B,) on."""
         observed = values.isfinite()
