@@ -16,6 +16,7 @@ import pytest
 from drfuse.cohort import FlowStep, Manifest, load_variables, prepare
 from drfuse.cohort.images import decode
 from drfuse.cohort.manifest import sha256
+from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
 from tests.builders import left_in
 from tests.cohort.prepared import Prepared, open_cohort, prepare_hospital
@@ -742,3 +743,22 @@ def test_too_little_memory_ends_in_one_sentence(tmp_path: Path) -> None:
     iv, _ = write_hospital(tmp_path, n_stays=12, image_size=32)
     with pytest.raises(InputError, match=r"more memory .* --memory-limit"):
         prepare(iv, tmp_path / "cohort", memory_limit="1MiB")
+
+
+def test_stays_without_diagnoses_are_prepared_without_labels(tmp_path: Path) -> None:
+    shown = example()
+    labelled = prepare_hospital(shown.hospital, tmp_path)
+    (tmp_path / "mimic-iv" / "hosp" / "diagnoses_icd.csv.gz").unlink()
+    with pytest.raises(InputError, match="lacks the table diagnoses_icd.*prepare with --labels false"):
+        prepare(tmp_path / "mimic-iv", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    out = tmp_path / "unlabelled"
+    images = tmp_path / "mimic-cxr"
+    found = open_cohort(out, prepare(tmp_path / "mimic-iv", out, images, labels=False))
+    assert found.manifest.phenotypes == []
+    assert found.stays.equals(labelled.stays.drop(labelled.manifest.phenotypes))
+    np.testing.assert_array_equal(found.ehr, labelled.ehr)
+    with pytest.raises(InputError, match="phenotypes defines labels, and labels is false"):
+        prepare(tmp_path / "mimic-iv", out, phenotypes=tmp_path / "own.csv", labels=False)
+    with pytest.raises(InputError, match="was prepared without labels"):
+        Task.of(Cohort.open(out))

@@ -108,9 +108,8 @@ def test_rows_that_cannot_be_predicted_are_refused(run: Path, small_cohort: Path
 
 def test_a_cohort_may_be_given_by_its_folder_and_rows_as_a_list(run: Path, small_cohort: Path) -> None:
     expected = Predictor.open(run).predict(Cohort.open(small_cohort), np.array([0, 3]))
-    np.testing.assert_array_equal(
-        Predictor.open(str(run)).predict(str(small_cohort), [0, 3]).logits, expected.logits
-    )  # type: ignore[arg-type]
+    predicted = Predictor.open(str(run)).predict(str(small_cohort), [0, 3])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(predicted.logits, expected.logits)
 
 
 def test_other_arguments_are_refused_in_a_sentence(run: Path, small_cohort: Path) -> None:

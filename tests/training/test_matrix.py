@@ -356,7 +356,7 @@ def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path)
         (failed,) = train_all([too_large, *specs], ray=True)
         assert failed.startswith("too large: crop_size is 512")
         with pytest.raises(MissingInputError, match="it is not a finished run"):  # as it was raised there
-            list(spread(load, [tmp_path], workers=1, ray=True))
+            list(spread(Predictor.open, [tmp_path], workers=1, ray=True))
     finally:
         ray.shutdown()
     here = specify(cohort, tmp_path / "here", "tiny", TINY, **QUICK, seed=0)

@@ -52,11 +52,12 @@ def check_label_names(labels: Sequence[str]) -> None:
 
 
 def number_stays(
-    stays: ir.Table, labels: ir.Table, split: pl.DataFrame | None, seed: int, store: Backend
+    stays: ir.Table, labels: ir.Table | None, split: pl.DataFrame | None, seed: int, store: Backend
 ) -> ir.Table:
     """Return the stays with their split, their labels and `row`, their number in the order of `stay_id`.
 
-    The labels of a stay are null if `labels` (see `label_admissions`) lacks its admission. Without a `split`
+    The labels of a stay are null if `labels` (see `label_admissions`) lacks its admission; without `labels`,
+    the stays have no such columns. Without a `split`
     of each subject, `hash_split` splits.
 
     Raises:
@@ -66,8 +67,9 @@ def number_stays(
         stays = stays.mutate(split=hash_split(stays.subject_id, seed))
     else:
         stays = stays.left_join(ibis.memtable(split), "subject_id").drop("subject_id_right")
-    names = [name for name in labels.columns if name != "hadm_id"]
-    stays = stays.left_join(labels, "hadm_id")
+    names = [] if labels is None else [name for name in labels.columns if name != "hadm_id"]
+    if labels is not None:
+        stays = stays.left_join(labels, "hadm_id")
     row = ibis.row_number().over(order_by=stays.stay_id)
     numbered = stays.select(*_STAY, "window_end", *names, row=row).cast({"n_hours": "int16"})
     stays = store.create_table("stays", numbered)

@@ -37,9 +37,11 @@ def count_left_out(
     """
     unreadable = images.filter(pl.col("cxr_row").is_null())
     written = pl.scan_parquet(stays, glob=False)
-    columns = {"phenotypes": labels[0], "in_hospital_mortality": "in_hospital_mortality", "los": "los"}
+    columns = {"in_hospital_mortality": "in_hospital_mortality", "los": "los"}
+    if labels:
+        columns = {"phenotypes": labels[0], **columns}
     unknown = [pl.col(column).is_null().sum().alias(target) for target, column in columns.items()]
-    occurs = written.select(pl.col(labels).any()).collect().row(0)
+    occurs = written.select(pl.col(labels).any()).collect().row(0) if labels else ()
     counts = (
         dict(sorted(rejected_rows.items())),
         unreadable["dicom_id"].unique(maintain_order=True).to_list(),
@@ -69,7 +71,7 @@ def report_left_out(warnings: Mapping[str, Any], strict: bool) -> None:
     for target, count in warnings["stays_with_unknown"].items():
         if count:
             logger.warning("%d stays have unknown %s and are left out when predicting it", count, target)
-    if unlisted := warnings["diagnoses"]["not ICD"]:
+    if unlisted := warnings["diagnoses"].get("not ICD"):
         logger.warning("%d diagnoses are not ICD-9-CM or ICD-10-CM codes and give no label", unlisted)
     if without_positive := warnings["phenotypes_without_positive"]:
         logger.warning("no stay has %s", ", ".join(without_positive))

@@ -40,16 +40,26 @@ class Labels:
     """The labels of admissions.
 
     Attributes:
-        table: `hadm_id`, `label_0`, `label_1`, ... (see `label_admissions`), for queries of the store.
+        table: `hadm_id`, `label_0`, `label_1`, ... (see `label_admissions`), for queries of the store; None
+            if the cohort has no labels.
         n_diagnoses: The number of diagnoses of each kind (`Match`).
     """
 
-    table: ir.Table
+    table: ir.Table | None
     n_diagnoses: dict[str, int]
 
 
 def find_labels(source: Source, stays: ir.Table, codes: pl.DataFrame) -> Labels:
-    """Return the labels of the admissions of `stays`, a table that queries of the source can join."""
+    """Return the labels of the admissions of `stays`, a table that queries of the source can join.
+
+    Raises:
+        MissingInputError: If the source has no diagnoses.
+    """
+    if source.diagnoses is None:
+        raise MissingInputError(
+            f"{source.address} lacks the table diagnoses_icd, so stays have no labels; fetch it, or prepare "
+            "with --labels false, to predict these stays with a trained model"
+        )
     diagnoses = source.diagnoses.semi_join(stays, "hadm_id")
     matched = source.materialize(match_diagnoses(diagnoses, codes, source.is_in), "diagnoses")
     counts = fetch(source.store, count_matches(matched)).to_pylist()
@@ -59,8 +69,10 @@ def find_labels(source: Source, stays: ir.Table, codes: pl.DataFrame) -> Labels:
     return Labels(label_admissions(matched, codes), n_diagnoses)
 
 
-def phenotype_names(codes: pl.DataFrame) -> list[str]:
-    """Return the names of the phenotypes, in file order."""
+def phenotype_names(codes: pl.DataFrame | None) -> list[str]:
+    """Return the names of the phenotypes, in file order; none without codes."""
+    if codes is None:
+        return []
     names: list[str] = codes["phenotype"].unique(maintain_order=True).to_list()
     return names
 

@@ -54,6 +54,7 @@ def prepare(
     memory_limit: str = "2GiB",
     temp_dir: Path | None = None,
     before_hours: int = 6,
+    labels: bool = True,
 ) -> Manifest:
     """Make a cohort from MIMIC-IV and MIMIC-CXR-JPG.
 
@@ -85,6 +86,8 @@ def prepare(
         temp_dir: Folder for what does not fit in memory; without it, one beside `out`.
         before_hours: Hours before ICU admission from which height and weight count too, in hour 0, as in the
             MIMIC code repository. The preset `benchmark` reads nothing from before.
+        labels: Read the diagnoses; a cohort without labels can be predicted by a trained model, not trained
+            on.
 
     Returns:
         The manifest of the cohort.
@@ -112,8 +115,11 @@ def prepare(
         "phenotypes": None if phenotypes is None else Path(phenotypes).name,
         "split_file": None if split_file is None else Path(split_file).name,
         "seed": seed,
+        **({} if labels else {"labels": False}),
     }
-    codes = read_phenotypes(phenotypes)
+    if phenotypes is not None and not labels:
+        raise InputError("phenotypes defines labels, and labels is false; leave one of them out")
+    codes = read_phenotypes(phenotypes) if labels else None
     check_label_names(phenotype_names(codes))
     split = None if split_file is None else read_split_file(split_file)
     contents = {*CONTENT, "manifest.json", INPUTS}
@@ -139,7 +145,7 @@ def prepare(
 def _write_cohort(
     folder: Path,
     inputs: Inputs,
-    codes: pl.DataFrame,
+    codes: pl.DataFrame | None,
     split: pl.DataFrame | None,
     earlier: Earlier | None,
     strict: bool,
@@ -166,7 +172,9 @@ def _write_cohort(
         else:
             included = require_observation(candidates.stored, ibis.memtable(series.stays("stay_id")))
         progress.update(bar, description="reading diagnoses")
-        if labelled is None:
+        if codes is None:
+            labels = Labels(None, {})
+        elif labelled is None:
             labels = find_labels(source, candidates.queryable, codes)
         else:
             labels = Labels(labelled.labels(), labelled.manifest.warnings["diagnoses"])

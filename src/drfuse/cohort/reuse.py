@@ -57,7 +57,7 @@ _SERIES = Part(
 )
 _LABELS = Part(  # only of the included stays, so all that decides inclusion counts too
     files=("stays.parquet",),
-    options=(*_SERIES.options, "phenotypes"),
+    options=(*_SERIES.options, "phenotypes", "labels"),
     tables=(*_SERIES.tables, "diagnoses"),
     definitions=("phenotypes",),
 )
@@ -173,7 +173,7 @@ class Earlier:
             and manifest.warnings.keys() == set(COUNTS)
             and all(isinstance(manifest.warnings[name], dict) for name in ("rejected_rows", "diagnoses"))
             and list(columns[len(columns) - len(manifest.phenotypes) :]) == manifest.phenotypes
-            and len(manifest.phenotypes) > 0
+            and bool(manifest.phenotypes) == manifest.options.get("labels", True)
         )
 
     def is_current(self, inputs: Inputs, threads: int | None) -> bool:
@@ -198,7 +198,7 @@ class Earlier:
         return (
             (part == _IMAGES or inputs.can_be_compared)
             and relevant(self.stamps) == relevant(inputs.stamps)
-            and all(self.manifest.options.get(name) == inputs.options[name] for name in part.options)
+            and all(self.manifest.options.get(name) == inputs.options.get(name) for name in part.options)
             and self.is_whole(*part.files)
             and (part != _IMAGES or self._images_match_stays())
         )

@@ -53,6 +53,8 @@ class Task:
         """
         check_choice("task", name, get_args(TaskName))
         if name == "phenotyping":
+            if not cohort.phenotypes:
+                raise InputError(f"{cohort.folder} was prepared without labels; prepare it with them")
             known: NDArray[np.bool_] = np.all(cohort.labels_in_bytes >= 0, axis=1)
             if not known.any():
                 raise InputError(

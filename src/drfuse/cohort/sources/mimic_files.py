@@ -32,7 +32,7 @@ class MimicFiles(StoreSource):
         root = find_release(
             Path(address), ("icu/icustays",), "a MIMIC-IV release (icu/icustays.csv.gz, hosp/...)"
         )
-        files = {table: _find_table(root, table) for table in TABLES}
+        files = {table: found for table in TABLES if (found := _find_table(root, table))}
         admissions, csv_files = files["admissions"][0], CsvFiles(store)
 
         def read(table: str, schema: Schema) -> ir.Table:
@@ -45,7 +45,9 @@ class MimicFiles(StoreSource):
             root=root,
             csv_files=csv_files,
             record_files=tuple(chain.from_iterable(files.values())),
-            **read_mimic_iv(root.name, admissions.path.relative_to(root).parts[0], admissions.columns, read),
+            **read_mimic_iv(
+                root.name, admissions.path.relative_to(root).parts[0], admissions.columns, files, read
+            ),
         )
 
     def select_events(
@@ -56,10 +58,13 @@ class MimicFiles(StoreSource):
 
 
 def _find_table(root: Path, table: str) -> tuple[SourceFile, ...]:
-    feeds, modules, _ = TABLES[table]
+    """Return the files of a table; none if the release lacks it and it is not needed."""
+    feeds, modules, _, is_needed = TABLES[table]
     for module in modules:
         if files := find_table(root / module / table, feeds):
             return files
+    if not is_needed:
+        return ()
     places = " or ".join(f"{module}/{table}.csv.gz" for module in modules)
     raise MissingInputError(
         f"{root} lacks the table {table}: expected {places} (or .csv, .parquet, or a folder of parts)"

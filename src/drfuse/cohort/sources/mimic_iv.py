@@ -1,7 +1,7 @@
 """The tables of MIMIC-IV 1.0 to 3.1, in files or in a database -> the tables of a source."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import ibis
@@ -16,11 +16,19 @@ Schema = Mapping[str, str]
 
 
 class RawTable(NamedTuple):
-    """A table of MIMIC-IV: the source's table that it feeds, the modules that may hold it, what to read."""
+    """A table of MIMIC-IV.
+
+    Attributes:
+        feeds: The source's table that it goes into.
+        modules: The modules that may hold it.
+        schema: What to read.
+        is_needed: Whether a release without it is refused.
+    """
 
     feeds: Table
     modules: tuple[str, ...]
     schema: Schema
+    is_needed: bool = True
 
 
 _EVENTS = {
@@ -56,7 +64,7 @@ TABLES = {
     "patients": RawTable("stays", ("hosp", "core"), _PATIENTS),
     "admissions": RawTable("admissions", ("hosp", "core"), _ADMISSIONS),
     "icustays": RawTable("stays", ("icu",), _ICUSTAYS),
-    "diagnoses_icd": RawTable("diagnoses", ("hosp",), _DIAGNOSES),
+    "diagnoses_icd": RawTable("diagnoses", ("hosp",), _DIAGNOSES, is_needed=False),
     "chartevents": RawTable("events", ("icu",), _EVENTS | {"stay_id": "int64"}),
     "labevents": RawTable("events", ("hosp",), _EVENTS | {"specimen_id": "int64"}),
 }
@@ -70,11 +78,15 @@ class MimicIV(TypedDict):
     stays: ir.Table
     admissions: ir.Table
     events: Mapping[EventKind, ir.Table]
-    diagnoses: ir.Table
+    diagnoses: ir.Table | None
 
 
 def read_mimic_iv(
-    folder: str, module: str, admission_columns: Sequence[str], read: Callable[[str, Schema], ir.Table]
+    folder: str,
+    module: str,
+    admission_columns: Sequence[str],
+    tables: Collection[str],
+    read: Callable[[str, Schema], ir.Table],
 ) -> MimicIV:
     """Return the tables of a release.
 
@@ -82,12 +94,13 @@ def read_mimic_iv(
         folder: The name of its folder or database, which may contain the number of the release.
         module: The module that holds the table `admissions`.
         admission_columns: The columns of that table.
+        tables: The keys of `TABLES` that the release has.
         read: Takes a key of `TABLES`; returns that table with the columns and types of a schema.
     """
     race = "race" if "race" in admission_columns else "ethnicity"  # before 2.0
     schemas = {name: table.schema for name, table in TABLES.items()}
     schemas["admissions"] = {**schemas["admissions"], race: "string"}
-    raw = {name: read(name, schema) for name, schema in schemas.items()}
+    raw = {name: read(name, schema) for name, schema in schemas.items() if name in tables}
     patients, admissions = raw["patients"], raw["admissions"]
     # anchor_age is the age in anchor_year; each subject's calendar is shifted
     born = patients.select("subject_id", "gender", birth_year=patients.anchor_year - patients.anchor_age)
@@ -104,7 +117,7 @@ def read_mimic_iv(
             in_hospital_mortality=admissions.hospital_expire_flag == 1,
         ),
         events={"chartevents": raw["chartevents"], "labevents": raw["labevents"]},
-        diagnoses=raw["diagnoses_icd"],
+        diagnoses=raw.get("diagnoses_icd"),
     )
 
 
@@ -138,6 +151,8 @@ def find_mimic_iv(
             except TableNotFound:
                 continue
         else:
+            if not table.is_needed:
+                continue
             raise MissingInputError(
                 f"{address} lacks the table {name}; expected it in {' or '.join(table.modules)} "
                 "(as a schema, mimiciv_hosp and mimiciv_icu, or a folder)"
@@ -150,7 +165,7 @@ def find_mimic_iv(
         return typed(there, {name: kind.replace("timestamp(6)", time_type) for name, kind in schema.items()})
 
     where, admissions = found["admissions"]
-    return read_mimic_iv(f"{address.rpartition('/')[2]} {where}", where, admissions.columns, read)
+    return read_mimic_iv(f"{address.rpartition('/')[2]} {where}", where, admissions.columns, found, read)
 
 
 def typed(table: ir.Table, schema: Schema) -> ir.Table:

@@ -95,7 +95,7 @@ class Source(ABC):
         events: One row per measurement: `subject_id`, `hadm_id`, `itemid`, `charttime`, `storetime`, `value`
             (text), `valuenum`; chart events also have `stay_id`, laboratory results `specimen_id`. One table
             for each kind, because engines write a union to disk if a query reads it twice.
-        diagnoses: One row per diagnosis: `hadm_id`, `icd_code`, `icd_version`.
+        diagnoses: One row per diagnosis: `hadm_id`, `icd_code`, `icd_version`; None if there are none.
         root: The folder; None for a database.
         record_files: The files behind these tables; none for a database: it cannot be checked for changes.
         images: The radiographs; None if there are none.
@@ -115,7 +115,7 @@ class Source(ABC):
     stays: ir.Table
     admissions: ir.Table
     events: Mapping[EventKind, ir.Table]
-    diagnoses: ir.Table
+    diagnoses: ir.Table | None
     root: Path | None = None
     record_files: tuple[SourceFile, ...] = ()
     images: Images | None = None
