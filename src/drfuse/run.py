@@ -36,6 +36,7 @@ class Run:
         facts: What a prediction needs besides the weights (see `RunFacts`).
         model: The weights of the best epoch.
         predictions: One row per stay (see `Predictions`).
+        recalibration: How logits become probabilities, if there were validation stays to learn it from.
         metrics: What `drfuse evaluate` measured.
         metrics_table: The same as a table, one row per test set and phenotype.
         subgroups_table: Metrics of groups of patients, one row per test set and group; written only if the
@@ -51,6 +52,7 @@ class Run:
         self.facts = folder / "config.json"
         self.model = folder / "model.safetensors"
         self.predictions = folder / "predictions.parquet"
+        self.recalibration = folder / "recalibration.json"
         self.metrics = folder / "metrics.json"
         self.metrics_table = folder / "metrics.csv"
         self.subgroups_table = folder / "subgroups.csv"
@@ -162,7 +164,7 @@ class RunFacts:
     def write(self, path: Path) -> None:
         """Write `config.json`, with the SHA-256 of the facts."""
         facts = asdict(self)
-        facts["sha256"] = _sha256(facts)
+        facts["sha256"] = sha256_of_json(facts)
         write_whole(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
@@ -190,7 +192,7 @@ class RunFacts:
         try:
             stored = as_annotated("its content", json.loads(files.facts.read_text("utf-8")), dict[str, Any])
             sha256 = stored.pop("sha256", None)  # None in a run of an earlier version
-            whole = sha256 in (None, _sha256(stored))
+            whole = sha256 in (None, sha256_of_json(stored))
             variables = as_annotated("variables", stored.get("variables"), Sequence[Mapping[str, Any]])
             facts: RunFacts = _from_json(
                 cls, stored | {"variables": [_from_json(Variable, one) for one in variables]}
@@ -223,7 +225,8 @@ class RunFacts:
         as_annotated("model.init_args", self.model.get("init_args"), dict[str, Any])
 
 
-def _sha256(facts: Mapping[str, Any]) -> str:
+def sha256_of_json(facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of values, whatever their order and layout in a file."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -84,6 +84,7 @@ def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
         "config.json",
         "model.safetensors",
         "predictions.parquet",
+        "recalibration.json",
         "checkpoints",
         "logs",
     }

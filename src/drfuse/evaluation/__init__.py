@@ -11,6 +11,7 @@ from drfuse.evaluation.estimate import Estimate, Intervals, macro_mean
 from drfuse.evaluation.evaluate import Evaluation, Measured, evaluate, evaluate_test_set
 from drfuse.evaluation.missing import MissingPoint, missing_curve
 from drfuse.evaluation.ranking import bootstrap_prauc, prauc_auroc
+from drfuse.evaluation.recalibration import Recalibration, fit_recalibration, recalibrate
 from drfuse.evaluation.resampling import resample
 from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subgroups
 
@@ -23,6 +24,7 @@ __all__ = [
     "Intervals",
     "Measured",
     "MissingPoint",
+    "Recalibration",
     "ReliabilityBin",
     "SeededPrauc",
     "Subgroups",
@@ -31,12 +33,14 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_test_set",
+    "fit_recalibration",
     "groups_of",
     "holm",
     "macro_mean",
     "macro_prauc",
     "missing_curve",
     "prauc_auroc",
+    "recalibrate",
     "resample",
     "seeded_prauc",
     "subgroups",

@@ -19,6 +19,7 @@ from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
 from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
+from drfuse.evaluation.recalibration import recalibrate
 from drfuse.files import atomic_file, beside
 from drfuse.inference import Predictor
 from drfuse.logs import hide_lightning
@@ -120,6 +121,8 @@ def fit_run(
         network.load_state_dict(load_file(run.model))  # in every process
         predictor = Predictor(network.eval(), run.read_facts()).to(trainer.strategy.root_device)
         _write_predictions(run, predictor, data, ranks, progress and ranks.is_first)
+        if ranks.is_first:
+            recalibrate(run)
     return result
 
 
@@ -192,6 +195,7 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
         val_prauc_macro=result.val_prauc,
         **{name: manifest.options.get(name) for name in ("preset", "before_hours", "view")},
     ).write(run.facts)
+    run.recalibration.unlink(missing_ok=True)  # of other weights, if this run was finished before
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     with atomic_file(run.model) as partial:
         try:
