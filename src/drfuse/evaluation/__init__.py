@@ -7,6 +7,8 @@ loss without radiographs.
 
 from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration
 from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, macro_prauc, seeded_prauc
+from drfuse.evaluation.conformal import Conformal, ConformalSets, SetCoverage, measure_sets
+from drfuse.evaluation.decisions import DecisionCurves, DecisionPoint, decision_curves
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_mean
 from drfuse.evaluation.evaluate import Evaluation, Measured, evaluate, evaluate_test_set
 from drfuse.evaluation.missing import MissingPoint, missing_curve
@@ -18,6 +20,10 @@ from drfuse.evaluation.subgroups import GroupMetrics, Subgroups, groups_of, subg
 __all__ = [
     "Calibration",
     "Comparison",
+    "Conformal",
+    "ConformalSets",
+    "DecisionCurves",
+    "DecisionPoint",
     "Estimate",
     "Evaluation",
     "GroupMetrics",
@@ -27,10 +33,12 @@ __all__ = [
     "Recalibration",
     "ReliabilityBin",
     "SeededPrauc",
+    "SetCoverage",
     "Subgroups",
     "bootstrap_prauc",
     "calibration",
     "compare",
+    "decision_curves",
     "evaluate",
     "evaluate_test_set",
     "fit_recalibration",
@@ -38,6 +46,7 @@ __all__ = [
     "holm",
     "macro_mean",
     "macro_prauc",
+    "measure_sets",
     "missing_curve",
     "prauc_auroc",
     "recalibrate",

@@ -10,10 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array, vstack
 
 from drfuse.errors import InputError
-from drfuse.evaluation.estimate import Estimate, stack_seeds
+from drfuse.evaluation.estimate import NORMAL, Estimate, mean_share, stack_seeds
 from drfuse.evaluation.resampling import number_units
 
-_NORMAL = 1.959964  # standard errors between the centre and either end of a normal 95 % interval
 _STAYS_A_BLOCK = 32_768
 
 
@@ -101,7 +100,7 @@ def calibration(
                 high=(b + 1) / n_bins,
                 n_predictions=int(n_predictions[b]),
                 predicted=stays.mean_of_bin(b, int(n_predictions[b])),
-                observed=_share(positives[:, b].astype(np.float64), in_bins[:, b].astype(np.float64)),
+                observed=mean_share(positives[:, [b]].astype(np.float64), in_bins[:, [b]].astype(np.float64)),
             )
             for b in range(n_bins)
         ],
@@ -284,7 +283,7 @@ def _squared_error(residuals: csr_array, sizes: NDArray[np.float64], seeds: NDAr
         of_cells = total**2 - np.asarray(squared.sum(axis=0)).ravel()
         of_seeds = n_seeds * np.bincount(seeds, of_cells)
         variance += float(of_seeds.var(ddof=1)) / n_seeds
-    margin = _NORMAL * math.sqrt(variance)
+    margin = NORMAL * math.sqrt(variance)
     return Estimate(value, value - margin, value + margin)
 
 
@@ -308,24 +307,5 @@ def _mean_of_units(sums: NDArray[np.float64], sizes: NDArray[np.int64]) -> Estim
     variance = n / (n - 1) * float(deviation @ deviation) / float(sizes.sum()) ** 2
     if len(of_seeds) > 1:
         variance += float(of_seeds.var(ddof=1)) / len(of_seeds)
-    margin = _NORMAL * math.sqrt(variance)
+    margin = NORMAL * math.sqrt(variance)
     return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0))
-
-
-def _share(positive: NDArray[np.float64], size: NDArray[np.float64]) -> Estimate:
-    """Return the share of positives among predictions, from counts by unit (u,).
-
-    Its interval is Wilson's for the effective number of independent predictions.
-    """
-    n = float(size.sum())
-    if n == 0:
-        return Estimate(math.nan, math.nan, math.nan)
-    share = float(positive.sum()) / n
-    deviation = positive - share * size
-    n_units = int((size > 0).sum())
-    variance = float(deviation @ deviation) / n**2 * n_units / max(n_units - 1, 1)
-    effective = share * (1 - share) / variance if variance > 0 else float(n_units)
-    scale = 1 + _NORMAL**2 / effective
-    centre = (share + _NORMAL**2 / (2 * effective)) / scale
-    margin = _NORMAL / scale * math.sqrt(share * (1 - share) / effective + (_NORMAL / (2 * effective)) ** 2)
-    return Estimate(share, max(centre - margin, 0.0), min(centre + margin, 1.0))

@@ -14,6 +14,9 @@ from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats takes 0.4 
 Intervals = Literal["half-sampling", "bootstrap"]
 """Bias-corrected intervals from halves of the subjects, or a bootstrap's percentiles as published."""
 
+NORMAL = 1.959964
+"""Standard errors between the centre and either end of a normal 95 % interval."""
+
 _CLOSEST = 1e-6  # to 0 and 1, where the log-odds would be infinite
 _WIDEST = 4.0  # log-odds to either side; a wider interval is cut off at 0 and 1 instead
 
@@ -131,6 +134,29 @@ class Spread:
         else:
             low, high = (float(expit(logit(inside) + side * log_margin)) for side in (-1, 1))
         return Estimate(self.value, low, high, self.bias)
+
+
+def mean_share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> Estimate:
+    """Return the mean over C columns of the shares `part` / `whole`, both sums by independent unit (u, C).
+
+    Columns whose whole is 0 are left out. The interval is Wilson's for the effective number of independent
+    observations.
+    """
+    total = whole.sum(axis=0)
+    filled = total > 0
+    if not filled.any():
+        return Estimate(math.nan, math.nan, math.nan)
+    part, whole, total = part[:, filled], whole[:, filled], total[filled]
+    shares = part.sum(axis=0) / total
+    share = float(shares.mean())
+    deviation = ((part - shares * whole) / total).mean(axis=1)
+    n_units = int((whole > 0).any(axis=1).sum())
+    variance = float(deviation @ deviation) * n_units / max(n_units - 1, 1)
+    effective = share * (1 - share) / variance if variance > 0 else float(n_units)
+    scale = 1 + NORMAL**2 / effective
+    centre = (share + NORMAL**2 / (2 * effective)) / scale
+    margin = NORMAL / scale * math.sqrt(share * (1 - share) / effective + (NORMAL / (2 * effective)) ** 2)
+    return Estimate(share, max(centre - margin, 0.0), min(centre + margin, 1.0))
 
 
 def seed_variance(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> tuple[float, float]:

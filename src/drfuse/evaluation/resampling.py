@@ -93,10 +93,15 @@ class Resamples:
         return cls(unit_of_row, stored)
 
     def __iter__(self) -> Iterator[Counts]:
-        yield np.ones((1, len(self.unit_of_row)), np.uint8)
-        for block in self.blocks:
-            counts = block.unpack() if isinstance(block, _Bits) else block
+        for counts in self.of_units():
             yield counts[self.unit_of_row].T
+
+    def of_units(self) -> Iterator[Counts]:
+        """Yield how often each unit is drawn, in blocks (u, r), the first of which counts each once."""
+        n_units = int(self.unit_of_row.max(initial=-1)) + 1
+        yield np.ones((n_units, 1), np.uint8)
+        for block in self.blocks:
+            yield block.unpack() if isinstance(block, _Bits) else block
 
     def __len__(self) -> int:
         """The number of blocks."""
