@@ -119,11 +119,11 @@ def assemble(folder: Path, n_stays: int, every: int) -> None:
                 found, cast(Source, source), _SIDE, None, folder / "cxr.npy", None, progress
             )
         write_stays(stays_file, stays, images, _LABELS, store)
+        write_inputs(folder / INPUTS, {}, images, store)
     warnings = count_left_out(
-        stays_file, _LABELS, {}, images, undated, dict.fromkeys(("label", "no label", "not ICD"), 0)
+        stays_file, _LABELS, {}, [], undated, dict.fromkeys(("label", "no label", "not ICD"), 0)
     )
     write_normalization(folder / "normalization.json", ehr, stays_file, variables)
-    write_inputs(folder / INPUTS, {}, images)
     Manifest(
         drfuse=__version__,
         sources={},

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.cohort import Manifest, images, prepare, reuse
+from drfuse.cohort import Manifest, images, prepare, radiographs, reuse
 from drfuse.data import Cohort
 from drfuse.errors import InputError
 from tests.mimic import HEART_RATE, Hospital, write_hospital
@@ -299,6 +299,20 @@ def test_an_edited_manifest_is_not_believed(edit: dict[str, object], hospital: P
     with pytest.raises(InputError, match="--overwrite"):
         make(hospital)
     assert make(hospital, overwrite=True) == expected
+
+
+def test_blocks_of_images_make_the_same_cohort(hospital: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Manifest.read(hospital / "cohort"), make(hospital, "seed 3", seed=3)
+    for module in (reuse, radiographs):
+        monkeypatch.setattr(module, "FILES_PER_BLOCK", 2)
+    assert make(hospital) == expected[0]  # known again, with nothing written
+    assert make(hospital, "in blocks") == expected[0]
+    for image in (hospital / "mimic-cxr").rglob("*.jpg"):
+        spoil_image(image)
+    assert make(hospital, "in blocks", seed=3, overwrite=True) == expected[1]
+    listed = [pl.read_parquet(hospital / out / "inputs.parquet") for out in ("seed 3", "in blocks")]
+    assert listed[0].equals(listed[1])
+    assert listed[0].filter(kind="image").height > 4
 
 
 def test_two_stays_may_share_their_last_image(tmp_path: Path) -> None:

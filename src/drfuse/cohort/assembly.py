@@ -78,12 +78,10 @@ def number_stays(
     return stays
 
 
-def write_stays(
-    path: Path, stays: ir.Table, images: pl.DataFrame, labels: Sequence[str], store: Backend
-) -> None:
+def write_stays(path: Path, stays: ir.Table, images: ir.Table, labels: Sequence[str], store: Backend) -> None:
     """Write `stays.parquet` from the stays of `number_stays` and the images of `store_radiographs`."""
-    stored = images.filter(pl.col("cxr_row").is_not_null()).select("stay_id", "dicom_id", "cxr_row")
-    stays = stays.left_join(ibis.memtable(stored), "stay_id").drop("stay_id_right")
+    stored = images.filter(images.cxr_row.notnull()).select("stay_id", "dicom_id", "cxr_row")
+    stays = stays.left_join(stored, "stay_id").drop("stay_id_right")
     stays = stays.mutate(has_cxr=stays.cxr_row.notnull())
     numbered = [name for name in stays.columns if name.startswith("label_")]
     rows = stays.select("row", *_STAY, *_RADIOGRAPH, *numbered)

@@ -26,16 +26,15 @@ def count_left_out(
     stays: Path,
     labels: Sequence[str],
     rejected_rows: Mapping[str, int],
-    images: pl.DataFrame,
+    unreadable_images: Sequence[str],
     undated_images: int,
     diagnoses: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return the warnings of the manifest.
 
-    `stays` is the `stays.parquet` with its label columns, `rejected_rows` counts by file, `images` comes from
-    `store_radiographs`, and `diagnoses` counts by `Match`.
+    `stays` is the `stays.parquet` with its label columns, `rejected_rows` counts by file, and
+    `diagnoses` by `Match`.
     """
-    unreadable = images.filter(pl.col("cxr_row").is_null())
     written = pl.scan_parquet(stays, glob=False)
     columns = {"in_hospital_mortality": "in_hospital_mortality", "los": "los"}
     if labels:
@@ -44,7 +43,7 @@ def count_left_out(
     occurs = written.select(pl.col(labels).any()).collect().row(0) if labels else ()
     counts = (
         dict(sorted(rejected_rows.items())),
-        unreadable["dicom_id"].unique(maintain_order=True).to_list(),
+        list(unreadable_images),
         undated_images,
         dict(diagnoses),
         written.select(unknown).collect().row(0, named=True),

@@ -21,7 +21,7 @@ from drfuse.cohort.assembly import (
 from drfuse.cohort.left_out import count_left_out, report_left_out
 from drfuse.cohort.manifest import FlowStep, Manifest, sha256
 from drfuse.cohort.phenotypes import Labels, find_labels, phenotype_names, read_phenotypes
-from drfuse.cohort.radiographs import find_radiographs, store_radiographs
+from drfuse.cohort.radiographs import find_radiographs, find_unreadable, store_radiographs
 from drfuse.cohort.reuse import CONTENT, INPUTS, PARTS, Earlier, Inputs, link_or_copy, write_inputs
 from drfuse.cohort.sources import open_source
 from drfuse.cohort.split import count_splits, read_split_file
@@ -199,11 +199,12 @@ def _write_cohort(
         )
         progress.update(bar, description="checking files")
     write_stays(stays_file, stays, images, names, store)
+    unreadable = find_unreadable(images, store)
     rejected = store.rejected_rows | ({} if earlier is None else earlier.rejected_rows(unread))
-    warnings = count_left_out(stays_file, names, rejected, images, undated, labels.n_diagnoses)
+    warnings = count_left_out(stays_file, names, rejected, unreadable, undated, labels.n_diagnoses)
     report_left_out(warnings, strict)
     write_normalization(folder / "normalization.json", ehr, stays_file, variables)
-    write_inputs(folder / INPUTS, inputs.stamps, images)
+    write_inputs(folder / INPUTS, inputs.stamps, images, store)
     manifest = Manifest(
         drfuse=__version__,
         sources=source.describe(),

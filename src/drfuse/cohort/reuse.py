@@ -2,12 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
@@ -21,6 +22,7 @@ from drfuse.cohort.left_out import COUNTS
 from drfuse.cohort.manifest import Manifest, sha256
 from drfuse.cohort.sources import Images, Source, SourceFile
 from drfuse.cohort.sources.source import Table
+from drfuse.cohort.store import Store, cast_batch, create_from_blocks, read_batches
 from drfuse.errors import InputError
 
 INPUTS = "inputs.parquet"
@@ -29,6 +31,8 @@ CONTENT = ("cxr.npy", "ehr.npy", "normalization.json", "stays.parquet")
 """The files whose SHA-256 the manifest lists."""
 
 STAMP_SCHEMA = {"file": pl.String, "bytes": pl.Int64, "modified_ns": pl.Int64}
+FILES_PER_BLOCK = 16_384
+"""How many images' files are listed in memory at a time."""
 _SCHEMA = {"kind": pl.String, **STAMP_SCHEMA, "cxr_row": pl.Int32}
 _IMAGE = "image"
 
@@ -92,7 +96,7 @@ def stamp(path: Path, root: Path) -> Stamp:
 def stamp_all(paths: Sequence[Path], root: Path, threads: int | None) -> pl.DataFrame:
     """Return the stamps of many files, one per row."""
     with ThreadPoolExecutor(threads) as pool:  # a network disk answers many requests at a time
-        stamps = list(pool.map(partial(stamp, root=root), paths, chunksize=1024))
+        stamps = list(pool.map(partial(stamp, root=root), paths))
     return pl.DataFrame(stamps, STAMP_SCHEMA, orient="row")
 
 
@@ -139,26 +143,23 @@ class Earlier:
         folder: Where it is.
         manifest: Its manifest.
         stamps: `Inputs.stamps` of that command.
-        images: One row per image that was tried: its stamp, and its `cxr_row`, null if it could not be read.
     """
 
     folder: Path
     manifest: Manifest
     stamps: dict[str, Stamp]
-    images: pl.DataFrame
 
     @classmethod
     def at(cls, folder: Path) -> "Earlier | None":
         """Return the cohort in `folder`, or None if there is none that this version of drfuse made."""
         try:
             manifest = Manifest.read(folder)
-            rows = pl.read_parquet(folder / INPUTS, glob=False).select(*_SCHEMA).cast(pl.Schema(_SCHEMA))
+            files = [block.filter(pl.col("kind") != _IMAGE) for block in _blocks(folder / INPUTS, _SCHEMA)]
             columns = pq.read_schema(folder / "stays.parquet").names
         except (InputError, OSError, pl.exceptions.PolarsError, pa.ArrowException):
             return None
-        is_image = pl.col("kind") == _IMAGE
-        stamps = {kind: Stamp(*of_file) for kind, *of_file, _ in rows.filter(~is_image).iter_rows()}
-        earlier = cls(folder, manifest, stamps, rows.filter(is_image).drop("kind"))
+        stamps = {kind: Stamp(*of_file) for block in files for kind, *of_file, _ in block.iter_rows()}
+        earlier = cls(folder, manifest, stamps)
         return earlier if earlier._is_sound(columns) else None
 
     def _is_sound(self, columns: Sequence[str]) -> bool:
@@ -203,13 +204,21 @@ class Earlier:
             and (part != _IMAGES or self._images_match_stays())
         )
 
+    def images(self) -> Iterator[pl.DataFrame]:
+        """Yield the images that were tried in blocks: their stamps, and `cxr_row`, null if not stored."""
+        for block in _blocks(self.folder / INPUTS, _SCHEMA):
+            yield block.filter(kind=_IMAGE).drop("kind")
+
     def _images_match_stays(self) -> bool:
         """Return whether `images` and `stays.parquet` agree on which image is in which row of `cxr.npy`."""
-        files = self.images.drop_nulls("cxr_row").select(
-            "cxr_row", dicom_id=pl.col("file").map_elements(lambda file: Path(file).stem, pl.String)
+        dicom_id = pl.col("file").str.extract(r"([^/\\]+?)(\.[^.]*)?$")
+        files = (block.select("cxr_row", dicom_id) for block in self.images())
+        stays = _blocks(self.folder / "stays.parquet", {"cxr_row": pl.Int32, "dicom_id": pl.String})
+        listed, expected = (
+            (row for block in blocks for row in block.drop_nulls("cxr_row").iter_rows())
+            for blocks in (files, stays)
         )
-        of_stays = cast(pl.DataFrame, pl.from_arrow(self.stays("cxr_row", "dicom_id"))).drop_nulls("cxr_row")
-        return files.sort("cxr_row").equals(of_stays.sort("cxr_row"))
+        return all(image == of_stay for image, of_stay in zip_longest(listed, expected))
 
     def is_whole(self, *files: str) -> bool:
         """Return whether some of its files, by default all, are as they were written."""
@@ -221,16 +230,20 @@ class Earlier:
 
     def _has_the_same_images(self, images: Images, threads: int | None) -> bool:
         """Return whether no image that was tried has changed, and those that were unreadable still are."""
-        now = stamp_all([images.root / file for file in self.images["file"]], images.root, threads)
-        unreadable = self.images.filter(pl.col("cxr_row").is_null())["file"]
-        return now.equals(self.images.select(*STAMP_SCHEMA)) and not any(
-            images.may_hold(file) or is_readable(images.root / file) for file in unreadable
-        )
+        for block in self.images():
+            now = stamp_all([images.root / file for file in block["file"]], images.root, threads)
+            unreadable = block.filter(pl.col("cxr_row").is_null())["file"]
+            if not now.equals(block.select(*STAMP_SCHEMA)) or any(
+                images.may_hold(file) or is_readable(images.root / file) for file in unreadable
+            ):
+                return False
+        return True
 
-    def rows_of(self, stamps: pl.DataFrame) -> pl.Series:
-        """Return the row of `cxr.npy` that holds each image, by its stamp; null if none does."""
-        known = self.images.unique(list(STAMP_SCHEMA), keep="first")  # two stays may share an image
-        return stamps.join(known, on=list(STAMP_SCHEMA), how="left", maintain_order="left")["cxr_row"]
+    def rows_by_stamp(self, store: Store) -> ir.Table:
+        """Return a table of the store: the row of `cxr.npy`, `earlier_row`, of the image with each stamp."""
+        images = create_from_blocks(store, "earlier_images", self.images())
+        stored = images.filter(images.cxr_row.notnull())
+        return stored.group_by(*STAMP_SCHEMA).agg(earlier_row=stored.cxr_row.min())  # stays may share one
 
     def stays(self, *columns: str) -> pa.Table:
         """Return columns of its `stays.parquet`."""
@@ -249,10 +262,21 @@ class Earlier:
         return {name: count for name, count in rejected.items() if name in names}
 
 
-def write_inputs(path: Path, stamps: Mapping[str, Stamp], images: pl.DataFrame) -> None:
-    """Write the `stamps` and `images` of a cohort for `Earlier.at` to read."""
+def write_inputs(path: Path, stamps: Mapping[str, Stamp], images: ir.Table, store: Store) -> None:
+    """Write the `stamps` and `images` (see `store_radiographs`) of a cohort for `Earlier.at` to read."""
     rows = pl.DataFrame([(kind, *of_file, None) for kind, of_file in stamps.items()], _SCHEMA, orient="row")
-    pl.concat([rows, images.with_columns(kind=pl.lit(_IMAGE)).select(*_SCHEMA)]).write_parquet(path)
+    images = images.order_by("stay_id", "rank").mutate(kind=ibis.literal(_IMAGE)).select(*_SCHEMA)
+    table = rows.to_arrow()
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        for batch in read_batches(store, images, FILES_PER_BLOCK):
+            writer.write_batch(cast_batch(batch, table.schema))
+
+
+def _blocks(path: Path, schema: Mapping[str, type[pl.DataType]]) -> Iterator[pl.DataFrame]:
+    """Yield columns of a Parquet file, a block of rows at a time."""
+    for batch in pq.ParquetFile(path).iter_batches(FILES_PER_BLOCK, columns=list(schema)):
+        yield pl.DataFrame(batch).select(*schema).cast(pl.Schema(schema))
 
 
 def link_or_copy(path: Path, to: Path) -> None:

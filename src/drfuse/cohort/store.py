@@ -3,13 +3,14 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import ibis.expr.types as ir
+import polars as pl
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
@@ -87,6 +88,20 @@ def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[N
     finally:
         store.disconnect()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def create_from_blocks(store: Backend, name: str, blocks: Iterable[pl.DataFrame | pa.Table]) -> ir.Table:
+    """Return a new table of the store with the rows of blocks; only one of them is in memory.
+
+    The first block, which may be empty, gives the types.
+    """
+    statement = f"CREATE TABLE {name} AS"
+    for block in blocks:  # Python waits here, so that Ctrl-C works
+        store.con.register("block", block)
+        store.raw_sql(f"{statement} FROM block")
+        statement = f"INSERT INTO {name}"
+    store.con.unregister("block")
+    return store.table(name)
 
 
 def arrow_schema(expr: ir.Table) -> pa.Schema:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -11,7 +12,15 @@ import ibis.expr.types as ir
 import polars as pl
 import pyarrow as pa
 
-from drfuse.cohort.store import ROWS_PER_BATCH, Store, arrow_schema, cast_batch, first_line, read_batches
+from drfuse.cohort.store import (
+    ROWS_PER_BATCH,
+    Store,
+    arrow_schema,
+    cast_batch,
+    create_from_blocks,
+    first_line,
+    read_batches,
+)
 from drfuse.errors import InputError, MissingInputError
 
 _SIMULATION = "simulation.json"  # `drfuse simulate` writes it beside the records
@@ -188,14 +197,10 @@ class Source(ABC):
     def materialize(self, expr: ir.Table, name: str, order_by: str | None = None) -> ir.Table:
         """Return the result of a query as a table of the store, sorted by a column if one is given."""
         store = self.store
-        store.con.register("result", arrow_schema(expr).empty_table())
-        store.raw_sql(f"CREATE TABLE {name} AS FROM result")
-        for batch in self.batches(expr):  # Python waits here, so that Ctrl-C works
-            store.con.register("result", pa.Table.from_batches([batch]))
-            store.raw_sql(f"INSERT INTO {name} FROM result")
-        store.con.unregister("result")
+        blocks = (pa.Table.from_batches([batch]) for batch in self.batches(expr))
+        table = create_from_blocks(store, name, chain([arrow_schema(expr).empty_table()], blocks))
         if order_by is None:
-            return store.table(name)
+            return table
         store.raw_sql(f"CREATE TABLE {name}_in_order AS FROM {name} ORDER BY {order_by}")
         store.raw_sql(f"DROP TABLE {name}")
         return store.table(f"{name}_in_order")
