@@ -17,11 +17,11 @@ from drfuse.data import Cohort, EhrFeatures
 from drfuse.errors import InputError
 from drfuse.evaluation import Evaluation, evaluate, evaluate_test_set
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
+from drfuse.models.hub import describe_model
 from drfuse.run import Predictions, Run
 from drfuse.simulate import Reader, Truth, oracle, simulate
 from drfuse.subsets import Subset
 from drfuse.training import TrainOptions, train
-from drfuse.training.network import describe_model
 from drfuse.training.options import DEFAULTS
 
 logger = logging.getLogger(__name__)

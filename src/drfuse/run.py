@@ -23,7 +23,7 @@ from drfuse.subsets import Split, Subset
 from drfuse.yaml_files import read_yaml
 
 if TYPE_CHECKING:
-    from drfuse.cohort import Variable
+    from drfuse.cohort import CohortSummary, Variable
     from drfuse.data import TaskName
 
 
@@ -140,6 +140,8 @@ class RunFacts:
         preset: How the cohort's values were read; like the next two, None in a run of an earlier version.
         before_hours: Hours before ICU admission from which height and weight count.
         view: View positions of its radiographs.
+        cohort_summary: What its cohort was made of, and how many stays it has; None in a run of an earlier
+            version.
     """
 
     drfuse: str
@@ -160,6 +162,12 @@ class RunFacts:
     preset: str | None = None
     before_hours: int | None = None
     view: Sequence[str] | None = None
+    cohort_summary: "CohortSummary | None" = None
+
+    @property
+    def n_labels(self) -> int:
+        """C, the number of labels."""
+        return len(self.label_names)
 
     def write(self, path: Path) -> None:
         """Write `config.json`, with the SHA-256 of the facts."""
@@ -172,7 +180,8 @@ class RunFacts:
         """Return the facts of a finished run.
 
         Raises:
-            MissingInputError: If `run` is not a finished run, or an earlier version trained it.
+            MissingInputError: If `run` is not a finished run, an earlier version trained it, or it is a model
+                that was saved without a run.
             InputError: If the facts or the weights are damaged.
         """
         from drfuse.cohort import Variable
@@ -184,6 +193,11 @@ class RunFacts:
             raise MissingInputError(
                 f"{run} has no {files.facts.name}: an earlier version of drfuse trained it; train it again"
             )
+        if ModelFacts.read(run) is not None:
+            raise MissingInputError(
+                f"{run} holds a model alone, without the variables, normalization and label names that a "
+                "prediction needs; choose a run, or a folder that `drfuse export` wrote"
+            )
         try:
             with safe_open(files.model, "numpy"):  # checks the file's length
                 pass
@@ -194,9 +208,11 @@ class RunFacts:
             sha256 = stored.pop("sha256", None)  # None in a run of an earlier version
             whole = sha256 in (None, sha256_of_json(stored))
             variables = as_annotated("variables", stored.get("variables"), Sequence[Mapping[str, Any]])
-            facts: RunFacts = _from_json(
-                cls, stored | {"variables": [_from_json(Variable, one) for one in variables]}
-            )
+            nested = {
+                "variables": [_from_json(Variable, one) for one in variables],
+                "cohort_summary": _summary_from_json(stored.get("cohort_summary")),
+            }
+            facts: RunFacts = _from_json(cls, stored | nested)
             facts._check()
             if not whole:
                 raise InputError("its values are not those that `drfuse train` wrote")
@@ -221,8 +237,7 @@ class RunFacts:
             if not least <= (value := getattr(self, name)) <= most:
                 raise InputError(f"{name} is {value}, which is out of range")
         as_annotated("label_names", self.label_names, Sequence[str])
-        as_annotated("model.class_path", self.model.get("class_path"), str)
-        as_annotated("model.init_args", self.model.get("init_args"), dict[str, Any])
+        _check_model(self.model)
 
 
 def sha256_of_json(facts: Mapping[str, Any]) -> str:
@@ -236,14 +251,81 @@ def _from_json(kind: Any, stored: Mapping[str, Any]) -> Any:
     Raises:
         InputError: If a field is missing, unknown or not of its annotated type.
     """
-    from drfuse.cohort import Variable
+    from drfuse.cohort import CohortSummary, Variable
     from drfuse.data import TaskName
 
-    types = get_type_hints(kind, localns={"Variable": Variable, "TaskName": TaskName})
+    names = {"CohortSummary": CohortSummary, "Variable": Variable, "TaskName": TaskName}
+    types = get_type_hints(kind, localns=names)
     needed = {field.name for field in fields(kind) if field.default is MISSING}
     if wrong := sorted((needed - stored.keys()) | (stored.keys() - types.keys())):
         raise InputError(f"{wrong[0]} is {'missing' if wrong[0] in needed else 'unknown'}")
     return kind(**{name: as_annotated(name, value, types[name]) for name, value in stored.items()})
+
+
+def _summary_from_json(stored: Any) -> "CohortSummary | None":
+    """Return a stored summary of a cohort.
+
+    Raises:
+        InputError: If it is not one.
+    """
+    from drfuse.cohort import CohortSummary, FlowStep
+
+    if stored is None:
+        return None
+    summary = as_annotated("cohort_summary", stored, dict[str, Any])
+    flow = as_annotated("cohort_summary.flow", summary.get("flow"), Sequence[Mapping[str, Any]])
+    read: CohortSummary = _from_json(
+        CohortSummary, summary | {"flow": [_from_json(FlowStep, step) for step in flow]}
+    )
+    return read
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The content of `config.json` of a model that was saved without a run: enough to build it.
+
+    Attributes:
+        drfuse: The version of drfuse that wrote it.
+        model: As in `RunFacts`.
+        n_features: F, the features of an hour.
+        n_labels: C, the number of labels.
+    """
+
+    drfuse: str
+    model: dict[str, Any]
+    n_features: int
+    n_labels: int
+
+    def write(self, path: Path) -> None:
+        """Write `config.json`."""
+        write_whole(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelFacts | None":
+        """Return the facts of a model that was saved without a run, or None if the folder holds none.
+
+        Raises:
+            InputError: If they are damaged.
+        """
+        path = Run(as_annotated("folder", folder, Path)).facts
+        try:
+            stored = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(stored, dict) or "n_labels" not in stored:
+            return None
+        try:
+            facts: ModelFacts = _from_json(cls, stored)
+            _check_model(facts.model)
+        except InputError as error:
+            raise InputError(f"{path} is damaged: {error}; save the model again") from error
+        return facts
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    """Raise InputError unless a model is described by a class path and arguments."""
+    as_annotated("model.class_path", model.get("class_path"), str)
+    as_annotated("model.init_args", model.get("init_args"), dict[str, Any])
 
 
 _STAY = ["subject_id", "stay_id", "split", "has_cxr"]

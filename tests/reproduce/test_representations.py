@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from drfuse.data import Cohort, CohortDataModule, StayDataset, StoredBatch
 from drfuse.errors import InputError
 from drfuse.models import DrFuse, FusionModel, LateFusion
+from drfuse.models.hub import describe_model
 from drfuse.reproduce import representations
 from drfuse.reproduce.representations import FIGURE3, cosine, divergences, probe_origin, represent
 from drfuse.run import Run, RunFacts
-from drfuse.training.network import describe_model
 from tests.builders import PHENOTYPES, TINY_BACKBONE, write_cohort
 
 TINY = {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": TINY_BACKBONE}

@@ -5,8 +5,8 @@ In: MIMIC-IV as released or in a database, and MIMIC-CXR-JPG as released. Out: a
 Queries are Ibis expressions. The database runs them; on files, DuckDB does.
 """
 
-from drfuse.cohort.manifest import FlowStep, Manifest
+from drfuse.cohort.manifest import CohortSummary, FlowStep, Manifest
 from drfuse.cohort.preparation import prepare
 from drfuse.cohort.variables import Variable, load_variables
 
-__all__ = ["FlowStep", "Manifest", "Variable", "load_variables", "prepare"]
+__all__ = ["CohortSummary", "FlowStep", "Manifest", "Variable", "load_variables", "prepare"]

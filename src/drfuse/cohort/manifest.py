@@ -23,6 +23,23 @@ class FlowStep:
 
 
 @dataclass(frozen=True)
+class CohortSummary:
+    """What a model card says about a cohort: releases and counts, without paths.
+
+    Attributes:
+        releases: The release of each source, by its name.
+        simulated: Whether `drfuse simulate` made the sources.
+        flow: The inclusion flow.
+        splits: The number of stays, and of stays with a radiograph, in each split.
+    """
+
+    releases: dict[str, str]
+    simulated: bool
+    flow: list[FlowStep]
+    splits: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """How a cohort was made, and what is in it.
 
@@ -49,6 +66,16 @@ class Manifest:
     warnings: dict[str, Any]
     files: dict[str, str]
     format_version: int = FORMAT_VERSION
+
+    @property
+    def summary(self) -> CohortSummary:
+        """The releases and counts of the cohort."""
+        return CohortSummary(
+            releases={name: str(source.get("release")) for name, source in self.sources.items()},
+            simulated=bool(self.sources) and all(one.get("simulated") for one in self.sources.values()),
+            flow=self.flow,
+            splits=self.splits,
+        )
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from safetensors.torch import load_file
 from torch import Tensor
 
 from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset
@@ -20,10 +19,9 @@ from drfuse.data.augmentation import CxrTransform
 from drfuse.data.dataset import CxrContent
 from drfuse.data.loader import EvaluationBatches, explain_killed_workers, split_rows
 from drfuse.errors import InputError
-from drfuse.imports import imported_classes
 from drfuse.models import FusionModel
-from drfuse.models.cxr_encoders import only_new_backbones
-from drfuse.run import Predictions, Run, RunFacts
+from drfuse.models.hub import load_model
+from drfuse.run import Predictions, RunFacts
 
 _Returned = TypeVar("_Returned")
 _STAYS_A_BLOCK = 32_768
@@ -49,30 +47,16 @@ class Predictor:
         """Return the model of a finished run with its best weights, ready to predict.
 
         Nothing in the run is executed or imported, and no path in it is followed: the model's class must be
-        one of drfuse's, or one that this program has imported.
+        one of drfuse's, or one that this program has imported. The folder may also be what `drfuse export`
+        made of a run.
 
         Raises:
             MissingInputError: If `run` is not a finished run.
             InputError: If its files do not fit together, or the model's class is not imported.
         """
         facts = RunFacts.read(run)
-        path = facts.model["class_path"]
-        kind: Any = imported_classes(FusionModel).get(path)
-        if kind is None:
-            raise InputError(
-                f"the model of {run} is {path}, which is not one of drfuse's; import it before you open the "
-                "run, if you trust it"
-            )
-        try:
-            with only_new_backbones():
-                model: FusionModel = kind(
-                    facts.n_features, len(facts.label_names), **facts.model["init_args"]
-                )
-            model.load_state_dict(load_file(Run(Path(run)).model))
-        except Exception as error:  # a constructor may raise anything, given wrong arguments
-            reason = " ".join(str(error).split())
-            raise InputError(f"the model of {run} cannot be loaded: {reason}; train it again") from error
-        return cls(model.eval(), facts).to(torch.device("cpu"))
+        model = load_model(Path(run), facts, FusionModel)  # type: ignore[type-abstract]
+        return cls(model, facts).to(torch.device("cpu"))
 
     def to(self, device: torch.device) -> Self:
         """Return a predictor on another device; the model itself moves, in the memory layout of training."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from drfuse.data.batch import Batch, Modality
 from drfuse.errors import InputError, check_choice
 from drfuse.models.cxr_encoders import CxrEncoder
+from drfuse.models.hub import HubModel
 from drfuse.models.losses import at_least_float32
 
 MODALITIES = ("ehr_distinct", "shared", "cxr_distinct")
@@ -58,7 +59,7 @@ class SharedEncoders:
     cxr: Sequence[CxrEncoder] = ()
 
 
-class FusionModel(nn.Module, ABC):
+class FusionModel(HubModel, ABC):
     """A model of EHR time series and the radiographs that exist.
 
     A subclass takes F, the number of features per hour, and C, the number of labels, as its first two
@@ -68,14 +69,14 @@ class FusionModel(nn.Module, ABC):
     In evaluation mode a stay's output must not depend on the other stays of its batch. Use `Head` for logits,
     which stays in float32 under autocast, and `Lstm`, which runs on every device (`drfuse.models.precision`).
 
+    `from_pretrained`, `save_pretrained` and `push_to_hub` are those of the Hugging Face hub (see `HubModel`).
+
     Attributes:
         reads: The modalities that the model reads. Without "cxr", its training loads no radiographs; without
             "ehr", matched training never drops them. Not inherited; each subclass sets its own.
-        init_args: The constructor's arguments, defaults included; enough to build the model again.
     """
 
     reads: ClassVar[Sequence[Modality]] = ("ehr", "cxr")
-    init_args: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Reset `reads` to both modalities unless the subclass sets it."""
@@ -88,7 +89,7 @@ class FusionModel(nn.Module, ABC):
         Raises:
             InputError: If one is not among the choices of its `Literal`.
         """
-        model = super().__new__(cls)
+        model = object.__new__(cls)  # the hub's mixin would record the arguments a second time
         if args or kwargs:  # there are none when a model is copied
             signature = inspect.signature(cls)
             bound = signature.bind(*args, **kwargs)

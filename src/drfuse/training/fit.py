@@ -12,18 +12,18 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
 from drfuse.data.loader import explain_killed_workers
 from drfuse.errors import InputError
 from drfuse.evaluation.recalibration import recalibrate
-from drfuse.files import atomic_file, beside
+from drfuse.files import beside
 from drfuse.inference import Predictor
 from drfuse.logs import hide_lightning
 from drfuse.models import FittedModel, FittingData, FusionModel
+from drfuse.models.hub import describe_model, save_weights
 from drfuse.run import Predictions, Run, RunFacts, predictions_file
 from drfuse.training.checkpoints import (
     checkpoint_callbacks,
@@ -38,7 +38,6 @@ from drfuse.training.metrics import MacroPrauc
 from drfuse.training.module import FusionTraining
 from drfuse.training.network import (
     arrange,
-    describe_model,
     freeze_cxr,
     make_network,
     start_from,
@@ -193,15 +192,11 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
         precision=options.precision,
         best_epoch=result.best_epoch,
         val_prauc_macro=result.val_prauc,
+        cohort_summary=manifest.summary,
         **{name: manifest.options.get(name) for name in ("preset", "before_hours", "view")},
     ).write(run.facts)
     run.recalibration.unlink(missing_ok=True)  # of other weights, if this run was finished before
-    weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
-    with atomic_file(run.model) as partial:
-        try:
-            save_file(weights, partial)
-        except SafetensorError as error:
-            raise OSError(f"{run.model} cannot be written: {error}") from error
+    save_weights(network, run.model)
     return result
 
 

@@ -1,18 +1,16 @@
 """Prepares a new model for training: first weights, memory layout and frozen parts."""
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from drfuse.errors import InputError
-from drfuse.imports import describe_error, import_path
+from drfuse.imports import describe_error
 from drfuse.inference import Predictor
 from drfuse.models import FusionModel, check_contract
-from drfuse.models.cxr_encoders import pretrained_configs
 from drfuse.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -66,33 +64,6 @@ def _explained(name: str) -> Iterator[None]:
                 "the weights of this model do not fit in memory; choose smaller sizes in its options"
             ) from error
         raise InputError(f"{name} raised {describe_error(error)}; fix the model or its arguments") from error
-
-
-def describe_model(network: FusionModel, self_contained: bool = False) -> dict[str, Any]:
-    """Return a model's class path and the arguments after the two sizes, defaults included.
-
-    If `self_contained`, pretrained backbones are described by their configurations instead of the folders
-    or hub names that they were read from.
-    """
-    sizes = list(inspect.signature(type(network)).parameters)[:2]
-    arguments = {name: _plain(value) for name, value in network.init_args.items() if name not in sizes}
-    if self_contained:
-        configs = pretrained_configs(network)
-        arguments |= {
-            name: configs[value]
-            for name, value in arguments.items()
-            if isinstance(value, str) and value in configs
-        }
-    return {"class_path": import_path(type(network)), "init_args": arguments}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as YAML stores it: tuples become lists, and paths text."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def start_from(network: FusionModel, options: TrainOptions, cohort: str) -> None:
