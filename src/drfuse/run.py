@@ -39,8 +39,9 @@ class Run:
         recalibration: How logits become probabilities, if there were validation stays to learn it from.
         metrics: What `drfuse evaluate` measured.
         metrics_table: The same as a table, one row per test set and phenotype.
-        subgroups_table: Metrics of groups of patients, one row per test set and group; written only if the
-            cohort was given.
+        subgroups_table: Metrics of groups of patients, one row per test set and group.
+        decision_curves_table: Net benefit, one row per test set, phenotype and threshold probability.
+        conformal_table: Coverage of prediction sets, one row per test set, kind of stays and phenotype.
         checkpoints: What an interrupted run resumes from.
         last_checkpoint: The state after the last complete epoch.
         logs: Losses and validation PRAUC of each epoch, for TensorBoard and as CSV (one folder per start).
@@ -56,6 +57,8 @@ class Run:
         self.metrics = folder / "metrics.json"
         self.metrics_table = folder / "metrics.csv"
         self.subgroups_table = folder / "subgroups.csv"
+        self.decision_curves_table = folder / "decision_curves.csv"
+        self.conformal_table = folder / "conformal.csv"
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.logs = folder / "logs"

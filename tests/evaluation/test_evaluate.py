@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -9,18 +10,23 @@ from typing import get_args
 import numpy as np
 import polars as pl
 import pytest
+from scipy.special import expit
 from sklearn.metrics import average_precision_score
 
 from drfuse.errors import InputError
 from drfuse.evaluation import (
+    ConformalSets,
     Intervals,
+    Recalibration,
     evaluate,
     evaluate_test_set,
+    fit_recalibration,
     macro_prauc,
     missing_curve,
     seeded_prauc,
     subgroups,
 )
+from drfuse.evaluation.decisions import THRESHOLDS
 from drfuse.run import Predictions, Run
 
 
@@ -270,8 +276,8 @@ def test_calibration_is_of_the_logistic_of_the_logits(run: Path) -> None:
     assert [one["n_predictions"] for one in written["calibration"]["reliability"]] == [
         one.n_predictions for one in measured.calibration.reliability
     ]
-    assert written["subgroups"] is None
-    assert not (run / "subgroups.csv").exists()
+    assert written["recalibration"] is written["recalibrated"] is written["conformal"] is None
+    assert not (run / "conformal.csv").exists()  # there is no validation split
 
 
 def test_logits_of_any_size_are_probabilities() -> None:
@@ -296,27 +302,132 @@ def test_with_the_cohort_groups_are_measured(run: Path, tmp_path: Path) -> None:
         ("sex", "unknown"): (row % 4 == 2).sum(),
         ("race", "White"): 60,
         ("admission", "urgent"): 60,
+        ("has_cxr", "with radiograph"): 30,
+        ("has_cxr", "without radiograph"): 30,
     }
-    everyone = full.subgroups.groups[-1]
+    (everyone,) = (one for one in full.subgroups.groups if one.group == "urgent")
     assert everyone.prauc_macro == full.prauc_macro
     assert np.isnan(everyone.tpr_gap.value)  # there are no others
     assert matched.subgroups is not None
-    assert matched.subgroups.groups[-1].n_stays == 30
+    assert (matched.subgroups.groups[-1].group, matched.subgroups.groups[-1].n_stays) == ("urgent", 30)
     written = json.loads((run / "metrics.json").read_text())["test"]["full"]["subgroups"]
     assert written["groups"][0]["n_stays"] == full.subgroups.groups[0].n_stays
     table = pl.read_csv(run / "subgroups.csv")
     assert table.filter(test_on="full", group="male")["n_stays"].item() == counted["sex", "male"]
-    assert table["prauc_macro"].to_list()[-1] == pytest.approx(full.prauc_macro.value)
-    assert {"tpr_gap", "tpr_gap_low", "tpr_gap_high", "few"} <= set(table.columns)
+    of_all = table.filter(test_on="full", group="urgent")["prauc_macro"].item()
+    assert of_all == pytest.approx(full.prauc_macro.value)
+    assert {"tpr_gap", "tpr_gap_low", "fpr_gap", "fpr_gap_high", "few"} <= set(table.columns)
+
+
+def test_without_a_cohort_stays_with_and_without_radiograph_are_compared(run: Path) -> None:
+    matched, full = evaluate(run, n_resamples=5)
+    assert matched.subgroups is None  # all have one
+    assert [one.group for one in full.subgroups.groups] == ["with radiograph", "without radiograph"]
+    assert full.subgroups.groups[0].prauc_macro.value == pytest.approx(matched.prauc_macro.value)
+    assert pl.read_csv(run / "subgroups.csv")["n_stays"].to_list() == [30, 30]
 
 
 def test_groups_that_are_measured_no_more_are_gone(run: Path, tmp_path: Path) -> None:
     cohort = write_stays(tmp_path / "cohort", predictions())
     evaluate(run, n_resamples=2, cohort=cohort)
     evaluate(run, "full", n_resamples=2)
-    assert set(pl.read_csv(run / "subgroups.csv")["test_on"]) == {"matched"}
+    table = pl.read_csv(run / "subgroups.csv")
+    assert set(table.filter(test_on="matched")["attribute"]) == {"age", "sex", "race", "admission"}
+    assert set(table.filter(test_on="full")["attribute"]) == {"has_cxr"}
+    evaluate(run, "matched", n_resamples=2)
+    assert set(pl.read_csv(run / "subgroups.csv")["test_on"]) == {"full"}
+    given = predictions()
+    replace(given, stays=given.stays.with_columns(has_cxr=pl.lit(True))).write(Run(run).predictions)
     evaluate(run, n_resamples=2)
     assert not (run / "subgroups.csv").exists()
+
+
+def overconfident(n: int = 1200) -> Predictions:
+    """Return predictions, thrice as far from 0 as is true, of a validation and a test split."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(-1, 1, size=(n, 4)).astype(np.float32)
+    labels = (rng.random((n, 4)) < expit(logits)).astype(np.uint8)
+    stays = pl.DataFrame({"subject_id": np.arange(n) // 2, "stay_id": np.arange(n)}).with_columns(
+        split=pl.Series(["validation"] * (n // 3) + ["test"] * (n - n // 3)),
+        has_cxr=pl.Series(np.arange(n) % 3 == 0),
+    )
+    return Predictions([f"p{c}" for c in range(4)], stays, 3 * logits, labels, None)
+
+
+@pytest.fixture(scope="module")
+def recalibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("recalibrated")
+    overconfident().write(Run(run).predictions)
+    evaluate(run, n_resamples=70)
+    return run
+
+
+def test_a_run_without_a_recalibration_gets_one(recalibrated: Path) -> None:
+    assert Recalibration.read(recalibrated) == fit_recalibration(overconfident())
+
+
+def test_calibration_is_measured_raw_and_recalibrated(recalibrated: Path) -> None:
+    given = overconfident().of_split("test")
+    recalibration = Recalibration.read(recalibrated)
+    written = json.loads((recalibrated / "metrics.json").read_text())["test"]["full"]
+    assert written["recalibration"] == recalibration.method == "temperature"
+    for key, p in (
+        ("calibration", expit(given.logits.astype(float))),
+        ("recalibrated", recalibration.apply(given.logits)),
+    ):
+        assert written[key]["brier"]["value"] == pytest.approx(np.mean((p - given.labels) ** 2))
+    assert written["recalibrated"]["error"]["high"] < written["calibration"]["error"]["low"]
+    prauc = average_precision_score(given.labels, given.logits, average="macro")
+    assert written["prauc_macro"]["value"] == pytest.approx(prauc)
+
+
+def test_net_benefit_is_of_the_recalibrated_probabilities(recalibrated: Path) -> None:
+    given = overconfident().of_split("test")
+    p = Recalibration.read(recalibrated).apply(given.logits)[:, 1] >= 0.2
+    benefit = (p & (given.labels[:, 1] == 1)).mean() - (p & (given.labels[:, 1] == 0)).mean() / 4
+    table = pl.read_csv(recalibrated / "decision_curves.csv")
+    assert table.height == 2 * (4 + 1) * len(THRESHOLDS)
+    row = table.filter(test_on="full", phenotype="p1", threshold=0.2).row(0, named=True)
+    assert row["net_benefit"] == pytest.approx(benefit)
+    assert row["net_benefit_low"] < benefit < row["net_benefit_high"]
+    assert row["gain"] == pytest.approx(benefit - row["treat_all"])
+
+
+def test_prediction_sets_are_learned_on_the_validation_split(recalibrated: Path) -> None:
+    given = overconfident()
+    validation, test = given.of_split("validation"), given.of_split("test")
+    sets = ConformalSets.learn(validation.labels, validation.logits)
+    written = json.loads((recalibrated / "metrics.json").read_text())["test"]["full"]["conformal"]
+    assert written["sets"] == {
+        "coverage": 0.9,
+        "absent_up_to": sets.absent_up_to,
+        "present_from": sets.present_from,
+    }
+    table = pl.read_csv(recalibrated / "conformal.csv")
+    counted = table.group_by("test_on", "stays", maintain_order=True).len().rows()
+    assert counted == [("matched", "all", 5), ("full", "all", 5), ("full", "without radiograph", 5)]
+    rows = ~test.stays["has_cxr"].to_numpy() & (test.labels[:, 2] == 1)
+    found = table.filter(test_on="full", stays="without radiograph", phenotype="p2")
+    assert found["n_positive"].item() == rows.sum()
+    assert found["positives"].item() == pytest.approx(sets.contain(test.logits)[1][rows, 2].mean())
+    assert found["positives_low"].item() < found["positives"].item() < found["positives_high"].item()
+
+
+def test_metrics_of_an_earlier_version_are_kept(recalibrated: Path, tmp_path: Path) -> None:
+    for file in ("predictions.parquet", "metrics.json"):
+        shutil.copy(recalibrated / file, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    earlier = metrics["test"]["full"]
+    for key in ("recalibration", "recalibrated", "decision_curves", "conformal"):
+        del earlier[key]
+    del earlier["subgroups"]["fpr_macro"]
+    for group in earlier["subgroups"]["groups"]:
+        del group["fpr_macro"], group["fpr_gap"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    evaluate(tmp_path, "matched", n_resamples=2)
+    assert json.loads((tmp_path / "metrics.json").read_text())["test"]["full"] == earlier
+    assert set(pl.read_csv(tmp_path / "conformal.csv")["test_on"]) == {"matched"}
+    assert pl.read_csv(tmp_path / "subgroups.csv")["fpr_gap"].to_list() == [None, None]
 
 
 def test_another_cohort_is_refused(run: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from drfuse.errors import InputError
 from drfuse.evaluation import GroupMetrics, groups_of, resample, subgroups
+from drfuse.evaluation.subgroups import group_by_radiograph
 
 
 def stays_with(**columns: list[object]) -> pl.DataFrame:
@@ -21,6 +22,10 @@ def example(n: int = 400) -> tuple[np.ndarray, np.ndarray, pl.DataFrame, np.ndar
     scores = np.round(rng.normal(size=(n, 3)) + labels, 1)
     attributes = pl.DataFrame({"sex": rng.choice(["female", "male"], n)})
     return labels, scores, attributes, np.arange(n) // 2
+
+
+def false_positive_rate(labels: np.ndarray, flagged: np.ndarray, average: str = "macro") -> float:
+    return recall_score(1 - labels, ~flagged, average=average) * -1 + 1
 
 
 def thresholds(labels: np.ndarray, scores: np.ndarray, specificity: float) -> list[float]:
@@ -87,10 +92,13 @@ def test_a_group_is_measured_on_its_own_stays() -> None:
         (female.prauc_macro, average_precision_score, scores),
         (female.auroc_macro, roc_auc_score, scores),
         (female.tpr_macro, recall_score, flagged),
+        (female.fpr_macro, false_positive_rate, flagged),
     ):
         assert measured.value == pytest.approx(metric(labels[here], of[here], average="macro"))
     gap = female.tpr_macro.value - recall_score(labels[~here], flagged[~here], average="macro")
     assert female.tpr_gap.value == pytest.approx(gap) == -male.tpr_gap.value
+    gap = female.fpr_macro.value - false_positive_rate(labels[~here], flagged[~here])
+    assert female.fpr_gap.value == pytest.approx(gap) == -male.fpr_gap.value
     others = roc_auc_score(labels[~here], scores[~here], average="macro")
     assert female.auroc_gap.value == pytest.approx(female.auroc_macro.value - others)
 
@@ -99,7 +107,7 @@ def test_intervals_are_those_of_a_plain_loop_over_the_same_resamples() -> None:
     labels, scores, attributes, units = example()
     found = subgroups(labels, scores, attributes, units, 70, seed=1, specificity=0.8, intervals="bootstrap")
     here = (attributes["sex"] == "male").to_numpy()
-    praucs, gaps = [], []
+    praucs, gaps, false_gaps = [], [], []
     for counts in np.concatenate(list(resample(units, 70, 1))):
         everyone = np.repeat(np.arange(len(labels)), counts)
         flagged = scores > thresholds(labels[everyone], scores[everyone], 0.8)  # each resample has its own
@@ -109,8 +117,14 @@ def test_intervals_are_those_of_a_plain_loop_over_the_same_resamples() -> None:
             recall_score(labels[rows], flagged[rows], average="macro") for rows in (males, females)
         )
         gaps.append(of_males - of_females)
+        rates = [false_positive_rate(labels[rows], flagged[rows]) for rows in (males, females)]
+        false_gaps.append(rates[0] - rates[1])
     male = found.groups[1]
-    for measured, resampled in ((male.prauc_macro, praucs), (male.tpr_gap, gaps)):
+    for measured, resampled in (
+        (male.prauc_macro, praucs),
+        (male.tpr_gap, gaps),
+        (male.fpr_gap, false_gaps),
+    ):
         assert (measured.low, measured.high) == pytest.approx(np.quantile(resampled, [0.025, 0.975]))
 
 
@@ -124,6 +138,10 @@ def test_hand_worked_rates() -> None:
     approx = pytest.approx
     rates = {one.group: (one.tpr_macro.value, one.tpr_gap.value) for one in found.groups}
     assert rates == {"old": (0.5, 0.0), "unknown": (0.0, approx(-2 / 3)), "young": (1.0, approx(2 / 3))}
+    wrong = {one.group: (one.fpr_macro.value, one.fpr_gap.value) for one in found.groups}
+    nan = (approx(np.nan, nan_ok=True),) * 2  # no negative
+    assert wrong == {"old": (0, -1 / 5), "unknown": nan, "young": (1 / 5, 1 / 5)}  # of five negatives, the 9
+    assert found.fpr_macro.value == 1 / 10
 
 
 def test_a_gap_is_over_the_phenotypes_that_the_group_has() -> None:
@@ -172,3 +190,63 @@ def test_a_group_without_a_positive_is_undefined() -> None:
 def test_impossible_specificities_are_refused(specificity: float) -> None:
     with pytest.raises(InputError, match="specificity is"):
         subgroups(*example(), specificity=specificity)
+
+
+def crossed(n: int = 600) -> tuple[np.ndarray, np.ndarray, pl.DataFrame]:
+    """Return labels, scores and groups: women of 80 or more are few."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((n, 3)) < 0.4).astype(np.uint8)
+    sex = np.where(np.arange(n) % 2 == 0, "female", "male")
+    age = np.where((np.arange(n) % 3 == 0) & ((sex == "male") | (np.arange(n) < 90)), "80+", "18-44")
+    return labels, rng.normal(size=(n, 3)) + labels, pl.DataFrame({"sex": sex, "age": age})
+
+
+def test_pairs_of_attributes_with_enough_positives_follow_the_single_groups() -> None:
+    labels, scores, attributes = crossed()
+    found = subgroups(labels, scores, attributes, np.arange(len(labels)), n_resamples=3)
+    singles = [(one.attribute, one.group) for one in found.groups if not one.is_pair]
+    assert singles == [("sex", "female"), ("sex", "male"), ("age", "18-44"), ("age", "80+")]
+    pairs = [one for one in found.groups if one.is_pair]
+    assert [one.group for one in pairs] == ["female, 18-44", "male, 18-44"]
+    assert found.groups[4:] == pairs
+    flagged = scores > thresholds(labels, scores, 0.9)
+    for one in pairs:
+        sex, age = one.group.split(", ")
+        here = ((attributes["sex"] == sex) & (attributes["age"] == age)).to_numpy()
+        assert (one.attribute, one.n_stays, one.few) == ("sex x age", here.sum(), False)
+        assert one.auroc_macro.value == pytest.approx(roc_auc_score(labels[here], scores[here]))
+        gap = [recall_score(labels[rows], flagged[rows], average="macro") for rows in (here, ~here)]
+        assert one.tpr_gap.value == pytest.approx(gap[0] - gap[1])
+        gap = [false_positive_rate(labels[rows], flagged[rows]) for rows in (here, ~here)]
+        assert one.fpr_gap.value == pytest.approx(gap[0] - gap[1])
+        assert np.isnan(one.auroc_gap.value)
+
+
+def test_a_pair_that_is_one_of_its_groups_is_not_measured_twice() -> None:
+    labels, scores, attributes = crossed()
+    same = attributes.with_columns(
+        ward=pl.col("sex").replace({"female": "a", "male": "b"}), all=pl.lit("all")
+    )
+    found = subgroups(labels, scores, same.drop("age"), np.arange(len(labels)), n_resamples=3)
+    assert not any(one.is_pair for one in found.groups)
+
+
+def test_pairs_change_no_other_number() -> None:
+    labels, scores, attributes = crossed()
+    units = np.arange(len(labels))
+    both = subgroups(labels, scores, attributes, units, n_resamples=30).groups
+    (female, male) = subgroups(labels, scores, attributes.select("sex"), units, n_resamples=30).groups
+    assert both[:2] == [female, male]
+
+
+@pytest.mark.parametrize(
+    ("has_cxr", "groups"),
+    [
+        ([True, False], {"has_cxr": ["with radiograph", "without radiograph"]}),
+        ([True, True], {}),
+        ([False], {}),
+        ([], {}),
+    ],
+)
+def test_groups_by_radiograph(has_cxr: list[bool], groups: dict[str, list[str]]) -> None:
+    assert group_by_radiograph(has_cxr).to_dict(as_series=False) == groups

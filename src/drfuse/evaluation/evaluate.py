@@ -1,4 +1,4 @@
-"""A run's predictions -> metrics with intervals, calibration and groups of patients."""
+"""A run's predictions -> metrics, calibration, net benefit, prediction sets and groups of patients."""
 
 import dataclasses
 import json
@@ -16,15 +16,28 @@ from scipy.special import expit
 
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.evaluation.calibration import Calibration, calibration
+from drfuse.evaluation.conformal import Conformal, ConformalSets, SetCoverage, measure_sets
+from drfuse.evaluation.decisions import DecisionCurves, decision_curves_in
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
 from drfuse.evaluation.metrics import METRICS, Metric, Resampled
+from drfuse.evaluation.recalibration import Method, Recalibration, recalibrate
 from drfuse.evaluation.resampling import Resamples, mask_interval, too_few
-from drfuse.evaluation.subgroups import GROUPED_BY, GroupMetrics, Subgroups, groups_of, subgroups_in
+from drfuse.evaluation.subgroups import (
+    GROUPED_BY,
+    GroupMetrics,
+    Subgroups,
+    group_by_radiograph,
+    groups_of,
+    subgroups_in,
+)
 from drfuse.files import write_whole
 from drfuse.run import Predictions, Run
 from drfuse.subsets import Subset
 
 logger = logging.getLogger(__name__)
+
+_LAST = ("calibration", "recalibration", "recalibrated", "decision_curves", "conformal", "subgroups")
+"""What comes after the metrics in `metrics.json`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,12 @@ class Evaluation:
         metrics: Each metric of `evaluation/metrics.py`, by name.
         n_positive: Number of stays with each label, in order.
         calibration: How well the probabilities of all labels agree with outcomes.
-        subgroups: The metrics of groups of patients, if their attributes are known.
+        recalibration: The method of the run's recalibration, if it has one.
+        recalibrated: The calibration of the recalibrated probabilities.
+        decision_curves: Net benefit of the recalibrated probabilities, or of the others if there are none.
+        conformal: Prediction sets, learned on the validation split, and their coverage; None without
+            predictions of that split.
+        subgroups: The metrics of groups of patients, if any attribute is known.
     """
 
     test_on: Subset
@@ -72,6 +90,10 @@ class Evaluation:
     metrics: dict[str, Measured]
     n_positive: dict[str, int]
     calibration: Calibration
+    recalibration: Method | None = None
+    recalibrated: Calibration | None = None
+    decision_curves: DecisionCurves | None = None
+    conformal: Conformal | None = None
     subgroups: Subgroups | None = None
 
     @property
@@ -96,9 +118,9 @@ def evaluate(
 ) -> list[Evaluation]:
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
-    Writes `metrics.json` and `metrics.csv` into the run and, with a cohort, `subgroups.csv`; they keep test
-    sets that were measured before. docs/statistics.md explains each interval and how often it contains the
-    truth.
+    Writes `metrics.json`, `metrics.csv`, `decision_curves.csv`, `conformal.csv` and `subgroups.csv` into the
+    run; they keep test sets that were measured before. A run of an earlier version gets its
+    `recalibration.json`. docs/statistics.md explains each interval and how often it contains the truth.
 
     Args:
         run: Folder that `drfuse train` wrote.
@@ -107,8 +129,8 @@ def evaluate(
         bootstrap_unit: Resample subjects, since one person may have many stays, or single stays, as the
             published code does.
         seed: Seed of the resampling.
-        cohort: Folder of the cohort that the run was trained on, to also measure groups of patients by age,
-            sex, race and admission type.
+        cohort: Folder of the cohort that the run was trained on, to measure groups of patients by age, sex,
+            race and admission type, and pairs of these; without it, only stays with and without radiograph.
         intervals: `half-sampling` draws halves of the subjects without replacement, and corrects the bias of
             PRAUC. `bootstrap` gives the percentile intervals of the published code, which are too high.
 
@@ -125,13 +147,23 @@ def evaluate(
         )
     files = Run(Path(run))
     predictions = files.read_predictions("test", logits_only=True)
+    validation = files.read_predictions("validation", logits_only=True)
+    recalibration = Recalibration.read(files.folder) or recalibrate(files)
     attributes = None if cohort is None else _attributes(Path(cohort), predictions)
     test_sets: tuple[Subset, ...] = ("matched", "full") if test_on is None else (test_on,)
     metrics = []
     for test_set in test_sets:
         try:
             measured = evaluate_test_set(
-                predictions, test_set, n_resamples, bootstrap_unit, seed, attributes, intervals
+                predictions,
+                test_set,
+                n_resamples,
+                bootstrap_unit,
+                seed,
+                attributes,
+                intervals,
+                recalibration,
+                _conformal_sets(validation),
             )
         except InputError as error:
             if test_on is not None or test_set == "full":
@@ -157,11 +189,14 @@ def evaluate_test_set(
     seed: int = 0,
     attributes: pl.DataFrame | None = None,
     intervals: Intervals = "half-sampling",
+    recalibration: Recalibration | None = None,
+    sets: ConformalSets | None = None,
 ) -> Evaluation:
     """Return the metrics of one test set.
 
-    `attributes` are the groups of each stay of `predictions`, as `groups_of` returns them; without them, no
-    groups are measured. The other arguments are those of `evaluate`.
+    `attributes` are the groups of each stay of `predictions`, as `groups_of` returns them; without them, only
+    stays with and without radiograph are compared. Recalibrated probabilities are measured if
+    `recalibration` is given, prediction sets if `sets` are. The other arguments are those of `evaluate`.
 
     Raises:
         InputError: If the test set has no predicted stay, or no positive of any label.
@@ -187,6 +222,12 @@ def evaluate_test_set(
     resampled = Resampled(labels, logits, resamples)
     few = too_few(labels, units)
     evaluated = stays.filter(predicted)
+    names = predictions.phenotypes
+    raw = expit(logits, dtype=np.float64)
+    recalibrated = None if recalibration is None else recalibration.apply(logits)
+    groups = group_by_radiograph(evaluated["has_cxr"].to_numpy())
+    if attributes is not None:
+        groups = pl.concat([attributes.filter(predicted), groups], how="horizontal")
     return Evaluation(
         test_on=test_on,
         n_stays=evaluated.height,
@@ -198,17 +239,35 @@ def evaluate_test_set(
         n_resamples=n_resamples,
         seed=seed,
         metrics={
-            name: _measured(metric, resampled, predictions.phenotypes, few, intervals)
-            for name, metric in METRICS.items()
+            name: _measured(metric, resampled, names, few, intervals) for name, metric in METRICS.items()
         },
-        n_positive=dict(zip(predictions.phenotypes, n_positive.tolist(), strict=True)),
-        calibration=calibration(labels, expit(logits, dtype=np.float64), units, seed=seed),
-        subgroups=None
-        if attributes is None
-        else subgroups_in(
-            resamples, labels, logits, attributes.filter(predicted), units, intervals=intervals
+        n_positive=dict(zip(names, n_positive.tolist(), strict=True)),
+        calibration=calibration(labels, raw, units, seed=seed),
+        recalibration=None if recalibration is None else recalibration.method,
+        recalibrated=None if recalibrated is None else calibration(labels, recalibrated, units, seed=seed),
+        decision_curves=decision_curves_in(
+            resamples,
+            labels,
+            raw if recalibrated is None else recalibrated,
+            names,
+            units,
+            intervals=intervals,
         ),
+        conformal=None
+        if sets is None
+        else measure_sets(sets, labels, logits, evaluated["has_cxr"].to_numpy(), names, units),
+        subgroups=subgroups_in(resamples, labels, logits, groups, units, intervals=intervals)
+        if groups.columns
+        else None,
     )
+
+
+def _conformal_sets(validation: Predictions) -> ConformalSets | None:
+    """Return prediction sets learned from the predictions of the validation split, if there are any."""
+    predicted = ~np.isnan(validation.logits).any(axis=1)
+    if not predicted.any():
+        return None
+    return ConformalSets.learn(validation.labels[predicted], validation.logits[predicted])
 
 
 def _measured(
@@ -254,14 +313,17 @@ def _attributes(cohort: Path, predictions: Predictions) -> pl.DataFrame:
 
 
 def _write(files: Run, measured: list[Evaluation]) -> None:
-    """Write `metrics.json` and the tables, keeping test sets that were measured before; NaN become null."""
+    """Write `metrics.json` and the tables, keeping test sets that were measured before.
+
+    Numbers that are not finite become null.
+    """
     sets: dict[str, Any] = {}
     if files.metrics.is_file():
         try:
             sets = dict(json.loads(files.metrics.read_text(encoding="utf-8"))["test"])
         except (ValueError, KeyError, TypeError):
             logger.warning("%s was damaged; it now holds only these test sets", files.metrics)
-    sets |= {one.test_on: _without_nan(_as_json(one)) for one in measured}
+    sets |= {one.test_on: _finite(_as_json(one)) for one in measured}
     write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
     by_label = [
         {"test_on": test_on}
@@ -275,27 +337,39 @@ def _write(files: Run, measured: list[Evaluation]) -> None:
         ]
     ]
     _write_table(files.metrics_table, by_label)
-    fields = dataclasses.fields(GroupMetrics)
+    curves = [
+        {"test_on": test_on, "phenotype": name}
+        | {"threshold": point["threshold"], "treat_all": point["treat_all"]}
+        | _columns(point, ["net_benefit", "gain"])
+        for test_on, of_set in sets.items()
+        if (found := of_set.get("decision_curves"))
+        for name, curve in [*found["by_label"].items(), ("macro", found["macro"])]
+        for point in curve
+    ]
+    _write_table(files.decision_curves_table, curves)
+    _write_table(files.conformal_table, _rows(SetCoverage, sets, "conformal", "measured"))
+    _write_table(files.subgroups_table, _rows(GroupMetrics, sets, "subgroups", "groups"))
+
+
+def _rows(kind: Any, sets: Mapping[str, Any], measured: str, part: str) -> list[dict[str, Any]]:
+    """Return the rows of a table: of each test set, the stored objects of a class."""
+    fields = dataclasses.fields(kind)
     estimates = [field.name for field in fields if field.type is Estimate]
-    by_group = [
+    return [
         {"test_on": test_on}
         | {field.name: one[field.name] for field in fields if field.type is not Estimate}
         | _columns(one, estimates)
         for test_on, of_set in sets.items()
-        if of_set.get("subgroups")
-        for one in of_set["subgroups"]["groups"]
+        if of_set.get(measured)
+        for one in of_set[measured][part]
     ]
-    if by_group:
-        _write_table(files.subgroups_table, by_group)
-    else:
-        files.subgroups_table.unlink(missing_ok=True)  # its groups are no longer in metrics.json
 
 
 def _as_json(measured: Evaluation) -> dict[str, Any]:
     """Return an evaluation in the layout of `metrics.json`."""
     fields = dataclasses.asdict(measured)
     metrics, n_positive = fields.pop("metrics"), fields.pop("n_positive")
-    last = {name: fields.pop(name) for name in ("calibration", "subgroups")}
+    last = {name: fields.pop(name) for name in _LAST}
     return {
         **fields,
         **{f"{name}_macro": one["macro"] for name, one in metrics.items()},
@@ -322,12 +396,16 @@ def _columns(measured: Mapping[str, Any], names: Iterable[str]) -> dict[str, flo
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_whole(path, pl.DataFrame(rows, infer_schema_length=None).write_csv())
+    """Write rows as a CSV file; without rows, remove what it held, which is no longer in `metrics.json`."""
+    if rows:
+        write_whole(path, pl.DataFrame(rows, infer_schema_length=None).write_csv())
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
