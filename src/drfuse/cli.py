@@ -88,6 +88,20 @@ def _show_metrics(metrics: Any, arguments: dict[str, Any]) -> Iterator[Any]:
     yield f"wrote {arguments['run'] / 'metrics.json'} and {tables}"
 
 
+def _show_predictions(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001
+    from drfuse.report import missing_of_stay, predictions_table
+
+    if result.table is not None:
+        yield predictions_table(result.table, len(result.runs) > 1)
+        yield from map(missing_of_stay, result.table.unique("stay_id", maintain_order=True).to_dicts())
+    methods = " and ".join(
+        dict.fromkeys("not recalibrated" if one is None else one for one in result.methods)
+    )
+    yield f"{result.n_stays:,} stays predicted by {len(result.runs)} run(s); recalibration: {methods}"
+    if result.out is not None:
+        yield f"wrote {result.out}"
+
+
 def _show_simulation(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:
     yield (
         f"wrote {arguments['out']}: {result.icu_stays:,} ICU stays, {result.eligible:,} of them eligible, "
@@ -143,6 +157,12 @@ _COMMANDS = {
     ),
     "evaluate": _Command(
         "drfuse.evaluation.evaluate", "A run -> PRAUC and AUROC with intervals.", _show_metrics, ("run",)
+    ),
+    "predict": _Command(
+        "drfuse.inference.predict.predict",
+        "Runs and stays, or single patients -> probabilities, and what each source contributed.",
+        _show_predictions,
+        ("run", "cohort"),
     ),
     "reproduce": _Command(
         "drfuse.reproduce.reproduce",

@@ -146,7 +146,9 @@ def _parser(
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
     signature = _Signature.of(function)
     for name in positional:
-        parser.add_argument(name, type=signature.own[name], help=helps[name])
+        may_be_left_out = inspect.signature(function).parameters[name].default is None
+        optional: dict[str, Any] = {"nargs": "?", "default": None} if may_be_left_out else {}
+        parser.add_argument(name, type=signature.own[name], help=helps[name], **optional)
     others = inspect.signature(function).parameters.keys() - signature.own.keys()
     parser.add_function_arguments(function, as_positional=False, skip={*positional, *python_only, *others})
     if signature.options is not None:

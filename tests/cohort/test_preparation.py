@@ -749,7 +749,7 @@ def test_stays_without_diagnoses_are_prepared_without_labels(tmp_path: Path) -> 
     shown = example()
     labelled = prepare_hospital(shown.hospital, tmp_path)
     (tmp_path / "mimic-iv" / "hosp" / "diagnoses_icd.csv.gz").unlink()
-    with pytest.raises(InputError, match="lacks the table diagnoses_icd.*prepare with --labels false"):
+    with pytest.raises(InputError, match=r"lacks the table diagnoses_icd.*prepare with --labels false"):
         prepare(tmp_path / "mimic-iv", tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     out = tmp_path / "unlabelled"

@@ -3,11 +3,12 @@
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
+import polars as pl
 from ibis import _
 
 from drfuse.cohort.sources.source import EventKind, literal_table, memory_table
@@ -79,6 +80,23 @@ def items_before_admission() -> list[int]:
     """Return the items of height and weight: measured once, they hardly change within hours."""
     steady = {row["variable"] for row in _rows("variable_ranges.csv") if row["before_admission"] == "1"}
     return [int(row["itemid"]) for row in _rows("variables.csv") if row["variable"] in steady]
+
+
+def variable_of_items() -> dict[int, str]:
+    """Return the name of the variable that each item of any preset feeds."""
+    return {
+        int(row["itemid"]): row["variable"] for row in _rows("variables.csv") if row["itemid"] != "derived"
+    }
+
+
+def read_units() -> pl.DataFrame:
+    """Return the units in which a variable may be given, the usual one of each first.
+
+    The columns: `variable`; `unit`, null for a variable that is charted as text; `itemid`, the item that
+    stands for values in that unit; and `factor`, which values are multiplied by to be those of the item.
+    """
+    with as_file(_DEFINITIONS / "units.csv") as path:
+        return pl.read_csv(path)
 
 
 def arterial_saturation(labs: ir.Table) -> ir.Table:

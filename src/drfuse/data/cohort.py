@@ -5,18 +5,22 @@ import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from drfuse import __version__
 from drfuse.arguments import as_annotated
 from drfuse.cohort.manifest import Manifest, sha256
 from drfuse.data.checks import changed_file
 from drfuse.data.features import EhrFeatures
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.subsets import Split, Subset
+
+if TYPE_CHECKING:
+    from drfuse.cohort.patients import Patients
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,39 @@ class Cohort:
                 "run `drfuse prepare` again"
             )
         return cohort
+
+    @classmethod
+    def of_patients(
+        cls, patients: "Patients", normalization: dict[str, dict[str, float]], **options: Any
+    ) -> "Cohort":
+        """Return stays that were read from files of single patients, in memory; they have no labels.
+
+        Args:
+            patients: The stays.
+            normalization: That of the cohort whose model will predict them.
+            options: The options of `prepare` that they were read with.
+        """
+        rows = pl.DataFrame(
+            {"stay_id": patients.stay_id, "n_hours": patients.n_hours, "cxr_row": patients.cxr_row}
+        )
+        rows = rows.with_columns(
+            pl.col("cxr_row").replace(-1, None),
+            subject_id="stay_id",
+            has_cxr=pl.col("cxr_row") >= 0,
+            split=pl.lit("test"),
+        )
+        manifest = Manifest(
+            drfuse=__version__,
+            sources={},
+            options=options,
+            flow=[],
+            variables=list(patients.variables),
+            phenotypes=[],
+            splits={},
+            warnings={},
+            files={},
+        )
+        return cls(Path("the given patients"), manifest, patients.ehr, patients.cxr, normalization, rows)
 
     def __len__(self) -> int:
         return len(self.stay_id)

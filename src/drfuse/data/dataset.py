@@ -23,7 +23,7 @@ class StayDataset(Dataset[StoredBatch]):
 
     Args:
         cohort: The cohort.
-        task: What is predicted.
+        task: What is predicted: a task of the cohort, or its name.
         cxr: What the batches hold of radiographs.
         features: Makes features of the hourly values; by default with the cohort's own normalization.
     """
@@ -31,12 +31,12 @@ class StayDataset(Dataset[StoredBatch]):
     def __init__(
         self,
         cohort: Cohort,
-        task: TaskName = "phenotyping",
+        task: TaskName | Task = "phenotyping",
         cxr: CxrContent = "pixels",
         features: EhrFeatures | None = None,
     ) -> None:
         self.cohort = cohort
-        self.task = Task.of(cohort, task)
+        self.task = task if isinstance(task, Task) else Task.of(cohort, task)
         self.cxr = cxr
         self.features = features or EhrFeatures(cohort.manifest.variables, cohort.normalization)
 

@@ -90,6 +90,22 @@ class Task:
         labels[np.isnan(days)] = -1
         return cls(cohort, name, list(_LOS_NAMES), labels, outlasts)
 
+    @classmethod
+    def unlabelled(cls, cohort: Cohort, name: TaskName, label_names: list[str]) -> "Task":
+        """Return a task of stays that are only predicted, whose labels are taken as unknown.
+
+        Every stay takes part; where death or the length of stay is predicted, every stay that is not known to
+        have ended within the window.
+        """
+        labels = np.broadcast_to(np.int8(-1), (len(cohort), len(label_names)))
+        eligible = np.full(len(cohort), True)
+        if name != "phenotyping":
+            window = cohort.manifest.options["window_hours"]
+            eligible = cohort.n_hours >= window
+            if "los" in cohort.column_names:
+                eligible &= ~(cohort.columns("los")["los"].cast(pl.Float64).to_numpy() <= window / 24)
+        return cls(cohort, name, label_names, labels, eligible)
+
     @property
     def labels(self) -> NDArray[np.float32]:
         """The labels of all stays, float32 (N, C), 0 or 1; NaN where unknown."""

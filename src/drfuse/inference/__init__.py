@@ -1,6 +1,6 @@
-"""A run on disk and a cohort in, predictions out: `Predictor.open(run).predict(cohort)`.
+"""A run on disk and stays in, predictions out: `Predictor.open(run).predict(cohort)`, or `drfuse predict`.
 
-The cohort may be the one that the run was trained on, or another with the same variables.
+The stays may be those of the run's own cohort, of another with the same variables, or of single patients.
 `explain(predictor, cohort, row)` says why a stay gets its prediction.
 """
 

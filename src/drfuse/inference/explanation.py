@@ -154,7 +154,7 @@ def explain(
             makes no prediction for the stay.
     """
     model, names = predictor.model, predictor.facts.label_names
-    dataset = predictor._dataset(cohort)
+    dataset = predictor.dataset(cohort, labelled=False)
     if not 0 <= row < len(dataset):
         raise InputError(f"row is {row}; {cohort.folder} has rows 0 to {len(dataset) - 1}")
     transform = CxrTransform(predictor.facts.crop_size)

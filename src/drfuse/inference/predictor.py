@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
-from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset
+from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset, Task
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.dataset import CxrContent
 from drfuse.data.loader import EvaluationBatches, explain_killed_workers, split_rows
@@ -23,9 +24,29 @@ from drfuse.models import FusionModel
 from drfuse.models.hub import load_model
 from drfuse.run import Predictions, RunFacts
 
+if TYPE_CHECKING:
+    from drfuse.evaluation import Recalibration
+
 _Returned = TypeVar("_Returned")
 _STAYS_A_BLOCK = 32_768
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Outputs(NamedTuple):
+    """What a model says of N stays.
+
+    Attributes:
+        rows: Their rows in the cohort (N,).
+        logits: Float32 (N, C); NaN where the model makes no prediction.
+        logits_without_cxr: The same with every radiograph removed.
+        modality_weights: Float32 (N, C, 3) over EHR-distinct, shared and CXR-distinct; None if the model has
+            none.
+    """
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    logits_without_cxr: NDArray[np.float32]
+    modality_weights: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -36,11 +57,13 @@ class Predictor:
         model: The model, in evaluation mode, on `device`.
         facts: The facts of its run.
         device: Where it predicts.
+        recalibration: How its logits become probabilities; None if the run has not learned it.
     """
 
     model: FusionModel
     facts: RunFacts
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    recalibration: "Recalibration | None" = None
 
     @classmethod
     def open(cls, run: Path) -> "Predictor":
@@ -54,9 +77,12 @@ class Predictor:
             MissingInputError: If `run` is not a finished run.
             InputError: If its files do not fit together, or the model's class is not imported.
         """
+        from drfuse.evaluation import Recalibration
+
         facts = RunFacts.read(run)
         model = load_model(Path(run), facts, FusionModel)  # type: ignore[type-abstract]
-        return cls(model, facts).to(torch.device("cpu"))
+        predictor = cls(model, facts, recalibration=Recalibration.read(Path(run)))
+        return predictor.to(torch.device("cpu"))
 
     def to(self, device: torch.device) -> Self:
         """Return a predictor on another device; the model itself moves, in the memory layout of training."""
@@ -104,24 +130,63 @@ class Predictor:
         Raises:
             InputError: As `predict`, when the first block is asked for.
         """
-        dataset = self._dataset(cohort)
+        dataset = self.dataset(cohort)
         cohort, known = dataset.cohort, dataset.task.rows()
         rows = known if rows is None else _row_numbers(rows, known, f"{cohort.folder} with known labels")
-        batches = split_rows(rows, self.facts.batch_size)
-        predicted = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
         stays = cohort.columns("subject_id", "stay_id", "split", "has_cxr")
-        while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // self.facts.batch_size))):
-            stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-            at = np.searchsorted(cohort.stay_id, stay_id)
+        for block in self.outputs(dataset, split_rows(rows, self.facts.batch_size), num_workers, progress):
             yield Predictions(
                 phenotypes=self.facts.label_names,
-                stays=stays[at],
-                logits=logits,
-                labels=dataset.task.labels_of(at).astype("uint8"),
-                modality_weights=weights if weights.shape[1] else None,
-                logits_without_cxr=without,
+                stays=stays[block.rows],
+                logits=block.logits,
+                labels=dataset.task.labels_of(block.rows).astype("uint8"),
+                modality_weights=block.modality_weights,
+                logits_without_cxr=block.logits_without_cxr,
             )
-            cohort.release()
+
+    def outputs(
+        self,
+        dataset: StayDataset,
+        batches: Sequence[Sequence[int]],
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> Iterator[Outputs]:
+        """Yield what the model says of batches of rows of `dataset(...)`, in blocks of about 32,768 stays."""
+        predicted = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
+        while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // self.facts.batch_size))):
+            stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+            rows = np.searchsorted(dataset.cohort.stay_id, stay_id)
+            yield Outputs(rows, logits, without, weights if weights.shape[1] else None)
+            dataset.cohort.release()
+
+    def predict_stays(self, ehr: Path | pl.DataFrame, cxr: Path | None = None) -> pl.DataFrame:
+        """Return the probabilities of single patients, a row for each stay and phenotype.
+
+        A stay without a radiograph is predicted from its record alone.
+
+        Args:
+            ehr: Their measurements, as `drfuse.cohort.patients.read_patients` takes them.
+            cxr: Their radiographs.
+
+        Returns:
+            The columns of `drfuse.inference.table.prediction_table`.
+
+        Raises:
+            InputError: If a file cannot be read, or the stays do not fit the model.
+        """
+        from drfuse.inference.inputs import open_stays
+        from drfuse.inference.table import prediction_table
+
+        with open_stays(self.facts, ehr=ehr, cxr=cxr) as stays:
+            dataset = self.dataset(stays, labelled=False)
+            batches = split_rows(dataset.task.rows(), self.facts.batch_size)
+            tables = [
+                prediction_table(stays, self.facts.label_names, [block], [self.recalibration])
+                for block in self.outputs(dataset, batches)
+            ]
+        if not tables:
+            raise InputError("no stay can be predicted: none outlasts the window")
+        return pl.concat(tables)
 
     def represent(
         self, cohort: Cohort | Path, batches: Sequence[Sequence[int]]
@@ -133,7 +198,7 @@ class Predictor:
         Raises:
             InputError: If the cohort does not fit the model, or has no such rows.
         """
-        dataset = self._dataset(cohort)
+        dataset = self.dataset(cohort)
         for batch in batches:
             _row_numbers(batch, np.arange(len(dataset)), str(dataset.cohort.folder))
         parts = list(self._map(lambda batch: self.model(batch).representations, dataset, batches))
@@ -163,11 +228,19 @@ class Predictor:
                     result = function(batch)
                 yield result
 
-    def _dataset(self, cohort: Cohort | Path) -> StayDataset:
+    def dataset(self, cohort: Cohort | Path, labelled: bool = True) -> StayDataset:
         """Return the dataset of a cohort that fits the model, with the features of the training.
 
-        The hours before admission count as well: they decide how often a stay's first hour has a height and
-        a weight, which the model sees in its observation masks.
+        The hours before admission must fit as well: they decide how often a stay's first hour has a height
+        and a weight, which the model sees in its observation masks.
+
+        Args:
+            cohort: The cohort or its folder.
+            labelled: Whether the cohort must have the labels that the model predicts; otherwise, they are
+                taken as unknown.
+
+        Raises:
+            InputError: If the cohort does not fit the model.
         """
         cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
         facts, manifest, reads = self.facts, cohort.manifest, self.model.reads
@@ -192,13 +265,17 @@ class Predictor:
         is_frozen = any(encoder.kept is not None for encoder in self.model.shared_encoders().cxr)
         cxr: CxrContent = "nothing" if "cxr" not in reads else "rows" if is_frozen else "pixels"
         features = EhrFeatures(facts.variables, facts.normalization)
-        dataset = StayDataset(cohort, facts.task, cxr, features)
-        if dataset.task.label_names != facts.label_names:
+        task = (
+            Task.of(cohort, facts.task)
+            if labelled
+            else Task.unlabelled(cohort, facts.task, facts.label_names)
+        )
+        if task.label_names != facts.label_names:
             raise InputError(
                 f"{cohort.folder} has different labels from those that the model predicts; prepare it with "
                 "the same --phenotypes"
             )
-        return dataset
+        return StayDataset(cohort, task, cxr, features)
 
 
 def _row_numbers(rows: Any, allowed: NDArray[np.int64], of: str) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,10 @@ from drfuse.subsets import Subset
 
 _MOST_COLUMNS = 6
 """How many columns of numbers fit a terminal of 80 characters."""
+_WIDTH, _SHORTEST_NAME = 80, 22
+"""Characters of a terminal, and those that a row header gets at least."""
+_MOST_STAYS = 5
+"""How many stays have a column beside each other."""
 _WIDTH_OF_METRICS = 20
 """Characters for the metrics after the first, which leave room for the labels."""
 
@@ -153,6 +158,66 @@ def weights_table(stay_id: int, phenotypes: pl.DataFrame) -> Table:
         present = "yes" if row["present"] else "no"
         table.add_row(row["phenotype"], f"{row['probability']:.2f}", present, *weights, better)
     return table
+
+
+def predictions_table(predicted: pl.DataFrame, with_range: bool) -> Group:
+    """Return what was predicted of a few stays.
+
+    One stay has a row for each phenotype, the most probable first, with what its sources contributed.
+    Several have a column each, up to five in a table.
+
+    Args:
+        predicted: The columns of `drfuse.inference.table.prediction_table`.
+        with_range: Whether several runs predicted, so that a probability has a range.
+    """
+    stays = predicted["stay_id"].unique(maintain_order=True)
+    if len(stays) > 1:
+        parts = np.array_split(stays.to_numpy(), math.ceil(len(stays) / _MOST_STAYS))
+        return Group(*(_probabilities(predicted.filter(pl.col("stay_id").is_in(part))) for part in parts))
+    has_cxr, weights = predicted["has_cxr"][0], ("weight_ehr", "weight_shared", "weight_cxr")
+    columns = {"probability": "%", "low": "from", "high": "to"} if with_range else {"probability": "%"}
+    if has_cxr:
+        columns["probability_without_cxr"] = "no CXR"
+    shown = dict(zip(weights, ("EHR", "shared", "CXR"), strict=True))
+    if predicted[weights[0]].is_null().all():
+        shown = {}
+    table = _table(f"Stay {stays[0]}", "phenotype", *columns.values(), *shown.values(), wide=True)
+    if shown:
+        table.caption = "weights: of the record alone, of what both show, of the radiograph alone"
+    for row in predicted.sort("probability", descending=True, nulls_last=True).iter_rows(named=True):
+        of_row = [_percent(row[name]) for name in columns]
+        table.add_row(row["phenotype"], *of_row, *(f"{row[name]:.2f}" for name in shown))
+    return Group(_cut_names(table))
+
+
+def _probabilities(predicted: pl.DataFrame) -> Table:
+    """Return the probabilities of a few stays, a column each."""
+    stays = predicted["stay_id"].unique(maintain_order=True)
+    table = _table("Probabilities, in %", "phenotype", *map(str, stays), wide=True)
+    for (phenotype,), rows in predicted.group_by("phenotype", maintain_order=True):
+        table.add_row(str(phenotype), *map(_percent, rows["probability"]))
+    return _cut_names(table)
+
+
+def _cut_names(table: Table) -> Table:
+    """Cut long row headers off so that the numbers after them fit, if they can still be told apart."""
+    header, *numbers = table.columns
+    room = _WIDTH - 2 - sum(max(len(str(column.header)), 4) + 3 for column in numbers)
+    header.max_width = max(room, _SHORTEST_NAME)
+    names = list(header.cells)
+    header.no_wrap = len({str(name)[: header.max_width - 1] for name in names}) == len(names)
+    return table
+
+
+def missing_of_stay(stay: Mapping[str, Any]) -> str:
+    """Return a sentence on what was missing of a stay, a row of `prediction_table`."""
+    radiograph = "with a radiograph" if stay["has_cxr"] else "without a radiograph"
+    unobserved = stay["unobserved"].replace("; ", ", ") or "nothing"
+    return f"stay {stay['stay_id']}: {radiograph}; never observed: {unobserved}"
+
+
+def _percent(probability: float | None) -> str:
+    return "-" if probability is None else f"{100 * probability:.1f}"
 
 
 def paper_table(table: NumberTable) -> Group:
