@@ -13,7 +13,7 @@ import pytest
 from drfuse.cohort import prepare
 from drfuse.cohort.images import decode
 from drfuse.errors import InputError
-from drfuse.simulate import Simulation, Truth, build, simulate
+from drfuse.simulate import Simulation, Truth, block, build, simulate
 from drfuse.simulate.record import draw_events
 from tests.builders import left_in
 from tests.mimic import image_path
@@ -61,8 +61,8 @@ def ids(folder: Path) -> dict[str, set[Any]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write 20 stays at a time."""
-    monkeypatch.setattr(build, "_STAYS_PER_BLOCK", 20)
-    monkeypatch.setattr(build, "_INDICES_PER_BLOCK", 40)
+    monkeypatch.setattr(block, "STAYS_PER_BLOCK", 20)
+    monkeypatch.setattr(block, "INDICES_PER_BLOCK", 40)
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,8 @@ def failing_the_second_time(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("part", ["draw_events", "draw_radiographs", "describe_truth"])
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-    monkeypatch.setattr(build, part, failing_the_second_time(getattr(build, part)))
+    module = block if part == "draw_events" else build
+    monkeypatch.setattr(module, part, failing_the_second_time(getattr(module, part)))
     with pytest.raises(OSError, match="no space left"):
         simulate(tmp_path / "hospital", stays=45, cxr_rate=0.5, image_size=32)
     assert left_in(tmp_path) == set()
@@ -332,7 +333,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_failure_leaves_the_old_hospital_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulate(tmp_path / "hospital", stays=3, image_size=32)
     before = sums(tmp_path / "hospital")
-    monkeypatch.setattr(build, "draw_events", failing_the_second_time(draw_events))
+    monkeypatch.setattr(block, "draw_events", failing_the_second_time(draw_events))
     with pytest.raises(OSError, match="no space left"):
         simulate(tmp_path / "hospital", stays=45, image_size=32, overwrite=True)
     assert sums(tmp_path / "hospital") == before

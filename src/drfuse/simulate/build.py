@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 from rich.progress import Progress
@@ -17,17 +16,16 @@ from drfuse import __version__
 from drfuse.cohort.sources.mimic_cxr import image_path
 from drfuse.errors import InputError, check_choice
 from drfuse.files import atomic_folder, write_whole
+from drfuse.simulate.block import INDICES_PER_BLOCK, STAYS_PER_BLOCK, Block, n_blocks
 from drfuse.simulate.disease import Disease
-from drfuse.simulate.hospital import INDEX_DIGITS, Census, admit, diagnosis_titles
-from drfuse.simulate.imaging import Missing, draw_studies
+from drfuse.simulate.hospital import INDEX_DIGITS, diagnosis_titles
+from drfuse.simulate.imaging import Missing
 from drfuse.simulate.radiographs import draw_radiographs
-from drfuse.simulate.record import draw_events, item_dictionary
+from drfuse.simulate.record import item_dictionary
 from drfuse.simulate.truth import TRUTH, describe_truth
 
 SETTINGS = "simulation.json"
 _CONTENTS = {"mimic-iv", "mimic-cxr", TRUTH, SETTINGS}
-_STAYS_PER_BLOCK = 500  # that can be included; a larger hospital repeats all full blocks of a smaller one
-_INDICES_PER_BLOCK = 1000  # ids for them and for the stays that cannot be included
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
@@ -83,7 +81,7 @@ def simulate(
     Raises:
         InputError: If an option is out of range, or `out` holds something else.
     """
-    most_stays = 10**INDEX_DIGITS // _INDICES_PER_BLOCK * _STAYS_PER_BLOCK
+    most_stays = 10**INDEX_DIGITS // INDICES_PER_BLOCK * STAYS_PER_BLOCK
     for name, value, least, most in (
         ("stays", stays, 1, most_stays),
         ("cxr_rate", cxr_rate, 0, 1),
@@ -108,12 +106,10 @@ def simulate(
         Progress(transient=True) as progress,
     ):
         task = progress.add_task("simulating stays", total=stays)
-        for block, start in enumerate(range(0, stays, _STAYS_PER_BLOCK)):
-            n = min(_STAYS_PER_BLOCK, stays - start)
-            counts.update(
-                _write_block(tables, folder, disease, n, block, cxr_rate, cxr_missing, image_size, seed)
-            )
-            progress.advance(task, n)
+        for number in range(n_blocks(stays)):
+            block = Block.draw(disease, number, stays, cxr_rate, cxr_missing, image_size, seed)
+            counts.update(_write_block(tables, folder, block, disease))
+            progress.advance(task, block.n)
         tables.write("mimic-iv/hosp/d_icd_diagnoses", diagnosis_titles())
         tables.write("mimic-iv/hosp/d_labitems", item_dictionary("labevents"))
         tables.write("mimic-iv/icu/d_items", item_dictionary("chartevents"))
@@ -122,48 +118,33 @@ def simulate(
     return simulation
 
 
-def _write_block(
-    tables: "_Tables",
-    folder: Path,
-    disease: Disease,
-    n: int,
-    block: int,
-    cxr_rate: float,
-    missing: Missing,
-    image_size: int,
-    seed: int,
-) -> dict[str, int]:
-    """Draw and write `n` stays that can be included, and those that come with them; return the counts."""
-    generator = np.random.default_rng((seed, block, 0))
-    census = Census.draw(n, generator)
-    patients = disease.draw(len(census), generator)
-    hospital = admit(census, patients, seed, block * _INDICES_PER_BLOCK, generator)
-    chartevents, labevents = draw_events(hospital.icustays, patients, generator)
-    imaging = draw_studies(hospital.icustays, patients, cxr_rate, missing, image_size, generator)
+def _write_block(tables: "_Tables", folder: Path, block: Block, disease: Disease) -> dict[str, int]:
+    """Write the stays of a block; return the counts."""
+    hospital, imaging = block.hospital, block.imaging
     metadata = imaging.metadata.drop("row")
     for table, rows in {
         "mimic-iv/hosp/patients": hospital.patients,
         "mimic-iv/hosp/admissions": hospital.admissions,
         "mimic-iv/hosp/diagnoses_icd": hospital.diagnoses,
         "mimic-iv/icu/icustays": hospital.icustays,
-        "mimic-iv/icu/chartevents": chartevents,
-        "mimic-iv/hosp/labevents": labevents,
+        "mimic-iv/icu/chartevents": block.chartevents,
+        "mimic-iv/hosp/labevents": block.labevents,
         "mimic-cxr/mimic-cxr-2.0.0-metadata": metadata,
     }.items():
         tables.write(table, rows)
-    tables.write_truth(describe_truth(hospital.icustays, patients, census.eligible, imaging.has_cxr))
-    views, generator = metadata["ViewPosition"].to_list(), np.random.default_rng((seed, block, 1))
-    images = draw_radiographs(disease.factors, imaging.readings, views, image_size, generator)
+    eligible = block.census.eligible
+    tables.write_truth(describe_truth(hospital.icustays, block.patients, eligible, imaging.has_cxr))
+    images = draw_radiographs(disease.factors, *block.radiographs())
     ids = metadata.select("subject_id", "study_id", "dicom_id").iter_rows()
     for of_image, image in zip(ids, images, strict=True):
         path = folder / "mimic-cxr" / image_path(*of_image)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image)
     return {
-        "icu_stays": len(census),
-        "eligible": int(census.eligible.sum()),
-        "with_cxr": int((imaging.has_cxr & census.eligible).sum()),
-        "events": chartevents.height + labevents.height,
+        "icu_stays": len(block.census),
+        "eligible": int(eligible.sum()),
+        "with_cxr": int((imaging.has_cxr & eligible).sum()),
+        "events": block.chartevents.height + block.labevents.height,
         "images": metadata.height,
     }
 

@@ -7,6 +7,7 @@ more it is rotated, badly exposed and noisy.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from functools import lru_cache
 from io import BytesIO
 from typing import Literal
@@ -26,6 +27,8 @@ _MAX_BATCH, _MAX_BATCH_PIXELS = 32, 2**19
 _ZONES = np.array([[-0.40, -0.28], [0.42, -0.28], [-0.40, 0.10], [0.44, 0.08]])
 _WIRES = np.linspace(-0.42, 0.30, 6)  # heights of the sternal wires
 _JPEG_QUALITY = 92
+_ABSENT = -3.0  # the reading at which a sign is as good as invisible
+_VISIBLE = 0.05  # difference in brightness, which is 1 between black and white
 
 
 def draw_radiographs(
@@ -40,37 +43,70 @@ def draw_radiographs(
     Each has its `readings` (n, K) of the K `factors` and its ViewPosition in `views`; a lateral image shows
     none of the factors.
     """
-    batch_size = min(_MAX_BATCH, max(1, _MAX_BATCH_PIXELS // size**2))
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(views), batch_size):
-            batch = slice(start, start + batch_size)
-            values, reliability = readings.values[batch], readings.reliability[batch]
-            lateral = np.array([view == "LATERAL" for view in views[batch]])
-            pixels = _draw(dict(zip(factors, values.T, strict=True)), reliability, lateral, size, generator)
+        for batch in _batches(len(views), size):
+            pixels, _ = _draw(factors, readings, views, batch, size, generator)
             yield from pool.map(_encode, pixels)
 
 
-def _draw(
-    readings: dict[str, NDArray[np.float64]],
-    reliability: NDArray[np.float64],
-    lateral: NDArray[np.bool_],
+def draw_signs(
+    factors: Sequence[str],
+    readings: Readings,
+    views: Sequence[View],
     size: int,
     generator: np.random.Generator,
-) -> NDArray[np.uint8]:
-    """Return images (n, size, size)."""
+    signs: Sequence[str],
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield where each of n radiographs shows the signs of S factors, boolean (S, size, size).
+
+    The other arguments are those of `draw_radiographs`; the same ones give the signs of its images. A sign is
+    where the image, but for exposure and noise, would be visibly brighter or darker if the factor's reading
+    were very low.
+    """
+    for batch in _batches(len(views), size):
+        _, regions = _draw(factors, readings, views, batch, size, generator, signs)
+        yield from regions
+
+
+def _batches(n: int, size: int) -> Iterator[slice]:
+    """Yield which of n images are drawn at once."""
+    batch_size = min(_MAX_BATCH, max(1, _MAX_BATCH_PIXELS // size**2))
+    for start in range(0, n, batch_size):
+        yield slice(start, start + batch_size)
+
+
+def _draw(
+    factors: Sequence[str],
+    readings: Readings,
+    views: Sequence[View],
+    batch: slice,
+    size: int,
+    generator: np.random.Generator,
+    signs: Sequence[str] = (),
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the images (n, size, size) of a batch, and where they show some signs (n, S, size, size)."""
+    values, reliability = readings.values[batch], readings.reliability[batch]
+    lateral = np.array([view == "LATERAL" for view in views[batch]])[:, None, None]
     n, unreliable = len(reliability), 1 - reliability
-    z = {name: np.clip(values, -3, 3).astype(np.float32)[:, None, None] for name, values in readings.items()}
+    z = {
+        name: np.clip(of_factor, -3, 3).astype(np.float32)[:, None, None]
+        for name, of_factor in zip(factors, values.T, strict=True)
+    }
     x, y = _coordinates(size, np.deg2rad(generator.normal(0, 1.5 + 9 * unreliable)), generator)
-    image = np.where(
-        lateral[:, None, None], _lateral_view(x, y, size), _frontal_view(z, x, y, size, generator)
-    )
+    same_chance = deepcopy(generator) if signs else generator
+    frontal = _frontal_view(z, x, y, size, generator)
+    regions = np.zeros((n, len(signs), size, size), bool)
+    for number, sign in enumerate(signs):
+        without = _frontal_view(z | {sign: np.full_like(z[sign], _ABSENT)}, x, y, size, deepcopy(same_chance))
+        regions[:, number] = (np.abs(frontal - without) > _VISIBLE) & ~lateral
+    image = np.where(lateral, _lateral_view(x, y, size), frontal)
     gain = np.exp(generator.normal(0, 0.03 + 0.25 * unreliable))[:, None, None]
     offset = generator.normal(0, 0.01 + 0.10 * unreliable)[:, None, None]
     noise = generator.standard_normal((n, size, size), np.float32) * (0.01 + 0.10 * unreliable)[:, None, None]
     image = np.clip(0.4 + (image - 0.4) * gain + offset + noise, 0, 1)
     marks = np.stack([_marker(size, right) for right in generator.random(n) < 0.5])
     pixels: NDArray[np.uint8] = np.round(255 * np.maximum(image, marks)).astype(np.uint8)
-    return pixels
+    return pixels, regions
 
 
 def _coordinates(
