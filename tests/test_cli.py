@@ -176,13 +176,14 @@ def test_train_and_evaluate(
     assert "PRAUC (95 % interval)" in shown
     *table, last_line = shown.splitlines()
     assert max(map(len, table)) <= 80
-    assert last_line == f"wrote {run / 'metrics.json'} and metrics.csv"
+    assert last_line == f"wrote {run / 'metrics.json'}, and its tables as CSV files beside it"
     assert list(json.loads((run / "metrics.json").read_text())["test"]) == ["matched"]
     main(["evaluate", str(run), "--cohort", str(small_cohort), "--n-resamples", "5"])
     *table, last_line = capsys.readouterr().out.splitlines()
     assert "full test set, groups of patients" in " ".join(table)
     assert max(map(len, table)) <= 80
-    assert last_line == f"wrote {run / 'metrics.json'} and metrics.csv, subgroups.csv"
+    assert last_line == f"wrote {run / 'metrics.json'}, and its tables as CSV files beside it"
+    assert {"decision_curves.csv", "conformal.csv", "subgroups.csv"} <= {path.name for path in run.iterdir()}
 
 
 @pytest.mark.slow

@@ -39,6 +39,10 @@ def check_run(out: Path, n_stays: int) -> None:
         "predictions.parquet",
         "metrics.json",
         "metrics.csv",
+        "recalibration.json",
+        "decision_curves.csv",
+        "conformal.csv",
+        "subgroups.csv",
         "checkpoints",
         "logs",
     }

@@ -78,14 +78,11 @@ def _show_run(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa:
 
 
 def _show_metrics(metrics: Any, arguments: dict[str, Any]) -> Iterator[Any]:
-    from drfuse.report import metrics_table, subgroups_table
+    from drfuse.report import evaluation_tables
 
     for measured in metrics:
-        yield metrics_table(measured)
-        if measured.subgroups is not None:
-            yield subgroups_table(measured)
-    tables = "metrics.csv" if arguments["cohort"] is None else "metrics.csv, subgroups.csv"
-    yield f"wrote {arguments['run'] / 'metrics.json'} and {tables}"
+        yield from evaluation_tables(measured)
+    yield f"wrote {arguments['run'] / 'metrics.json'}, and its tables as CSV files beside it"
 
 
 def _show_predictions(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001

@@ -59,7 +59,7 @@ def test_coverage_is_counted_overall_and_without_radiograph() -> None:
     has_cxr, units = np.arange(500) % 3 == 0, np.arange(500) // 2
     found = measure_sets(sets, labels, logits, has_cxr, ["gout", "shock"], units)
     assert [(one.stays, one.phenotype) for one in found.measured] == [
-        (stays, name) for stays in ("all", "without radiograph") for name in ("macro", "gout", "shock")
+        (stays, name) for stays in ("all", "without CXR") for name in ("macro", "gout", "shock")
     ]
     absence, presence = sets.contain(logits)
     for one in found.measured:

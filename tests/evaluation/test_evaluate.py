@@ -302,8 +302,8 @@ def test_with_the_cohort_groups_are_measured(run: Path, tmp_path: Path) -> None:
         ("sex", "unknown"): (row % 4 == 2).sum(),
         ("race", "White"): 60,
         ("admission", "urgent"): 60,
-        ("has_cxr", "with radiograph"): 30,
-        ("has_cxr", "without radiograph"): 30,
+        ("has_cxr", "with CXR"): 30,
+        ("has_cxr", "without CXR"): 30,
     }
     (everyone,) = (one for one in full.subgroups.groups if one.group == "urgent")
     assert everyone.prauc_macro == full.prauc_macro
@@ -322,7 +322,7 @@ def test_with_the_cohort_groups_are_measured(run: Path, tmp_path: Path) -> None:
 def test_without_a_cohort_stays_with_and_without_radiograph_are_compared(run: Path) -> None:
     matched, full = evaluate(run, n_resamples=5)
     assert matched.subgroups is None  # all have one
-    assert [one.group for one in full.subgroups.groups] == ["with radiograph", "without radiograph"]
+    assert [one.group for one in full.subgroups.groups] == ["with CXR", "without CXR"]
     assert full.subgroups.groups[0].prauc_macro.value == pytest.approx(matched.prauc_macro.value)
     assert pl.read_csv(run / "subgroups.csv")["n_stays"].to_list() == [30, 30]
 
@@ -405,9 +405,9 @@ def test_prediction_sets_are_learned_on_the_validation_split(recalibrated: Path)
     }
     table = pl.read_csv(recalibrated / "conformal.csv")
     counted = table.group_by("test_on", "stays", maintain_order=True).len().rows()
-    assert counted == [("matched", "all", 5), ("full", "all", 5), ("full", "without radiograph", 5)]
+    assert counted == [("matched", "all", 5), ("full", "all", 5), ("full", "without CXR", 5)]
     rows = ~test.stays["has_cxr"].to_numpy() & (test.labels[:, 2] == 1)
-    found = table.filter(test_on="full", stays="without radiograph", phenotype="p2")
+    found = table.filter(test_on="full", stays="without CXR", phenotype="p2")
     assert found["n_positive"].item() == rows.sum()
     assert found["positives"].item() == pytest.approx(sets.contain(test.logits)[1][rows, 2].mean())
     assert found["positives_low"].item() < found["positives"].item() < found["positives_high"].item()

@@ -242,7 +242,7 @@ def test_pairs_change_no_other_number() -> None:
 @pytest.mark.parametrize(
     ("has_cxr", "groups"),
     [
-        ([True, False], {"has_cxr": ["with radiograph", "without radiograph"]}),
+        ([True, False], {"has_cxr": ["with CXR", "without CXR"]}),
         ([True, True], {}),
         ([False], {}),
         ([], {}),

@@ -10,14 +10,30 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from drfuse.cohort.manifest import FlowStep, Manifest
-from drfuse.evaluation import Calibration, Estimate, Evaluation, GroupMetrics, Measured, Subgroups
+from drfuse.evaluation import (
+    Calibration,
+    Conformal,
+    ConformalSets,
+    DecisionCurves,
+    DecisionPoint,
+    Estimate,
+    Evaluation,
+    GroupMetrics,
+    Measured,
+    SetCoverage,
+    Subgroups,
+)
+from drfuse.evaluation.recalibration import Method
 from drfuse.report import (
     Number,
     Row,
     contest_table,
+    evaluation_tables,
     flow_table,
     metrics_table,
     paper_table,
+    probabilities_table,
+    sets_table,
     subgroups_table,
     trials_table,
     weights_table,
@@ -80,8 +96,6 @@ def test_long_labels_wrap_and_undefined_numbers_are_dashes() -> None:
     assert "11,914 stays of 9,000 subjects" in text
     assert "mean of 1 labels" in text
     assert "mean AUROC 0.700 (0.600, 0.800)" in text
-    assert "calibration error 0.041 (0.032, 0.053), Brier 0.112 (0.111, 0.113)" in text
-    assert "ECE 0.060, and 0.020 if the predictions were calibrated" in text
     assert "mean PRAUC without its bias 0.490" in text
     assert any(line.split() == ["gout", "0", "-", "-"] for line in text.splitlines())
 
@@ -95,20 +109,106 @@ def test_groups_stand_by_attribute_and_few_positives_are_marked() -> None:
     gap, other = Estimate(0.01, -0.02, 0.04), Estimate(0.5, 0.4, 0.6)
     shown = (Estimate(0.45, 0.41, 0.49), gap, other, other)
     groups = [
-        GroupMetrics("sex", "female", 11914, 20000, False, *shown, Estimate(-0.02, -0.03, 0.01)),
-        GroupMetrics("race", "Hispanic", 90, 20, True, *shown, Estimate(0.1, -0.25, 0.375)),
-        GroupMetrics("admission", "observation", 3, 0, True, *[UNDEFINED] * 5),
+        GroupMetrics("sex", "female", 11914, 20000, False, *shown, Estimate(-0.02, -0.03, 0.01), other, gap),
+        GroupMetrics("race", "Hispanic", 90, 20, True, *shown, Estimate(0.1, -0.25, 0.375), other, gap),
+        GroupMetrics("admission", "observation", 3, 0, True, *[UNDEFINED] * 7),
+        GroupMetrics("has_cxr", "without CXR", 11914, 0, True, other, *[Estimate(-0.1, -0.2, -0.3)] * 6),
+        GroupMetrics("sex x race", "female, Hispanic", 9000, 2000, False, *[other] * 7),
     ]
-    found = Subgroups(0.9, Estimate(0.52, 0.51, 0.53), groups)
+    found = Subgroups(0.9, Estimate(0.52, 0.51, 0.53), Estimate(0.1, 0.1, 0.1), groups)
     text = rendered(subgroups_table(dataclasses.replace(MEASURED, subgroups=found)))
     assert max(map(len, text.splitlines())) <= 80
     lines = [line.split() for line in text.splitlines()]
-    assert ["female", "11,914", "0.450", "(0.410,", "0.490)", "-0.020", "(-0.030,", "+0.010)"] in lines
-    assert ["Hispanic", "*", "90", "0.450", "(0.410,", "0.490)", "+0.100", "(-0.250,", "+0.375)"] in lines
-    assert ["observation", "*", "3", "-", "-"] in lines
+    assert [
+        "female",
+        "11,914",
+        "0.450",
+        "(0.410,",
+        "0.490)",
+        "-0.020",
+        "(-0.030,",
+        "+0.010)",
+        "+0.010",
+    ] in lines
+    assert [
+        "Hispanic",
+        "*",
+        "90",
+        "0.450",
+        "(0.410,",
+        "0.490)",
+        "+0.100",
+        "(-0.250,",
+        "+0.375)",
+        "+0.010",
+    ] in lines
+    assert ["observation", "*", "3", "-", "-", "-"] in lines
+    assert "female, Hispanic" not in text  # pairs are in the files
     assert lines.index(["sex"]) < lines.index(["race"]) < lines.index(["admission"])
     assert "0.520 (0.510, 0.530)" in text
     assert "* the median label has fewer than 50 positives" in text
+
+
+def test_raw_and_recalibrated_probabilities_stand_together() -> None:
+    points = [
+        DecisionPoint(threshold, Estimate(0.0312, 0.021, 0.041), -0.2, Estimate(0.23, 0.2, 0.3))
+        for threshold in (0.1, 0.15, 0.2)
+    ]
+    better = Calibration(Estimate(0.011, 0.0, 0.02), 0.03, 0.021, Estimate(0.101, 0.1, 0.102), [])
+    methods: dict[Method, str] = {"temperature": "temperature", "platt": "Platt"}
+    for method, name in methods.items():
+        both = dataclasses.replace(
+            MEASURED,
+            recalibration=method,
+            recalibrated=better,
+            decision_curves=DecisionCurves(points, {}),
+        )
+        text = rendered(probabilities_table(both))
+        assert max(map(len, text.splitlines())) <= 80
+        lines = [line.split() for line in text.splitlines()]
+        raw = ["no", "0.041", "(0.032,", "0.053)", "0.112", "(0.111,", "0.113)", "0.060", "(0.020)"]
+        assert raw in lines
+        assert lines[lines.index(raw) + 1] == [
+            *(name, "0.011", "(0.000,", "0.020)", "0.101", "(0.100,", "0.102)", "0.030", "(0.021)")
+        ]
+        assert "net benefit at threshold 0.1: 0.031 (0.021, 0.041), of treating all -0.200" in " ".join(
+            text.split()
+        )
+        assert "threshold 0.15" not in text
+    text = rendered(probabilities_table(MEASURED))
+    assert "temperature" not in text
+    assert "net benefit" not in text
+
+
+def test_prediction_sets_are_shown_overall_and_without_radiograph() -> None:
+    shown = Estimate(0.912, 0.9, 0.93), Estimate(0.895, 0.88, 0.91), Estimate(0.4, 0.3, 0.5)
+    measured = [
+        SetCoverage("all", "macro", 9, 9, *shown, Estimate(0.6, 0.5, 0.7)),
+        SetCoverage("all", "gout", 9, 9, UNDEFINED, UNDEFINED, UNDEFINED, UNDEFINED),
+        SetCoverage("without CXR", "macro", 9, 9, *shown, UNDEFINED),
+    ]
+    text = rendered(sets_table(MEASURED, Conformal(ConformalSets(0.9, [0.0], [0.0]), measured)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "sets that promise 90%" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["all", "0.912", "(0.900,", "0.930)", "0.895", "(0.880,", "0.910)", "0.400", "0.600"] in lines
+    assert "gout" not in text
+    (without,) = (line for line in lines if line[:2] == ["without", "CXR"])
+    assert without[-2:] == ["0.400", "-"]
+
+
+def test_an_evaluation_shows_what_was_measured() -> None:
+    titles = [str(table.title) for table in evaluation_tables(MEASURED)]
+    assert titles == [
+        "full test set: 11,914 stays of 9,000 subjects, 2,136 with radiograph",
+        "full test set, probabilities of all labels",
+    ]
+    more = dataclasses.replace(
+        MEASURED,
+        subgroups=Subgroups(0.9, UNDEFINED, UNDEFINED, []),
+        conformal=Conformal(ConformalSets(0.9, [], []), []),
+    )
+    assert len(evaluation_tables(more)) == 4
 
 
 def test_without_groups_there_is_no_table_of_them() -> None:

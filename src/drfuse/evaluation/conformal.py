@@ -68,7 +68,7 @@ class SetCoverage:
     """How often prediction sets contain the outcome, of one label or the mean over the labels.
 
     Attributes:
-        stays: `all`, or `without radiograph`.
+        stays: `all`, or `without CXR`.
         phenotype: The label, or `macro`.
         n_positive: Stays with the label; of all labels together for `macro`.
         n_negative: Stays without it.
@@ -128,7 +128,7 @@ def measure_sets(
     absence, presence = sets.contain(logits)
     unit_of_row, n_units = number_units(units)
     measured = []
-    for stays, rows in (("all", np.ones(len(present), bool)), ("without radiograph", without)):
+    for stays, rows in (("all", np.ones(len(present), bool)), ("without CXR", without)):
         if not rows.any():
             continue
         at = (np.ones(rows.sum()), (unit_of_row[rows], np.arange(rows.sum())))

@@ -141,8 +141,6 @@ def recalibrate(run: Run) -> Recalibration | None:
         logger.warning(message, run.folder)
         return None
     found.write(run.recalibration)
-    losses = ", ".join(f"{name} {loss:.4f}" for name, loss in found.log_loss.items())
-    logger.info("recalibration: %s, by cross-fitted log loss (%s)", found.method, losses)
     return found
 
 

@@ -122,12 +122,12 @@ def group_by_radiograph(has_cxr: ArrayLike) -> pl.DataFrame:
     """Return the group of each stay (n,) by `has_cxr`; without a column if all or none have a radiograph.
 
     >>> group_by_radiograph([True, False])["has_cxr"].to_list()
-    ['with radiograph', 'without radiograph']
+    ['with CXR', 'without CXR']
     """
     known = np.asarray(has_cxr, bool)
     if known.all() or not known.any():
         return pl.DataFrame()
-    names = ["with radiograph", "without radiograph"]
+    names = ["with CXR", "without CXR"]
     return pl.DataFrame({"has_cxr": pl.Series(np.where(known, *names), dtype=pl.Enum(names))})
 
 

@@ -13,13 +13,22 @@ from rich.table import Table
 from rich.text import Text
 
 from drfuse.cohort.manifest import Manifest
-from drfuse.evaluation import Estimate, Evaluation
+from drfuse.evaluation import Conformal, Estimate, Evaluation
 from drfuse.evaluation.metrics import METRICS
+from drfuse.evaluation.recalibration import Method
 from drfuse.evaluation.subgroups import FEW
 from drfuse.report.tables import Number
 from drfuse.report.tables import Table as NumberTable
 from drfuse.subsets import Subset
 
+RECALIBRATED: dict[Method, str] = {
+    "none": "not needed",
+    "temperature": "temperature",
+    "platt": "Platt",
+    "isotonic": "isotonic",
+}
+"""The methods of recalibration, for tables."""
+_SHOWN_THRESHOLDS = (0.1, 0.2, 0.5)
 _MOST_COLUMNS = 6
 """How many columns of numbers fit a terminal of 80 characters."""
 _WIDTH, _SHORTEST_NAME = 80, 22
@@ -40,6 +49,16 @@ def flow_table(manifest: Manifest) -> Table:
     for name, split in manifest.splits.items():
         table.add_row(name, f"{split['stays']:,}", f"{split['with_cxr']:,}")
     return table
+
+
+def evaluation_tables(measured: Evaluation) -> list[Table]:
+    """Return what was measured on one test set: metrics, probabilities, prediction sets, groups."""
+    tables = [metrics_table(measured), probabilities_table(measured)]
+    if measured.conformal is not None:
+        tables.append(sets_table(measured, measured.conformal))
+    if measured.subgroups is not None:
+        tables.append(subgroups_table(measured))
+    return tables
 
 
 def metrics_table(measured: Evaluation) -> Table:
@@ -74,21 +93,54 @@ def metrics_table(measured: Evaluation) -> Table:
     macro = {name: one.macro for name, one in measured.metrics.items()}
     table.add_row(f"mean of {n_averaged} labels", "", *cells(macro), style="bold")
     drawn = "bootstrap percentiles" if measured.intervals == "bootstrap" else "bias-corrected intervals"
-    found = measured.calibration
     table.caption = "\n".join(
         [
             f"mean {METRICS[first].title} without its bias {macro[first].corrected:.3f}; "
             f"{drawn} from {measured.n_resamples:,} resamples of {unit}",
             *(f"mean {METRICS[name].title} {_with_interval(macro[name])}" for name in others),
-            f"calibration error {_with_interval(found.error)}, Brier {_with_interval(found.brier)}",
-            f"ECE {found.ece:.3f}, and {found.ece_if_calibrated:.3f} if the predictions were calibrated",
         ]
     )
     return table
 
 
+def probabilities_table(measured: Evaluation) -> Table:
+    """Return the calibration of raw and recalibrated probabilities; the caption has the mean net benefit."""
+    title = f"{measured.test_on} test set, probabilities of all labels"
+    columns = ("calibration error", "Brier score", "ECE (by chance)")
+    table = _table(title, "recalibrated", *columns, wide=True)
+    rows = {"no": measured.calibration}
+    if measured.recalibration is not None and measured.recalibrated is not None:
+        rows[RECALIBRATED[measured.recalibration]] = measured.recalibrated
+    for name, one in rows.items():
+        ece = f"{one.ece:.3f} ({one.ece_if_calibrated:.3f})"
+        table.add_row(name, _with_interval(one.error), _with_interval(one.brier), ece)
+    lines = ["95 % intervals; by chance: the ECE that calibrated predictions would have"]
+    curves = measured.decision_curves
+    lines += [
+        f"mean net benefit at threshold {one.threshold:g}: {_with_interval(one.net_benefit)}, "
+        f"of treating all {one.treat_all:.3f}"
+        for one in ([] if curves is None else curves.macro)
+        if one.threshold in _SHOWN_THRESHOLDS
+    ]
+    table.caption = "\n".join(lines)
+    return table
+
+
+def sets_table(measured: Evaluation, found: Conformal) -> Table:
+    """Return how often the prediction sets of one test set contain the outcome, the mean over the labels."""
+    title = f"{measured.test_on} test set, prediction sets that promise {found.sets.coverage:.0%}"
+    columns = ("positives covered", "negatives covered", "decisive", "both")
+    table = _table(title, "stays", *columns, wide=True)
+    table.caption = "means over the labels, 95 % intervals; decisive: presence or absence alone"
+    for one in found.measured:
+        if one.phenotype == "macro":
+            covered = _with_interval(one.positives), _with_interval(one.negatives)
+            table.add_row(one.stays, *covered, _point(one.decisive), _point(one.undecided))
+    return table
+
+
 def subgroups_table(metrics: Evaluation) -> Table:
-    """Return the macro AUROC and the TPR gap of each group of patients of one test set.
+    """Return the macro AUROC and the gaps of each group of patients of one test set, without pairs.
 
     Raises:
         ValueError: If no groups were measured.
@@ -97,19 +149,21 @@ def subgroups_table(metrics: Evaluation) -> Table:
     if found is None:
         raise ValueError("no groups were measured; evaluate the run with its cohort")
     title = f"{metrics.test_on} test set, groups of patients"
-    table = _table(title, "group", "stays", "AUROC (95 % interval)", "TPR gap (95 % interval)", wide=True)
+    columns = ("stays", "AUROC (interval)", "TPR gap (interval)", "FPR gap")
+    table = _table(title, "group", *columns, wide=True)
     table.caption = (
-        f"TPR gap: true positive rate at specificity {found.specificity:g}, minus that of all others; "
-        f"TPR of all: {_with_interval(found.tpr_macro)}"
+        f"95 % intervals; gaps: true and false positive rate at specificity {found.specificity:g}, minus "
+        f"those of all others; TPR of all: {_with_interval(found.tpr_macro)}"
     )
-    for attribute, of_attribute in groupby(found.groups, lambda one: one.attribute):
+    groups = [one for one in found.groups if not one.is_pair]
+    for attribute, of_attribute in groupby(groups, lambda one: one.attribute):
         table.add_row(attribute, style="bold")
         for one in of_attribute:
-            gap = _with_interval(one.tpr_gap, "+.3f")
-            name = f"  {one.group}{' *' if one.few else ''}"
-            table.add_row(name, f"{one.n_stays:,}", _with_interval(one.auroc_macro), gap)
+            gaps = _with_interval(one.tpr_gap, "+.3f"), _point(one.fpr_gap, "+.3f")
+            name = f" {one.group}{' *' if one.few else ''}"
+            table.add_row(name, f"{one.n_stays:,}", _with_interval(one.auroc_macro), *gaps)
         table.add_section()
-    if any(one.few for one in found.groups):
+    if any(one.few for one in groups):
         table.caption = f"{table.caption}\n* the median label has fewer than {FEW} positives"
     return table
 
@@ -268,6 +322,7 @@ def _table(title: str, rows: str, *numbers: str, wide: bool = False) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=not wide,
+        collapse_padding=wide,
     )
     table.add_column(rows, no_wrap=wide)
     for name in numbers:
@@ -288,5 +343,5 @@ def _with_interval(estimate: Estimate, form: str = ".3f") -> str:
     return f"{estimate.value:{form}} ({estimate.low:{form}}, {estimate.high:{form}})"
 
 
-def _point(estimate: Estimate) -> str:
-    return "-" if math.isnan(estimate.value) else f"{estimate.value:.3f}"
+def _point(estimate: Estimate, form: str = ".3f") -> str:
+    return "-" if math.isnan(estimate.value) else f"{estimate.value:{form}}"
