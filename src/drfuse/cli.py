@@ -78,11 +78,16 @@ def _show_run(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa:
 
 
 def _show_metrics(metrics: Any, arguments: dict[str, Any]) -> Iterator[Any]:
-    from drfuse.report import evaluation_tables
+    from drfuse.report import evaluation_tables, external_table, shift_table
 
     for measured in metrics:
         yield from evaluation_tables(measured)
     yield f"wrote {arguments['run'] / 'metrics.json'}, and its tables as CSV files beside it"
+    elsewhere = [measured for measured in metrics if measured.external is not None]
+    if elsewhere:
+        yield external_table([measured for measured in metrics if measured.external is None], elsewhere)
+        yield shift_table(elsewhere[0].external.shift)
+        yield f"wrote {elsewhere[0].external.folder}: predictions, metrics and shift.csv of {arguments['on']}"
 
 
 def _show_predictions(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001

@@ -42,6 +42,8 @@ class Run:
         subgroups_table: Metrics of groups of patients, one row per test set and group.
         decision_curves_table: Net benefit, one row per test set, phenotype and threshold probability.
         conformal_table: Coverage of prediction sets, one row per test set, kind of stays and phenotype.
+        external: A folder for each cohort of an external validation, with predictions and metrics.
+        shift_table: In such a folder, how the cohort differs from that of the training.
         checkpoints: What an interrupted run resumes from.
         last_checkpoint: The state after the last complete epoch.
         logs: Losses and validation PRAUC of each epoch, for TensorBoard and as CSV (one folder per start).
@@ -59,6 +61,8 @@ class Run:
         self.subgroups_table = folder / "subgroups.csv"
         self.decision_curves_table = folder / "decision_curves.csv"
         self.conformal_table = folder / "conformal.csv"
+        self.external = folder / "external"
+        self.shift_table = folder / "shift.csv"
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.logs = folder / "logs"
@@ -143,8 +147,9 @@ class RunFacts:
         preset: How the cohort's values were read; like the next two, None in a run of an earlier version.
         before_hours: Hours before ICU admission from which height and weight count.
         view: View positions of its radiographs.
-        cohort_summary: What its cohort was made of, and how many stays it has; None in a run of an earlier
-            version.
+        cohort_summary: What its cohort was made of, and how many stays it has; like the next, None in a run
+            of an earlier version.
+        inputs: What was measured of the stays of the training split (see `summarize_inputs`).
     """
 
     drfuse: str
@@ -166,6 +171,7 @@ class RunFacts:
     before_hours: int | None = None
     view: Sequence[str] | None = None
     cohort_summary: "CohortSummary | None" = None
+    inputs: dict[str, dict[str, float | None]] | None = None
 
     @property
     def n_labels(self) -> int:
@@ -366,6 +372,10 @@ class Predictions:
         rows = self.rows(split)
         arrays = {name: array[rows] for name, array in self._arrays.items()}
         return replace(self, stays=self.stays.filter(rows), **arrays)
+
+    def as_split(self, split: Split) -> "Predictions":
+        """Return the predictions as those of stays that are all in one split."""
+        return replace(self, stays=self.stays.with_columns(split=pl.lit(split)))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":

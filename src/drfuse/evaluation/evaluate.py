@@ -4,8 +4,9 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.conformal import Conformal, ConformalSets, SetCoverage, measure_sets
 from drfuse.evaluation.decisions import DecisionCurves, decision_curves_in
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_of_seeds
+from drfuse.evaluation.external import External, predict_elsewhere
 from drfuse.evaluation.metrics import METRICS, Metric, Resampled
 from drfuse.evaluation.recalibration import Method, Recalibration, recalibrate
 from drfuse.evaluation.resampling import Resamples, mask_interval, too_few
@@ -36,7 +38,15 @@ from drfuse.subsets import Subset
 
 logger = logging.getLogger(__name__)
 
-_LAST = ("calibration", "recalibration", "recalibrated", "decision_curves", "conformal", "subgroups")
+_LAST = (
+    "calibration",
+    "recalibration",
+    "recalibrated",
+    "decision_curves",
+    "conformal",
+    "subgroups",
+    "external",
+)
 """What comes after the metrics in `metrics.json`."""
 
 
@@ -76,6 +86,7 @@ class Evaluation:
         conformal: Prediction sets, learned on the validation split, and their coverage; None without
             predictions of that split.
         subgroups: The metrics of groups of patients, if any attribute is known.
+        external: The cohort of the stays, if it is not the run's own.
     """
 
     test_on: Subset
@@ -95,6 +106,7 @@ class Evaluation:
     decision_curves: DecisionCurves | None = None
     conformal: Conformal | None = None
     subgroups: Subgroups | None = None
+    external: External | None = None
 
     @property
     def prauc_macro(self) -> Estimate:
@@ -115,6 +127,9 @@ def evaluate(
     seed: int = 0,
     cohort: Path | None = None,
     intervals: Intervals = "half-sampling",
+    on: Path | None = None,
+    other_people: bool = False,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
 ) -> list[Evaluation]:
     """Measure how well a run predicts the test split, from its `predictions.parquet`.
 
@@ -133,9 +148,14 @@ def evaluate(
             race and admission type, and pairs of these; without it, only stays with and without radiograph.
         intervals: `half-sampling` draws halves of the subjects without replacement, and corrects the bias of
             PRAUC. `bootstrap` gives the percentile intervals of the published code, which are too high.
+        on: Another cohort, to measure the run on all of its stays as well (docs/external.md). The results go
+            to `external/` in the run.
+        other_people: A subject of that cohort and one of the run with the same id are different people;
+            without it, a cohort with a subject that the run was trained on is refused.
+        accelerator: Where the stays of `on` are predicted: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
     Returns:
-        The metrics of each test set.
+        The metrics of each test set; those of `on` come last.
 
     Raises:
         InputError: If `run` is not a finished run, a test set has no stay or no positive, or `cohort` lacks
@@ -149,22 +169,40 @@ def evaluate(
     predictions = files.read_predictions("test", logits_only=True)
     validation = files.read_predictions("validation", logits_only=True)
     recalibration = Recalibration.read(files.folder) or recalibrate(files)
+    elsewhere = None if on is None else predict_elsewhere(files, Path(on), other_people, accelerator)
+
+    measure = partial(
+        evaluate_test_set,
+        n_resamples=n_resamples,
+        bootstrap_unit=bootstrap_unit,
+        seed=seed,
+        intervals=intervals,
+        recalibration=recalibration,
+        sets=_conformal_sets(validation),
+    )
     attributes = None if cohort is None else _attributes(Path(cohort), predictions)
+    metrics = _measure_sets(predictions, test_on, partial(measure, attributes=attributes))
+    _write(files, metrics)
+    if on is not None and elsewhere is not None:
+        files, external = elsewhere
+        predictions = files.read_predictions("test", logits_only=True)
+        there = partial(measure, attributes=_attributes(Path(on), predictions))
+        found = _measure_sets(predictions, test_on, there)
+        found = [dataclasses.replace(one, external=external) for one in found]
+        _write(files, found)
+        metrics += found
+    return metrics
+
+
+def _measure_sets(
+    predictions: Predictions, test_on: Subset | None, measure: Callable[[Predictions, Subset], Evaluation]
+) -> list[Evaluation]:
+    """Return what `measure` finds of each test set; without `test_on`, the matched one may have no stay."""
     test_sets: tuple[Subset, ...] = ("matched", "full") if test_on is None else (test_on,)
     metrics = []
     for test_set in test_sets:
         try:
-            measured = evaluate_test_set(
-                predictions,
-                test_set,
-                n_resamples,
-                bootstrap_unit,
-                seed,
-                attributes,
-                intervals,
-                recalibration,
-                _conformal_sets(validation),
-            )
+            measured = measure(predictions, test_set)
         except InputError as error:
             if test_on is not None or test_set == "full":
                 raise
@@ -177,7 +215,6 @@ def evaluate(
             message = "%d stays of the %s test set have no prediction and are left out"
             logger.warning(message, measured.n_without_prediction, test_set)
         metrics.append(measured)
-    _write(files, metrics)
     return metrics
 
 
@@ -323,7 +360,7 @@ def _write(files: Run, measured: list[Evaluation]) -> None:
             sets = dict(json.loads(files.metrics.read_text(encoding="utf-8"))["test"])
         except (ValueError, KeyError, TypeError):
             logger.warning("%s was damaged; it now holds only these test sets", files.metrics)
-    sets |= {one.test_on: _finite(_as_json(one)) for one in measured}
+    sets |= {one.test_on: _plain(_as_json(one)) for one in measured}
     write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
     by_label = [
         {"test_on": test_on}
@@ -403,9 +440,11 @@ def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return value.name
     return None if isinstance(value, float) and not math.isfinite(value) else value

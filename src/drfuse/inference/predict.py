@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-import torch
 
 from drfuse.arguments import check_arguments
 from drfuse.data import StayDataset, Task
@@ -19,7 +18,7 @@ from drfuse.errors import InputError
 from drfuse.files import atomic_file, make_folder
 from drfuse.imports import import_class
 from drfuse.inference.inputs import open_stays
-from drfuse.inference.predictor import Predictor
+from drfuse.inference.predictor import Predictor, find_device
 from drfuse.inference.table import prediction_table
 from drfuse.models import FusionModel
 
@@ -99,7 +98,7 @@ def predict(
     if model is not None:
         import_class(model, FusionModel)
     runs = [run, *more_runs]
-    predictors = [Predictor.open(one).to(_device(accelerator)) for one in runs]
+    predictors = [Predictor.open(one).to(find_device(accelerator)) for one in runs]
     recalibrations = [one.recalibration for one in predictors]
     facts = predictors[0].facts
     for one, other in zip(runs, predictors, strict=True):
@@ -177,17 +176,3 @@ def _file_for_tables(out: Path | None, overwrite: bool) -> Iterator[Callable[[pl
         yield append
         if writer is not None:
             writer.close()
-
-
-def _device(accelerator: str) -> torch.device:
-    """Return the device that an accelerator stands for.
-
-    Raises:
-        InputError: If there is no GPU and one is asked for.
-    """
-    has_gpu = torch.cuda.is_available()
-    if accelerator == "gpu" and not has_gpu:
-        raise InputError(
-            "accelerator is gpu, and PyTorch finds none; leave it out, or install its CUDA build"
-        )
-    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")

@@ -19,7 +19,7 @@ from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset, Task
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.dataset import CxrContent
 from drfuse.data.loader import EvaluationBatches, explain_killed_workers, split_rows
-from drfuse.errors import InputError
+from drfuse.errors import InputError, check_choice
 from drfuse.models import FusionModel
 from drfuse.models.hub import load_model
 from drfuse.run import Predictions, RunFacts
@@ -294,6 +294,21 @@ def _row_numbers(rows: Any, allowed: NDArray[np.int64], of: str) -> NDArray[np.i
         f"rows: expected at least one, each of a stay of {of}, got {shown}; if you have a mask, "
         "pass numpy.flatnonzero(mask)"
     )
+
+
+def find_device(accelerator: str) -> torch.device:
+    """Return the device that `cpu`, `gpu` or `auto`, a GPU if there is one, stands for.
+
+    Raises:
+        InputError: If there is no GPU and one is asked for.
+    """
+    check_choice("accelerator", accelerator, ("auto", "cpu", "gpu"))
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise InputError(
+            "accelerator is gpu, and PyTorch finds none; leave it out, or install its CUDA build"
+        )
+    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
 
 
 def predict_batch(model: FusionModel, batch: Batch) -> tuple[Tensor, ...]:

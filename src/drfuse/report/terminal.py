@@ -14,6 +14,7 @@ from rich.text import Text
 
 from drfuse.cohort.manifest import Manifest
 from drfuse.evaluation import Conformal, Estimate, Evaluation
+from drfuse.evaluation.external import Shift
 from drfuse.evaluation.metrics import METRICS
 from drfuse.evaluation.recalibration import Method
 from drfuse.evaluation.subgroups import FEW
@@ -261,6 +262,49 @@ def _cut_names(table: Table) -> Table:
     names = list(header.cells)
     header.no_wrap = len({str(name)[: header.max_width - 1] for name in names}) == len(names)
     return table
+
+
+def external_table(own: Sequence[Evaluation], elsewhere: Sequence[Evaluation]) -> Table:
+    """Return the mean metrics of a run on its own test sets and, beside them, on another cohort."""
+    (name, *_) = {one.external.cohort for one in elsewhere if one.external is not None}
+    table = _table("On another cohort", "mean of labels", "own test set", name, wide=True)
+    there = {one.test_on: one for one in elsewhere}
+    for one in (one for one in own if one.test_on in there):
+        both = (one, there[one.test_on])
+        table.add_row(f"{one.test_on}: stays", *(f"{of.n_stays:,}" for of in both), style="bold")
+        for key, metric in METRICS.items():
+            table.add_row(f"  {metric.title}", *(_with_interval(of.metrics[key].macro) for of in both))
+        errors = (_with_interval((of.recalibrated or of.calibration).error) for of in both)
+        table.add_row("  calibration error", *errors, end_section=True)
+    return table
+
+
+def shift_table(shift: Sequence[Shift], most: int = 8) -> Group:
+    """Return how the stays of another cohort differ from those of the training.
+
+    Of the variables and of the labels, the `most` that differ most are shown, the largest difference first.
+    """
+    columns = ("observed", "here", "mean", "here", "SD")
+    inputs = _table("How its stays differ from those of the training", "variable", *columns, wide=True)
+    inputs.caption = "observed: hours with a value; SD: difference of the means, in standard deviations"
+    variables = sorted(
+        (one for one in shift if one.kind == "variable"), key=lambda one: -abs(one.difference or 0)
+    )
+    for one in variables[:most]:
+        means = ("-" if value is None else f"{value:.4g}" for value in (one.trained_mean, one.mean))
+        apart = "-" if one.difference is None else f"{one.difference:+.2f}"
+        inputs.add_row(one.name, _share(one.trained_share), _share(one.share), *means, apart)
+    shares = _table("", "share of stays with", "training", "here", wide=True)
+    for one in (one for one in shift if one.kind == "radiograph"):
+        shares.add_row("a radiograph", _share(one.trained_share), _share(one.share), end_section=True)
+    labels = [one for one in shift if one.kind == "label"]
+    for one in sorted(labels, key=lambda one: -abs((one.share or 0) - (one.trained_share or 0)))[:most]:
+        shares.add_row(one.name, _share(one.trained_share), _share(one.share))
+    return Group(inputs, shares)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def missing_of_stay(stay: Mapping[str, Any]) -> str:

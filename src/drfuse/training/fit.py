@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
 from drfuse.data.loader import explain_killed_workers
+from drfuse.data.summary import summarize_inputs
 from drfuse.errors import InputError
 from drfuse.evaluation.recalibration import recalibrate
 from drfuse.files import beside
@@ -193,6 +194,7 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
         best_epoch=result.best_epoch,
         val_prauc_macro=result.val_prauc,
         cohort_summary=manifest.summary,
+        inputs=summarize_inputs(dataset.cohort, dataset.cohort.rows("train")),
         **{name: manifest.options.get(name) for name in ("preset", "before_hours", "view")},
     ).write(run.facts)
     run.recalibration.unlink(missing_ok=True)  # of other weights, if this run was finished before
