@@ -132,6 +132,11 @@ def _show_reproduced(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  
     yield f"wrote {result.report}, with its tables and figures next to it"
 
 
+def _show_exported(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001
+    yield f"wrote {result.folder}: {', '.join(result.files)}"
+    yield result.sharing
+
+
 def _show_tuned(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:
     from drfuse.report import trials_table
 
@@ -165,6 +170,12 @@ _COMMANDS = {
         "Runs and stays, or single patients -> probabilities, and what each source contributed.",
         _show_predictions,
         ("run", "cohort"),
+    ),
+    "export": _Command(
+        "drfuse.export.export",
+        "A run -> a folder to hand on, with a model card.",
+        _show_exported,
+        ("run",),
     ),
     "reproduce": _Command(
         "drfuse.reproduce.reproduce",

@@ -205,8 +205,8 @@ def to_markdown(table: Table) -> str:
         "| :--- |" + " ---: |" * (len(table.columns) - 1),
         *(_markdown_row([_markdown_cell(cell) for cell in row], escape=False) for row in rows),
     ]
-    below = " ".join([_escape_markdown(table.full_caption), *_legend(table, "**Bold**: the best.")]).strip()
-    return "\n".join([f"### {_escape_markdown(table.title)}", "", *lines, "", below]).rstrip() + "\n"
+    below = " ".join([escape_markdown(table.full_caption), *_legend(table, "**Bold**: the best.")]).strip()
+    return "\n".join([f"### {escape_markdown(table.title)}", "", *lines, "", below]).rstrip() + "\n"
 
 
 def to_latex(table: Table) -> str:
@@ -290,25 +290,25 @@ def _legend(table: Table, best: str) -> list[str]:
 
 
 def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
-    return "| " + " | ".join(_escape_markdown(cell) if escape else cell for cell in cells) + " |"
+    return "| " + " | ".join(escape_markdown(cell) if escape else cell for cell in cells) + " |"
 
 
 def _markdown_cell(cell: Number | str) -> str:
     if isinstance(cell, str):
-        return _escape_markdown(cell)
+        return escape_markdown(cell)
     shown = cell.shown
     value = f"**{shown.value}**" if cell.mark == "best" else shown.value
     measured = " ".join(filter(None, [value, ARROWS[cell.mark], shown.interval, shown.spread]))
     if cell.note:
-        measured += f"; {_escape_markdown(cell.note)}"
+        measured += f"; {escape_markdown(cell.note)}"
     paper = " ".join(filter(None, [shown.paper, shown.paper_interval]))
     return f"{measured} [paper {paper}]" if shown.paper else measured
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     r"""Return text on one line that Markdown shows as it is.
 
-    >>> print(_escape_markdown("a|b_c <d>"))
+    >>> print(escape_markdown("a|b_c <d>"))
     a\|b\_c &lt;d&gt;
     """
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
