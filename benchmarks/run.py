@@ -101,6 +101,7 @@ def run(mimic_iv: Path, out: Path, folder: Path = COPIES) -> None:
         Benchmark("million", "A million stays, end to end", minutes=3),
         Benchmark("radiographs", "Radiographs"),
         Benchmark("training", "Training", minutes=5),
+        Benchmark("latency", "Predicting one patient"),
     ]
     benchmarks = [one for one in benchmarks if Path(__file__).with_name(f"{one.name}.py").exists()]
     said = Console(stderr=True, highlight=False)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -13,8 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from drfuse.cohort.images import decode
-from drfuse.cohort.sources.source import StoreSource
-from drfuse.cohort.store import Store, fetch, open_store
+from drfuse.cohort.sources.source import Source, StoreSource
+from drfuse.cohort.store import Store, open_store
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import (
     SPECIMEN_TYPE,
@@ -62,7 +63,12 @@ class Patients:
 
 @dataclass(frozen=True, kw_only=True)
 class _Records(StoreSource):
-    """Records of patients as tables of a source, so that they are read by the same rules as a hospital's."""
+    """Records of patients as tables of a source, so that they are read by the same rules as a hospital's.
+
+    Small tables are literals, so that its queries can be kept as text.
+    """
+
+    small_table = Source.small_table
 
     @classmethod
     def open(cls, address: str, store: Store) -> "_Records":
@@ -265,30 +271,56 @@ def _hourly_values(
         intime=pl.lit(_ADMITTED).cast(pl.Datetime("us")),
         window_end=ends.cast(pl.Datetime("us")),
     )
+    tables = {
+        "stays": stays,
+        "chartevents": events.filter(~pl.col("is_lab")).drop("is_lab"),
+        "labevents": events.filter("is_lab").drop("is_lab"),
+    }
     with open_store(None, _MEMORY) as store:
-        queried = store.create_table("stays", ibis.memtable(stays))
-        tables: dict[str, ir.Table] = {
-            name: store.create_table(name, ibis.memtable(part.drop("is_lab")))
-            for name, part in (
-                ("chartevents", events.filter(~pl.col("is_lab"))),
-                ("labevents", events.filter("is_lab")),
-            )
+        for name, table in tables.items():
+            store.con.register("given", table.to_arrow())
+            store.raw_sql(f"CREATE TABLE {name} AS FROM given")
+        schema = tuple((name, tuple(table.schema.items())) for name, table in tables.items())
+        measured, last = _queries(schema, preset, before_hours)
+        store.raw_sql(f"CREATE TABLE measured AS {measured}")
+        values = store.con.sql(last).pl()
+        ((n_used,),) = store.con.sql("SELECT count(*) FROM measured").fetchall()
+    return values, n_used
+
+
+@cache
+def _queries(
+    schema: tuple[tuple[str, tuple[tuple[str, pl.DataType], ...]], ...], preset: Preset, before_hours: int
+) -> tuple[str, str]:
+    """Return DuckDB's SQL of `measure`, and of `last_of_each_hour` of its answer, the table `measured`.
+
+    They are kept, because compiling them takes ten times as long as answering them for one patient.
+
+    Args:
+        schema: The columns and types of the tables of events and of `stays`.
+        preset: As in `prepare`.
+        before_hours: As in `prepare`.
+    """
+    with open_store(1, _MEMORY) as store:
+        tables: dict[Any, ir.Table] = {
+            name: store.create_table(name, ibis.memtable(pl.DataFrame(schema=dict(columns))))
+            for name, columns in schema
         }
+        stays = tables.pop("stays")
         source = _Records(
             name="patients",
-            address="patients",
+            address="",
             release="",
             engine=store,
             store=store,
-            stays=queried,
-            admissions=queried,
-            events={"chartevents": tables["chartevents"], "labevents": tables["labevents"]},
+            stays=stays,
+            admissions=stays,
+            events=tables,
             diagnoses=None,
         )
-        measured = source.materialize(measure(source, queried, preset, before_hours), "measured")
-        values = cast(pl.DataFrame, pl.from_arrow(fetch(store, last_of_each_hour(measured, preset))))
-        n_used = int(fetch(store, measured.aggregate(n=ibis._.count()))["n"][0].as_py())
-    return values, n_used
+        first = measure(source, stays, preset, before_hours)
+        measured = store.create_table("measured", schema=first.schema())
+        return store.compile(first), store.compile(last_of_each_hour(measured, preset))
 
 
 def _read_images(
