@@ -13,13 +13,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from drfuse.errors import InputError
-from drfuse.evaluation import Estimate, MissingPoint, ReliabilityBin
+from drfuse.evaluation import DecisionPoint, Estimate, MissingPoint, ReliabilityBin
 from drfuse.report import Number
 from drfuse.report.figures import (
     figure_to_svg,
     intervals_figure,
     labels_figure,
     missing_curve_figure,
+    net_benefit_figure,
     reliability_figure,
     representations_figure,
     subgroups_figure,
@@ -112,6 +113,35 @@ def test_reliability_has_a_panel_a_diagonal_and_bars_for_each_system() -> None:
     assert heights[0] / heights[1] == pytest.approx(3)
 
 
+def test_recalibrated_probabilities_are_hollow_beside_the_raw() -> None:
+    raw = [ReliabilityBin(0.0, 0.2, 30, 0.1, Estimate(0.2, 0.15, 0.25))]
+    better = [ReliabilityBin(0.0, 0.2, 30, 0.18, Estimate(0.2, 0.15, 0.25))]
+    figure = reliability_figure({"DrFuse": raw, "MedFuse": raw}, {"DrFuse": better})
+    first, second = figure.axes
+    assert [points_of(line)[0] for line in first.get_lines()[1:]] == [(0.1, 0.2), (0.18, 0.2)]
+    assert [line.get_markerfacecolor() == "white" for line in first.get_lines()[1:]] == [False, True]
+    assert len(second.get_lines()) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["raw logits", "recalibrated"]
+
+
+def test_net_benefit_is_drawn_with_treating_all_and_none() -> None:
+    curve = [
+        DecisionPoint(
+            threshold, Estimate(value, value - 0.01, value + 0.01), 0.2 - threshold, Estimate(0, 0, 0)
+        )
+        for threshold, value in ((0.1, 0.2), (0.5, 0.05))
+    ]
+    panels = net_benefit_figure({"DrFuse": curve, "MedFuse": curve}).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["DrFuse", "MedFuse"]
+    none, everyone, system = panels[0].get_lines()
+    assert {y for _, y in points_of(none)} == {0}
+    assert points_of(everyone) == [(0.1, 0.1), (0.5, -0.3)]
+    assert points_of(system) == [(0.1, 0.2), (0.5, 0.05)]
+    low, high = panels[0].get_ylim()
+    assert low > -0.3
+    assert high > 0.21  # treating all may leave the panel
+
+
 def test_measured_and_published_values_stand_in_every_setting() -> None:
     rows = {
         "MedFuse": {"matched": Number(0.43, 0.4, 0.46, paper=0.427), "full": Number(0.33)},
@@ -160,7 +190,15 @@ def test_groups_of_patients_carry_their_notes() -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [missing_curve_figure, reliability_figure, intervals_figure, labels_figure, subgroups_figure]
+    "draw",
+    [
+        missing_curve_figure,
+        reliability_figure,
+        net_benefit_figure,
+        intervals_figure,
+        labels_figure,
+        subgroups_figure,
+    ],
 )
 def test_nothing_to_draw_is_an_empty_figure(draw: Callable[..., Figure]) -> None:
     assert "<svg" in figure_to_svg(draw({}))

@@ -1,6 +1,7 @@
 """Results of runs that were never trained: a cohort and predictions made in memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,20 @@ from sklearn.metrics import average_precision_score
 
 from drfuse.cohort.manifest import Manifest
 from drfuse.data import Cohort, Task, TaskName
+from drfuse.evaluation import Recalibration
 from drfuse.report import Number, Row, Table
 from drfuse.reproduce.results import Cell, Results, Setting
 from drfuse.reproduce.systems import paper_systems
-from drfuse.run import Predictions
+from drfuse.run import Predictions, Run
 from drfuse.subsets import Subset
 from drfuse.training.matrix import RunSpec
+from drfuse.training.options import TrainOptions
 
 PHENOTYPES = ["Shock", "Septicemia (except in labor)", "Cardiac dysrhythmias"]
+LINES = [  # a recalibration for each of two seeds
+    Recalibration("temperature", PHENOTYPES, [0.5] * 3, [0.0] * 3, {}, [], {}, 6, 3),
+    Recalibration("platt", PHENOTYPES, [0.2, 0.4, 0.6], [0.5, -0.5, 0.0], {}, [], {}, 6, 3),
+]
 SPLITS = ("train",) * 30 + ("validation",) * 6 + ("test",) * 40
 N = len(SPLITS)
 TEST = np.array(SPLITS) == "test"
@@ -114,6 +121,20 @@ def make_results(names: Sequence[str] = MAIN, seeds: int = 2, task: TaskName = "
         for train_on in trained_on
     }
     return results_of(predictions, cohort, task)
+
+
+def with_recalibrations(
+    results: Results, folder: Path, maps: Mapping[str, Sequence[Recalibration]]
+) -> Results:
+    """Return results whose runs, trained on full, have recalibrations; their files lie in a folder."""
+    cells = {}
+    for name, of_seeds in maps.items():
+        for seed, one in enumerate(of_seeds):
+            run = Run(folder / f"{name}-{seed}")
+            run.folder.mkdir()
+            one.write(run.recalibration)
+            cells[Cell(name, "full", seed)] = RunSpec("", Path(), {}, TrainOptions(), run.folder)
+    return replace(results, cells=cells)
 
 
 def only(predictions: Predictions, rows: NDArray[np.bool_]) -> Predictions:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from drfuse.data import Cohort, Task
+from drfuse.evaluation import Recalibration
 from drfuse.reproduce.results import Cell, Results
 from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions, Run, RunFacts
@@ -98,3 +99,20 @@ def test_predictions_of_something_else_are_refused(
     assert not results.cells
     assert complaint.startswith("the run is damaged: its files are not all of the cohort")
     assert complaint.endswith(f"remove {copied.folder}, and the same command trains it again")
+
+
+def test_a_run_of_an_earlier_version_learns_its_recalibration_now(
+    small_cohort: Path, run: Path, tmp_path: Path
+) -> None:
+    earlier = shutil.copytree(run, tmp_path / "run")
+    stored = Recalibration.read(run)
+    Run(earlier).recalibration.unlink()
+    for folder in (run, earlier):
+        results, damaged = read(small_cohort, folder)
+        assert damaged == []
+        assert results.recalibrations(paper_systems()["drfuse"], "full") == [stored]
+        assert results.recalibrations(paper_systems()["drfuse"], "matched") == []
+    assert not Run(earlier).recalibration.exists()
+    Run(earlier).recalibration.write_text("{}")
+    _, (message,) = read(small_cohort, earlier)
+    assert "recalibration.json is damaged" in message

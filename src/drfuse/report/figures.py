@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError
-from drfuse.evaluation import Estimate, MissingPoint, ReliabilityBin
+from drfuse.evaluation import DecisionPoint, Estimate, MissingPoint, ReliabilityBin
 from drfuse.files import atomic_file, write_whole
 from drfuse.report.tables import Number
 
@@ -150,12 +150,16 @@ def missing_curve_figure(curves: Mapping[str, Sequence[MissingPoint]]) -> Figure
 
 
 @styled()
-def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
+def reliability_figure(
+    curves: Mapping[str, Sequence[ReliabilityBin]],
+    recalibrated: Mapping[str, Sequence[ReliabilityBin]] | None = None,
+) -> Figure:
     """Draw how often a label occurs at each predicted probability, one panel for each system.
 
     Perfect calibration is the diagonal. The grey bars show how many predictions are in each bin, relative to
-    the fullest bin.
+    the fullest bin. Recalibrated probabilities are hollow; a system may lack them.
     """
+    hollow: dict[str, Any] = {"color": INK, "linewidth": 0.8, **HOLLOW}
     figure, panels = _panels(curves, most_columns=4)
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
@@ -167,11 +171,56 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
             colour = _colour(name)
             axes.vlines(predicted, low, high, color=colour, linewidth=1.2, zorder=2)
             axes.plot(predicted, observed, color=colour, marker="o", markersize=4, linewidth=1.2, zorder=3)
+        if filled := [one for one in (recalibrated or {}).get(name, []) if one.n_predictions]:
+            predicted = np.array([one.predicted for one in filled])
+            observed, low, high = _values_and_ends([one.observed for one in filled])
+            axes.vlines(predicted, low, high, color=INK, linewidth=0.8, zorder=4)
+            axes.plot(predicted, observed, zorder=5, **hollow)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
     figure.supxlabel("mean predicted probability", fontsize=9)
     figure.supylabel("observed share", fontsize=9)
+    if recalibrated:
+        handles = [
+            Line2D([], [], color=HUES[0], marker="o", markersize=4, linewidth=1.2, label="raw logits"),
+            Line2D([], [], label="recalibrated", **hollow),
+        ]
+        figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return settled(figure)
+
+
+@styled()
+def net_benefit_figure(curves: Mapping[str, Sequence[DecisionPoint]]) -> Figure:
+    """Draw net benefit over the threshold probability, one panel for each system (decision curves).
+
+    The grey line is treating every stay, the dashed one treating none.
+    """
+    figure, panels = _panels(curves, most_columns=4, height=2.3)
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+        axes.set_title(name, color=_colour(name))
+        threshold = [point.threshold for point in curve]
+        value, low, high = _values_and_ends([point.net_benefit for point in curve])
+        treat_all = np.array([point.treat_all for point in curve])
+        axes.axhline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
+        axes.plot(threshold, treat_all, color=QUIET, linewidth=1.2, zorder=2)
+        axes.fill_between(threshold, low, high, color=_colour(name), alpha=0.18, linewidth=0, zorder=2)
+        axes.plot(threshold, value, color=_colour(name), linewidth=2, zorder=4)
+        axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
+        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    tops = [point.net_benefit.value for curve in curves.values() for point in curve]
+    if np.isfinite(tops).any():
+        panels[0].set_ylim(
+            -0.2 * np.nanmax(tops), 1.2 * np.nanmax(tops)
+        )  # shared; treating all goes far below
+    figure.supxlabel("threshold probability", fontsize=9)
+    figure.supylabel("net benefit", fontsize=9)
+    handles = [
+        Line2D([], [], color=HUES[0], linewidth=2, label="the system"),
+        Line2D([], [], color=QUIET, linewidth=1.2, label="treating all"),
+        Line2D([], [], color=QUIET, linewidth=0.9, linestyle="--", label="treating none"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return settled(figure)
 
 

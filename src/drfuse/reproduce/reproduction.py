@@ -72,7 +72,8 @@ def reproduce(
 
     Args:
         what: An experiment, or `all`: the paper's tables and its figure; `missing`, what is lost as
-            radiographs go missing; `calibration`; `subgroups` by age, sex, race and admission.
+            radiographs go missing; `calibration`; `decisions`, their net benefit; `subgroups` by age, sex,
+            race, admission and radiograph.
         cohort: Folder that `drfuse prepare` wrote.
         out: Folder for the runs, the tables, the figures and the report.
         seeds: Seeds; every system is trained once with each.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
-from drfuse.evaluation import SeededPrauc, seeded_prauc
+from drfuse.evaluation import Recalibration, SeededPrauc, fit_recalibration, seeded_prauc
 from drfuse.reproduce.systems import System
 from drfuse.run import Predictions
 from drfuse.subsets import Split, Subset
@@ -93,6 +93,23 @@ class Results:
         """Return a system's predictions, one for each seed; empty if it has no such run."""
         return self.predictions.get((system.name, train_on), ())
 
+    def recalibrations(self, system: System, train_on: Subset) -> list[Recalibration]:
+        """Return what each run of a system learned of its probabilities, in the order of `of`.
+
+        Empty unless every run did. Runs of an earlier version learn it now.
+        """
+        runs = [
+            spec.run
+            for cell, spec in self.cells.items()
+            if (cell.system, cell.train_on) == (system.name, train_on)
+        ]
+        found = [
+            Recalibration.read(run.folder) or fit_recalibration(run.read_predictions("validation", True))
+            for run in runs
+        ]
+        learned = [one for one in found if one is not None]
+        return learned if len(learned) == len(found) else []
+
     def by_system(self, train_on: Subset) -> dict[System, Sequence[Predictions]]:
         """Return the predictions of each system that has some, without the variants of DrFuse."""
         return {
@@ -148,6 +165,7 @@ class _Stored(Sequence[Predictions]):
 def _check(spec: RunSpec, task: Task, read: Callable[[Path], Predictions]) -> None:
     """Raise InputError if a run's files are damaged or missing, or belong to another cohort or task."""
     facts, cohort, rows = spec.run.read_facts(), task.cohort, task.rows("test")
+    Recalibration.read(spec.run.folder)
     predictions = read(spec.run.predictions)
     if not (
         facts.cohort == cohort.fingerprint

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from drfuse.evaluation import groups_of
+from drfuse.reproduce.experiments import EXPERIMENTS
 from drfuse.reproduce.experiments.subgroups import groups_measured, subgroup_tables
 from drfuse.reproduce.results import Results
 from drfuse.reproduce.systems import paper_systems
@@ -73,11 +74,36 @@ def test_each_system_has_a_table_with_a_rule_between_the_attributes(four_systems
         few = {True: " *", False: ""}
         assert headers == [f"{one.attribute}: {one.group}{few[one.few]}" for one in found.groups]
         ruled = [row.header.split(":")[0] for row in table.rows if row.rule_above]
-        assert ruled == ["sex", "race", "admission"]
+        assert ruled == [
+            "sex",
+            "race",
+            "admission",
+            *(["has_cxr"] if table.key != "subgroups-resnet50" else []),
+        ]
         for row, one in zip(table.rows, found.groups, strict=True):
-            stays, positives, auroc, auroc_gap, prauc, tpr, gap = numbers(row)
+            stays, positives, auroc, auroc_gap, prauc, *rates = numbers(row)
             assert (stays.shown.value, positives.shown.value) == (str(one.n_stays), str(one.n_positive))
-            estimates = (one.auroc_macro, one.auroc_gap, one.tpr_macro, one.tpr_gap)
-            shown = [(cell.value, cell.low, cell.high) for cell in (auroc, auroc_gap, tpr, gap)]
+            estimates = [
+                one.auroc_macro,
+                one.auroc_gap,
+                one.tpr_macro,
+                one.tpr_gap,
+                one.fpr_macro,
+                one.fpr_gap,
+            ]
+            shown = [(cell.value, cell.low, cell.high) for cell in (auroc, auroc_gap, *rates)]
             np.testing.assert_array_equal(shown, [dataclasses.astuple(part)[:3] for part in estimates])
             np.testing.assert_array_equal(prauc.value, one.prauc_macro.corrected)
+
+
+def test_pairs_of_groups_have_a_table_of_their_own(four_systems: Results) -> None:
+    measured = groups_measured(four_systems)
+    drfuse = paper_systems()["drfuse"]
+    first = measured[drfuse].groups[0]
+    pair = dataclasses.replace(first, attribute="sex x race", group="female, Asian", few=False)
+    with_pair = dataclasses.replace(measured[drfuse], groups=[*measured[drfuse].groups, pair])
+    *_, single, paired = subgroup_tables(measured | {drfuse: with_pair})
+    assert (single.key, paired.key) == ("subgroups-drfuse", "subgroups-pairs-drfuse")
+    assert [row.header for row in paired.rows] == ["sex x race: female, Asian"]
+    assert not any("sex x race" in row.header for row in single.rows)
+    assert paired.key in EXPERIMENTS["subgroups"].too_wide
