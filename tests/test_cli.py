@@ -43,11 +43,24 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_help_comes_without_loading_torch() -> None:
-    program = "import sys; from drfuse.cli import main; main([]); assert 'torch' not in sys.modules"
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    for command in ("prepare", "train", "evaluate"):
-        assert command in shown.stdout
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "evaluate"),
+        (["train", "--help"], "given by name: CxrResNet, DAFT, DrFuse,"),
+        (["train", "nowhere", "--out", "run"], "error: nowhere is not a cohort"),
+        (
+            ["train", "nowhere", "--out", "run", "--model.dim", "wide", "--lr", "x"],
+            "error: --lr: Expected a float",
+        ),
+    ],
+)
+def test_what_needs_no_model_is_said_without_loading_torch(arguments: list[str], said: str) -> None:
+    program = "import sys; from drfuse.cli import main\ntry: main(sys.argv[1:])\n"
+    program += "finally: assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said in " ".join((done.stdout + done.stderr).split())
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,6 +306,49 @@ def test_a_users_module_that_cannot_be_used_is_told_in_one_sentence(
     assert re.match(f"drfuse train: error: {said}", answer)
     assert answer.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+NAMES = (
+    "CxrResNet, DAFT, DrFuse, EhrLstm, EhrTransformer, LateFusion, LogisticCxr, LogisticEhr, LogisticLate, "
+    "MMTM, MedFuse"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["--model", "NoModel"],
+            f"--model: expected one of {NAMES}, or the import path of a class, got NoModel",
+        ),
+        (
+            ["--model.help", "No"],
+            f"--model.help: expected one of {NAMES}, or the import path of a class, got No",
+        ),
+        (["--model.width", "3"], "--model.width: this class has no such argument"),
+        (["--model.dim", "wide"], "--model.dim: Expected a int. Got value: wide"),
+        (
+            ["--model", "MedFuse", "--model.pooling", "max"],
+            "--model.pooling: expected one of 'published', 'mean-max-last'. Got value: max",
+        ),
+    ],
+)
+def test_what_a_model_does_not_take_is_told_in_one_sentence(
+    given: list[str], said: str, small_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = error_of(["train", str(small_cohort), "--out", str(tmp_path / "run"), *given], capsys)
+    assert answer == f"drfuse train: error: {said}; see `drfuse train --help`\n"
+
+
+def test_an_error_that_is_not_of_an_import_is_not_called_one(
+    small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("a fault of ours")
+
+    monkeypatch.setattr("drfuse.command_line.import_class", fail)
+    with pytest.raises(LookupError):
+        main(["train", str(small_cohort), "--out", str(tmp_path / "run")])
 
 
 def test_an_abstract_model_is_refused_in_one_sentence(

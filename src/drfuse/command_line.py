@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args, get_origin
@@ -20,12 +21,13 @@ from jsonargparse._actions import ActionConfigFile  # type checkers do not find 
 from rich.console import Console
 
 from drfuse.errors import InputError
-from drfuse.imports import describe_error
+from drfuse.imports import ClassOf, LazyClass, describe_error, failed_to_import, import_class
 from drfuse.logs import log_to
 from drfuse.yaml_files import read_yaml
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
 _BOOLEANS = ("true", "false")
+_UNREAD_CLASS = str | dict[str, Any]
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) "
     r"Given value type: (?:\w+|<class '[\w.]+'>) Given value: "
@@ -33,6 +35,12 @@ _UNION = re.compile(
 _NESTED = re.compile(r"NestedArg\(key='(.*?)', val='(.*?)'\)")
 
 
+_OF_A_CLASS = re.compile(
+    r"(--[\w-]+): Type Callable\[.*?\] expects a function or a callable class: "
+    r"(?:--|Option ')([\w.-]+)(?:: (.*?)|' is not accepted)\.* Got value: Namespace\(class_path=.*"
+)
+_NO_ARGUMENT = "this class has no such argument"
+_NOT_A_NAME = re.compile(r"Expected a dot import path string: (\w+)")
 _NOT_A_CLASS = re.compile(
     r"Type Callable\[.*\] expects a function or a callable class: (.*?)\.+ Got value: (.*)"
 )
@@ -47,12 +55,20 @@ class Parser(ArgumentParser):
 
     Attributes:
         positional: Parameters given by position, not as options.
+        class_names: Classes that may be chosen by name alone.
     """
 
     positional: Sequence[str] = ()
+    class_names: Sequence[str] = ()
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        """Print what is wrong with the arguments and end with exit code 2."""
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong with the arguments and end with exit code 2.
+
+        Raises:
+            ArgumentError: Instead, if this parser reads the arguments of a class for another parser.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
         problem = re.sub(
             r'Parser key "([\w.]+)"(?=:)|(?<=arguments are required: )(.*)',
             lambda found: ", ".join(map(self._spelled, (found[1] or found[2]).split(", "))),
@@ -61,6 +77,9 @@ class Parser(ArgumentParser):
         problem = re.sub(r"Expected a (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1", problem)
         problem = problem.replace("'functools.partial' object has no attribute '__name__'", "it is a partial")
         problem = _NESTED.sub(r"\1=\2", _UNION.sub(_union_error, _readable(problem)))
+        names = ", ".join(self.class_names)
+        problem = _NOT_A_NAME.sub(rf"expected one of {names}, or the import path of a class, got \1", problem)
+        problem = _OF_A_CLASS.sub(lambda found: f"{found[1]}.{found[2]}: {found[3] or _NO_ARGUMENT}", problem)
         problem = _NOT_A_CLASS.sub(r"expected the import path of a class, got \2 (\1)", problem)
         self.exit(2, f"{self.prog}: error: {problem}; see `{self.prog} --help`\n")
 
@@ -105,16 +124,22 @@ def run_command(
             with errors.status(f"{program}: loading"):
                 function = cast(Callable[..., Any], getattr(import_module(module), name))
         log_to(errors)
-        parser = _parser(function, program, positional, python_only)
-        given = sys.argv[1:] if arguments is None else arguments
-        parameters = _as_parameters(given, function)
-        try:
-            options = parser.instantiate(parser.parse_args(parameters))
-        except (_Exit, OSError, InputError):
-            raise
-        except (Exception, SystemExit) as error:  # a user's module may raise anything, or end the program
-            raise InputError(f"an import failed ({describe_error(error)})") from error
-        called_with = _call_arguments(dict(options.items()), function)
+        parameters = _as_parameters(sys.argv[1:] if arguments is None else arguments, function)
+
+        def parse(with_classes: bool) -> dict[str, Any]:
+            parser = _parser(function, program, positional, python_only, with_classes)
+            return dict(parser.instantiate(parser.parse_args(parameters)).items())
+
+        def load(name: str) -> Any:
+            with errors.status(f"{program}: loading"):
+                return _with_imports_explained(parse)[name]
+
+        classes = _Signature.of(function).classes
+        shown = re.compile(rf"--(print|({'|'.join(classes)})\.help)")  # what shows the options of a class
+        if classes and any(map(shown.match, parameters)):
+            _with_imports_explained(parse)
+        called_with = _call_arguments(parse(with_classes=False), function)
+        called_with |= {name: LazyClass(partial(load, name)) for name in classes}
         return function(**called_with), called_with
     except (InputError, OSError) as error:  # the user can fix these: input, permissions, a full disk
         message = f"{program}: error: {error}"
@@ -123,6 +148,20 @@ def run_command(
     except KeyboardInterrupt:
         errors.print(f"{program}: interrupted; run the same command again to continue or to start over")
         raise SystemExit(130) from None
+
+
+def _with_imports_explained(parse: Callable[[bool], dict[str, Any]]) -> dict[str, Any]:
+    """Return the options with their classes imported.
+
+    Raises:
+        InputError: If a module of a class cannot be imported.
+    """
+    try:
+        return parse(True)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, or end the program
+        if isinstance(error, OSError | InputError) or not failed_to_import(error):
+            raise
+        raise InputError(f"an import failed ({describe_error(error)})") from error
 
 
 def _forget_other_class(_parser: Any, earlier: Any, value: Any) -> None:
@@ -135,8 +174,13 @@ _typehints.discard_init_args_on_class_path_change = _forget_other_class
 
 
 def _parser(
-    function: Callable[..., Any], program: str, positional: Sequence[str], python_only: Sequence[str]
+    function: Callable[..., Any],
+    program: str,
+    positional: Sequence[str],
+    python_only: Sequence[str],
+    with_classes: bool,
 ) -> Parser:
+    """Return a function's parser; without classes, it takes any value for their options, and is fast."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     described = parse_from_object(function)
     description = f"{described.short_description}\n\n{described.long_description or ''}".strip()
@@ -148,9 +192,19 @@ def _parser(
     for name in positional:
         may_be_left_out = inspect.signature(function).parameters[name].default is None
         optional: dict[str, Any] = {"nargs": "?", "default": None} if may_be_left_out else {}
-        parser.add_argument(name, type=signature.own[name], help=helps[name], **optional)
-    others = inspect.signature(function).parameters.keys() - signature.own.keys()
-    parser.add_function_arguments(function, as_positional=False, skip={*positional, *python_only, *others})
+        parser.add_argument(name, type=signature.own[name], help=helps[name], metavar=name, **optional)
+    parameters = inspect.signature(function).parameters
+    for name, one in signature.classes.items():
+        kind, default = signature.own[name], parameters[name].default
+        if with_classes:
+            base = getattr(import_module(one.package), one.base)
+            kind, default = Callable[[*one.given], base], import_class(default, base)
+        parser.class_names = one.names()
+        known = f"{helps[name]} {', '.join(parser.class_names)}."
+        parser.add_argument(f"--{name}", type=kind, default=default, help=known)
+    others = parameters.keys() - signature.own.keys()
+    skipped: set[str | int] = {*positional, *python_only, *others, *signature.classes}
+    parser.add_function_arguments(function, as_positional=False, skip=skipped)
     if signature.options is not None:
         parser.add_class_arguments(signature.options, None, skip=set(signature.hidden))
     return parser
@@ -165,12 +219,14 @@ class _Signature:
 
     Attributes:
         own: Annotations of the parameters by name, without the dataclass's and `**changes`.
+        classes: Those of them that take a class.
         group: Name of the parameter that takes the dataclass, if there is one.
         options: The dataclass.
         hidden: Its fields that this command does not offer.
     """
 
     own: dict[str, Any]
+    classes: dict[str, ClassOf]
     group: str | None = None
     options: Any = None
     hidden: frozenset[str] = frozenset()
@@ -179,6 +235,7 @@ class _Signature:
     def of(cls, function: Callable[..., Any]) -> "_Signature":
         """Return the signature of a function."""
         own: dict[str, Any] = {}
+        classes: dict[str, ClassOf] = {}
         group, options, decided = None, None, ()
         for name, parameter in inspect.signature(function).parameters.items():
             kind = parameter.annotation
@@ -188,9 +245,11 @@ class _Signature:
             if is_dataclass(bare := get_args(kind)[0] if annotated else kind):
                 group, options = name, bare
                 decided = get_args(kind)[1].names if annotated else ()
+            elif annotated and isinstance(get_args(kind)[1], ClassOf):
+                own[name], classes[name] = _UNREAD_CLASS, get_args(kind)[1]
             else:
                 own[name] = kind
-        return cls(own, group, options, frozenset((*own, *decided)))
+        return cls(own, classes, group, options, frozenset((*own, *decided)))
 
     @property
     def kinds(self) -> dict[str, Any]:

@@ -1,12 +1,67 @@
 """Classes that users choose by import path: models and optimizers."""
 
+import re
 import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
 from drfuse.errors import InputError
+
+
+@dataclass(frozen=True)
+class ClassOf:
+    """Annotates a parameter that takes a class by its import path and imports it when it is needed.
+
+    Attributes:
+        package: Its modules define the classes that a user may choose by name alone.
+        base: Name, in the package, of the class that all of them derive from.
+        given: Types of the arguments that the function itself gives; the others are the user's.
+    """
+
+    package: str
+    base: str
+    given: tuple[type, ...]
+
+    def names(self) -> list[str]:
+        """Return the names of the package's public classes, sorted, without importing it.
+
+        The classes of the module that defines the base are left out: they are not for use on their own.
+        """
+        found = find_spec(self.package)
+        folders = (found and found.submodule_search_locations) or ()
+        modules = [
+            re.findall(r"^class (\w+)\((\w+)", file.read_text("utf-8"), re.MULTILINE)
+            for folder in folders
+            for file in Path(folder).glob("*.py")
+        ]
+        derived, names = {self.base}, set[str]()
+        base_of = {name: base for classes in modules for name, base in classes}
+        while new := {name for name, base in base_of.items() if base in derived} - derived:
+            derived |= new
+        for classes in modules:
+            if self.base not in dict(classes):
+                names |= {name for name, _ in classes if name in derived and not name.startswith("_")}
+        return sorted(names)
+
+
+class LazyClass:
+    """Makes instances of a class that is not imported before it is needed.
+
+    Args:
+        load: Imports the class, and returns it or what makes its instances.
+    """
+
+    def __init__(self, load: Callable[[], Callable[..., Any]]) -> None:
+        self.load = load
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Return a new instance."""
+        return self.load()(*arguments)
 
 
 def import_class(path: str, base: type) -> Any:
@@ -31,6 +86,12 @@ def imported_classes(base: type[Any]) -> dict[str, type]:
     for kind in base.__subclasses__():
         found |= {import_path(kind): kind} | imported_classes(kind)
     return found
+
+
+def failed_to_import(error: BaseException) -> bool:
+    """Return whether a module was not found, or raised the error while it was imported."""
+    frames = extract_tb(error.__traceback__)
+    return isinstance(error, ImportError) or any(one.name == "<module>" for one in frames)
 
 
 def describe_error(error: BaseException) -> str:

@@ -8,12 +8,12 @@ from rich.logging import RichHandler
 
 
 def log_to(console: Console, level: int = logging.INFO) -> None:
-    """Show log messages on a console, and hide warnings that the user can do nothing about."""
+    """Show our log messages on a console, and warnings of libraries that the user can do something about."""
     logging.basicConfig(
-        level=level,
         format="%(message)s",
         handlers=[RichHandler(console=console, show_time=False, show_path=False)],
     )
+    logging.getLogger("drfuse").setLevel(level)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between lightning and torch

@@ -7,12 +7,12 @@ of every stay, and the radiographs that exist.
 
 from typing import TYPE_CHECKING, Any
 
-from drfuse.data.augmentation import Augmentation
+from drfuse.choices import Augmentation, TaskName
 from drfuse.data.batch import Batch, Modality, StoredBatch
 from drfuse.data.cohort import Cohort
 from drfuse.data.dataset import StayDataset
 from drfuse.data.features import EhrFeatures
-from drfuse.data.tasks import Task, TaskName
+from drfuse.data.tasks import Task
 from drfuse.subsets import Split, Subset
 
 if TYPE_CHECKING:

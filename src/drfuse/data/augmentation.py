@@ -1,7 +1,5 @@
 """Scales, crops and augments stored radiographs, a whole batch at a time, on the device."""
 
-from typing import Literal
-
 import torch
 from kornia import augmentation
 from torch import Tensor, nn
@@ -9,10 +7,6 @@ from torch import Tensor, nn
 # Published code uses ImageNet's statistics; these are their means over the three channels, for grey images.
 _MEAN = (0.485 + 0.456 + 0.406) / 3
 _STD = (0.229 + 0.224 + 0.225) / 3
-
-
-Augmentation = bool | Literal["shifts"]
-"""How training radiographs are changed at random: as published (True), only shifted, or not at all."""
 
 
 class CxrTransform(nn.Module):

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drfuse.data.augmentation import Augmentation, CxrTransform
+from drfuse.choices import Augmentation, TaskName
+from drfuse.data.augmentation import CxrTransform
 from drfuse.data.batch import Batch, Modality, StoredBatch
 from drfuse.data.cohort import Cohort
 from drfuse.data.dataset import CxrContent, StayDataset
 from drfuse.data.loader import BatchLoader, EvaluationBatches, batch_loader, split_rows
 from drfuse.data.sampler import EvenBatches
-from drfuse.data.tasks import TaskName
 from drfuse.errors import InputError, check_choice
 from drfuse.subsets import Split, Subset
 

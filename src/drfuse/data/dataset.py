@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from drfuse.choices import TaskName
 from drfuse.data.batch import StoredBatch
 from drfuse.data.cohort import Cohort
 from drfuse.data.features import EhrFeatures
-from drfuse.data.tasks import Task, TaskName
+from drfuse.data.tasks import Task
 
 CxrContent = Literal["pixels", "rows", "nothing"]
 """What batches hold of radiographs: pixels and rows in the cohort, only rows, or nothing, as if no stay had

@@ -1,17 +1,16 @@
 """What is predicted of a stay: 25 phenotypes, death in hospital, or the length of the ICU stay."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from drfuse.choices import TaskName
 from drfuse.data.cohort import Cohort, from_bytes
 from drfuse.errors import InputError, check_choice
 from drfuse.subsets import Split, Subset
-
-TaskName = Literal["phenotyping", "mortality", "los"]
 
 _LOS_EDGES = (3, 4, 5, 6, 7, 14)  # days; the classes of CareBench, each including its upper edge
 _LOS_NAMES = (

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from drfuse.arguments import as_annotated
-from drfuse.data import Augmentation, Subset, TaskName
+from drfuse.choices import Augmentation, TaskName
 from drfuse.errors import InputError
+from drfuse.subsets import Subset
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["constant", "cosine"]

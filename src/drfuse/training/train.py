@@ -3,12 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from drfuse.arguments import check_arguments
 from drfuse.cohort.manifest import Manifest
-from drfuse.models import DrFuse, FusionModel
+from drfuse.imports import ClassOf, LazyClass, import_class
 from drfuse.training.options import DEFAULTS, TrainOptions
+
+if TYPE_CHECKING:
+    from drfuse.models import FusionModel
+
+Model = Annotated[
+    Callable[[int, int], "FusionModel"] | str, ClassOf("drfuse.models", "FusionModel", given=(int, int))
+]
+"""A model's class, or its import path; or what makes a model from the numbers of features and labels."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class TrainedRun:
 def train(
     cohort: Path,
     out: Path,
-    model: Callable[[int, int], FusionModel] = DrFuse,
+    model: Model = "drfuse.models.DrFuse",
     options: TrainOptions = DEFAULTS,
     overwrite: bool = False,
     progress: bool = True,
@@ -48,7 +56,8 @@ def train(
         cohort: Folder that `drfuse prepare` wrote.
         out: Folder of the run to write.
         model: The model's class, by import path. Its first two arguments are the numbers of features and
-            labels; the others are options of their own (--model.help CLASS).
+            labels; the others are options of their own (--model.help CLASS). Models of this package may be
+            given by name:
         options: How it is trained.
         overwrite: Replace an existing run at `out`.
         progress: Whether to show progress bars.
@@ -58,7 +67,12 @@ def train(
     Raises:
         InputError: If the cohort or an option cannot be used, or `out` holds another run.
     """
-    Manifest.read(cohort)  # a wrong folder is refused before anything is imported
+    options = options.changed(**changes)
+    Manifest.read(cohort)  # a wrong folder is refused before PyTorch is imported, which takes seconds
+    if isinstance(model, LazyClass):
+        model = model.load()
+    from drfuse.models import FusionModel
     from drfuse.training.fit import fit_run
 
-    return fit_run(cohort, out, model, options.changed(**changes), overwrite, progress, callbacks)
+    chosen = import_class(model, FusionModel) if isinstance(model, str) else model
+    return fit_run(cohort, out, chosen, options, overwrite, progress, callbacks)
