@@ -63,7 +63,7 @@ def _overview() -> Parser:
 
 
 def _show_cohort(manifest: Any, arguments: dict[str, Any]) -> Iterator[Any]:
-    from drfuse.report import flow_table
+    from drfuse.cohort.flow import flow_table
 
     yield flow_table(manifest)
     yield f"wrote {arguments['out']}: {manifest.flow[-1].stays:,} stays"
@@ -102,6 +102,15 @@ def _show_predictions(result: Any, arguments: dict[str, Any]) -> Iterator[Any]: 
     yield f"{result.n_stays:,} stays predicted by {len(result.runs)} run(s); recalibration: {methods}"
     if result.out is not None:
         yield f"wrote {result.out}"
+
+
+def _show_explanation(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001
+    from drfuse.report.explanation import PAGE, explanation_tables
+
+    yield from explanation_tables(result.explanation)
+    yield from result.explanation.notes
+    if result.out is not None:
+        yield f"wrote {result.out / PAGE}, with its figures and JSON next to it"
 
 
 def _show_simulation(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:
@@ -176,6 +185,12 @@ _COMMANDS = {
         "A run -> a folder to hand on, with a model card.",
         _show_exported,
         ("run",),
+    ),
+    "explain": _Command(
+        "drfuse.explain.explain",
+        "A run and one stay -> what each modality, hour, variable and region contributed.",
+        _show_explanation,
+        ("run", "cohort"),
     ),
     "reproduce": _Command(
         "drfuse.reproduce.reproduce",

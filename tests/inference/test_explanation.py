@@ -14,7 +14,7 @@ from drfuse.data.augmentation import CxrTransform
 from drfuse.data.loader import EvaluationBatches
 from drfuse.demo import Demo, run_of
 from drfuse.errors import InputError
-from drfuse.inference import Predictor, explain
+from drfuse.inference import Predictor, explain_stay
 from drfuse.inference.explanation import GIVEN, row_of, shapley_values
 from drfuse.models import FittingData, LogisticEhr, LogisticLate
 from drfuse.run import Run
@@ -38,7 +38,7 @@ def test_the_four_evaluations_are_those_of_the_run(
     small_demo: Demo, fused: Predictor, cohort: Cohort
 ) -> None:
     row = first_row(cohort, has_cxr=True)
-    found = explain(fused, cohort, row)
+    found = explain_stay(fused, cohort, row)
     written = Run(run_of(small_demo.folder, "fused").folder).read_predictions()
     (at,) = np.flatnonzero(written.stays["stay_id"].to_numpy() == found.stay_id)
     assert written.logits_without_cxr is not None
@@ -47,19 +47,22 @@ def test_the_four_evaluations_are_those_of_the_run(
     np.testing.assert_allclose(found.logits["ehr"], written.logits_without_cxr[at], atol=1e-4)
     assert found.modality_weights is not None
     np.testing.assert_allclose(found.modality_weights, written.modality_weights[at], atol=1e-4)
-    assert found.phenotype == found.phenotypes[int(written.logits[at].argmax())]
+    assert fused.recalibration is not None
+    likely = fused.recalibration.apply(written.logits[at][None])[0]
+    np.testing.assert_allclose(found.probabilities["both"], likely, atol=1e-4)
+    assert found.phenotype == found.phenotypes[int(likely.argmax())]
     assert len({float(found.logits[given][0]) for given in GIVEN}) == 4
 
 
 def test_a_mean_record_is_the_same_for_every_stay(fused: Predictor, cohort: Cohort) -> None:
     rows = np.flatnonzero((cohort.n_hours == 48) & ~cohort.has_cxr)[:2].tolist()
-    one, other = (explain(fused, cohort, row, most_steps=4).logits for row in rows)
+    one, other = (explain_stay(fused, cohort, row, most_steps=4).logits for row in rows)
     np.testing.assert_allclose(one["neither"], other["neither"], atol=1e-5)
     assert np.abs(one["both"] - other["both"]).max() > 1e-3
 
 
 def test_a_stay_without_a_radiograph_owes_everything_to_its_record(fused: Predictor, cohort: Cohort) -> None:
-    found = explain(fused, cohort, first_row(cohort, has_cxr=False), "Shock")
+    found = explain_stay(fused, cohort, first_row(cohort, has_cxr=False), "Shock")
     assert not found.has_cxr
     assert found.cxr is None
     assert found.image is None
@@ -75,7 +78,7 @@ def test_attributions_explain_the_difference_that_the_evaluations_show(
     fused: Predictor, cohort: Cohort
 ) -> None:
     row = first_row(cohort, has_cxr=True)
-    found = explain(fused, cohort, row, "Shock", cxr_method="integrated-gradients-grey")
+    found = explain_stay(fused, cohort, row, "Shock", cxr_method="integrated-gradients-grey")
     c = found.phenotypes.index("Shock")
     n_hours = int(cohort.n_hours[row])
     assert found.record is not None
@@ -110,12 +113,12 @@ def test_shapley_values_are_efficient_and_symmetric(seed: int) -> None:
 
 def test_a_model_of_one_modality_says_what_it_does_not_read(small_demo: Demo, cohort: Cohort) -> None:
     row = first_row(cohort, has_cxr=True)
-    ehr = explain(Predictor.open(run_of(small_demo.folder, "ehr").folder), cohort, row)
+    ehr = explain_stay(Predictor.open(run_of(small_demo.folder, "ehr").folder), cohort, row)
     assert ehr.notes == ["EhrTransformer does not read radiographs."]
     assert ehr.modality_weights is None
     assert ehr.image is None
     assert not ehr.shapley[:, 1].any()
-    cxr = explain(Predictor.open(run_of(small_demo.folder, "cxr").folder), cohort, row)
+    cxr = explain_stay(Predictor.open(run_of(small_demo.folder, "cxr").folder), cohort, row)
     assert cxr.record is None
     assert cxr.image is not None
     assert np.isnan(cxr.shapley).all()
@@ -126,7 +129,7 @@ def test_a_model_of_one_modality_says_what_it_does_not_read(small_demo: Demo, co
 def test_a_prediction_that_is_not_made_is_not_explained(small_demo: Demo, cohort: Cohort) -> None:
     predictor = Predictor.open(run_of(small_demo.folder, "cxr").folder)
     with pytest.raises(InputError, match=r"CxrResNet makes no prediction for stay .* no radiograph; choose"):
-        explain(predictor, cohort, first_row(cohort, has_cxr=False))
+        explain_stay(predictor, cohort, first_row(cohort, has_cxr=False))
 
 
 @pytest.mark.parametrize("kind", [LogisticEhr, LogisticLate])
@@ -139,7 +142,7 @@ def test_a_model_whose_gradient_is_not_finite_is_explained_by_occlusion(
     batches = list(EvaluationBatches(dataset, CxrTransform(facts.crop_size), rows))
     model = kind(facts.n_features, len(facts.label_names))
     model.fit(FittingData(batches[:1], batches[1:], dataset.features.values_of))
-    found = explain(Predictor(model.eval(), facts), cohort, first_row(cohort, has_cxr=True))
+    found = explain_stay(Predictor(model.eval(), facts), cohort, first_row(cohort, has_cxr=True))
     assert found.record is not None
     assert found.record.method == "occlusion"
     assert np.isfinite(found.record.hours).all()
@@ -156,7 +159,7 @@ def test_incomplete_attributions_carry_a_warning(
     fused: Predictor, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("drfuse.inference.attributions.MOST_MISSING", -1.0)
-    found = explain(fused, cohort, first_row(cohort, has_cxr=True), most_steps=2)
+    found = explain_stay(fused, cohort, first_row(cohort, has_cxr=True), most_steps=2)
     assert len(found.notes) == 1
     assert "The attributions of the record add up to" in found.notes[0]
     assert "after 2 steps" in found.notes[0]
@@ -167,19 +170,17 @@ def test_stays_and_phenotypes_that_are_not_there_are_refused(fused: Predictor, c
         row_of(cohort, 5)
     assert row_of(cohort, int(cohort.stay_id[3])) == 3
     with pytest.raises(InputError, match=r"phenotype is 'gout'; expected one of Acute and"):
-        explain(fused, cohort, 0, "gout")
+        explain_stay(fused, cohort, 0, "gout")
     with pytest.raises(InputError, match=r"row is -1; .* has rows 0 to"):
-        explain(fused, cohort, -1)
+        explain_stay(fused, cohort, -1)
 
 
 def test_an_explanation_is_json_without_holes(fused: Predictor, cohort: Cohort, tmp_path: Path) -> None:
-    found = explain(fused, cohort, first_row(cohort, has_cxr=True))
+    found = explain_stay(fused, cohort, first_row(cohort, has_cxr=True))
     stored = json.loads(json.dumps(found.as_json(), allow_nan=False))
     (shown,) = [one for one in stored["phenotypes"] if one["name"] == found.phenotype]
     c = found.phenotypes.index(found.phenotype)
-    assert shown["probabilities"]["both"] == pytest.approx(
-        1 / (1 + np.exp(-found.logits["both"][c])), rel=1e-4
-    )
+    assert shown["probabilities"]["both"] == pytest.approx(found.probabilities["both"][c], rel=1e-4)
     assert sum(shown["modality_weights"].values()) == pytest.approx(1, abs=1e-4)
     assert np.shape(stored["record"]["hours"]) == found.values.shape
     assert stored["values"][0][0] is None or np.isfinite(stored["values"][0][0])

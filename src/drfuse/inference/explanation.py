@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
 from torch import Tensor
 
 from drfuse.cohort.variables import Variable
@@ -27,6 +26,7 @@ from drfuse.inference.attributions import (
     logits_with,
 )
 from drfuse.inference.predictor import Predictor
+from drfuse.inference.table import probabilities
 from drfuse.models import MODALITIES
 
 Given = Literal["both", "ehr", "cxr", "neither"]
@@ -50,6 +50,7 @@ class Explanation:
         has_cxr: Whether the stay has a radiograph that the model reads.
         logits: By what is given, (C,); NaN where the model makes no prediction. All are computed in float32,
             so that they may differ from those of a run in half precision by its rounding.
+        probabilities: The same as probabilities, recalibrated if the run has learned how.
         modality_weights: (C, 3) over `MODALITIES`, if the model has them.
         variables: The V variables.
         values: (T, V), what was observed, in physical units; NaN where nothing was.
@@ -65,6 +66,7 @@ class Explanation:
     phenotype: str
     has_cxr: bool
     logits: dict[Given, NDArray[np.float32]]
+    probabilities: dict[Given, NDArray[np.float64]]
     modality_weights: NDArray[np.float32] | None
     variables: list[Variable]
     values: NDArray[np.float32]
@@ -74,11 +76,6 @@ class Explanation:
     notes: list[str]
 
     @property
-    def probabilities(self) -> dict[Given, NDArray[np.float32]]:
-        """By what is given, (C,)."""
-        return {given: expit(logits) for given, logits in self.logits.items()}
-
-    @property
     def shapley(self) -> NDArray[np.float32]:
         """The Shapley values (C, 2) of EHR and radiograph; see `shapley_values`."""
         return shapley_values(self.logits)
@@ -86,7 +83,6 @@ class Explanation:
     def as_json(self) -> dict[str, Any]:
         """Return everything but the radiograph's pixels, as JSON has it; NaN becomes None."""
         weights = self.modality_weights
-        probabilities = self.probabilities
         return {
             "model": self.model,
             "stay_id": self.stay_id,
@@ -96,7 +92,7 @@ class Explanation:
                 {
                     "name": name,
                     "logits": {given: _plain(self.logits[given][c]) for given in GIVEN},
-                    "probabilities": {given: _plain(probabilities[given][c]) for given in GIVEN},
+                    "probabilities": {given: _plain(self.probabilities[given][c]) for given in GIVEN},
                     "shapley": dict(zip(("ehr", "cxr"), _plain(self.shapley[c]), strict=True)),
                     "modality_weights": None
                     if weights is None
@@ -125,7 +121,7 @@ class Explanation:
         }
 
 
-def explain(
+def explain_stay(
     predictor: Predictor,
     cohort: Cohort,
     row: int,
@@ -144,7 +140,7 @@ def explain(
         predictor: The run.
         cohort: The stay's cohort.
         row: The stay's row in the cohort.
-        phenotype: Whose logit the attributions explain; by default that of the highest probability.
+        phenotype: Whose logit the attributions explain; by default the likeliest.
         ehr_method: How to attribute it to hours and variables.
         cxr_method: How to attribute it to regions of the radiograph.
         most_steps: The most steps of integrated gradients.
@@ -166,7 +162,8 @@ def explain(
             f"{type(model).__name__} makes no prediction for stay {int(stay.stay_id)}, which has no "
             "radiograph; choose a stay with one, or another run"
         )
-    label = _label(phenotype, names, logits["both"])
+    likely = {given: probabilities(one[None], predictor.recalibration)[0] for given, one in logits.items()}
+    label = _label(phenotype, names, likely["both"])
     notes: list[str] = []
     record, image = None, None
     if "ehr" in model.reads:
@@ -178,7 +175,8 @@ def explain(
             record = attribute_record(model, stay, baseline, variable_of, label, "occlusion")
     else:
         notes.append(f"{type(model).__name__} does not read the record.")
-    black, white = (float(transform(torch.full((1, 1, 1, 1), grey)).mean()) for grey in (0, 255))
+    side = predictor.facts.crop_size
+    black, white = (float(transform(torch.full((1, 1, side, side), grey)).mean()) for grey in (0, 255))
     if "cxr" not in model.reads:
         notes.append(f"{type(model).__name__} does not read radiographs.")
     elif not len(stay.cxr):
@@ -201,6 +199,7 @@ def explain(
         phenotype=names[label],
         has_cxr=len(stay.cxr) > 0,
         logits=logits,
+        probabilities=likely,
         modality_weights=weights,
         variables=list(predictor.facts.variables),
         values=np.array(cohort.ehr[row, :n_hours]),
@@ -259,9 +258,9 @@ def _predict(
     return logits, None if weights is None else weights[0].cpu().numpy()
 
 
-def _label(phenotype: str | None, names: list[str], logits: NDArray[np.float32]) -> int:
+def _label(phenotype: str | None, names: list[str], likely: NDArray[np.float64]) -> int:
     if phenotype is None:
-        return int(logits.argmax())
+        return int(likely.argmax())
     if phenotype not in names:
         raise InputError(f"phenotype is {phenotype!r}; expected one of {', '.join(names)}")
     return names.index(phenotype)

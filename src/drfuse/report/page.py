@@ -53,13 +53,19 @@ class Section:
         return any(len(table.columns) > MOST_PORTRAIT_COLUMNS for table in self.tables)
 
 
-def render_page(title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+def render_page(
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    template: str = "report.html",
+) -> str:
     """Return an HTML page that embeds its style and figures, loads nothing and runs no script.
 
     Args:
         title: The page's title.
         facts: Shown at the top, as (name, value).
         sections: The parts of the page, in order.
+        template: The template; others extend `report.html`, and say how to read the tables.
 
     Raises:
         InputError: If two sections, or two tables of a section, have the same key.
@@ -76,7 +82,7 @@ def render_page(title: str, facts: Sequence[tuple[str, str]], sections: Sequence
     )
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.globals |= {"inline_svg": _inline_svg, "arrows": ARROWS}
-    page = environment.get_template("report.html").render(title=title, facts=facts, sections=sections)
+    page = environment.get_template(template).render(title=title, facts=facts, sections=sections)
     return page.rstrip() + "\n"
 
 
