@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console, Group
 from rich.table import Table
 
-from drfuse.cohort.manifest import FlowStep, Manifest
 from drfuse.evaluation import (
     Calibration,
     Conformal,
@@ -29,7 +28,6 @@ from drfuse.report import (
     Row,
     contest_table,
     evaluation_tables,
-    flow_table,
     metrics_table,
     paper_table,
     probabilities_table,
@@ -69,24 +67,6 @@ def rendered(table: Table | Group) -> str:
     written = io.StringIO()
     Console(width=80, file=written).print(table)
     return written.getvalue()
-
-
-def test_the_flow_names_each_criterion_and_split() -> None:
-    manifest = Manifest(
-        drfuse="0",
-        sources={},
-        options={},
-        flow=[FlowStep("all ICU stays", 73181), FlowStep("age at least 18 years", 61234)],
-        variables=[],
-        phenotypes=[],
-        splits={"train": {"stays": 40000, "with_cxr": 7000}, "test": {"stays": 21234, "with_cxr": 3000}},
-        warnings={},
-        files={},
-    )
-    lines = [line.split() for line in rendered(flow_table(manifest)).splitlines()]
-    assert ["all", "ICU", "stays", "73,181"] in lines
-    assert ["age", "at", "least", "18", "years", "61,234", "10,000"] in lines
-    assert ["train", "40,000", "7,000"] in lines
 
 
 def test_long_labels_wrap_and_undefined_numbers_are_dashes() -> None:

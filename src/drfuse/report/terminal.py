@@ -12,7 +12,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from drfuse.cohort.manifest import Manifest
 from drfuse.evaluation import Conformal, Estimate, Evaluation
 from drfuse.evaluation.external import Shift
 from drfuse.evaluation.metrics import METRICS
@@ -38,18 +37,6 @@ _MOST_STAYS = 5
 """How many stays have a column beside each other."""
 _WIDTH_OF_METRICS = 20
 """Characters for the metrics after the first, which leave room for the labels."""
-
-
-def flow_table(manifest: Manifest) -> Table:
-    """Return the inclusion flow of a cohort, and the number of stays in each split."""
-    table = _table("Who is in", "criterion", "stays", "with radiograph")
-    total = sum(split["with_cxr"] for split in manifest.splits.values())
-    for step in manifest.flow:
-        last = step is manifest.flow[-1]
-        table.add_row(step.criterion, f"{step.stays:,}", f"{total:,}" if last else "", end_section=last)
-    for name, split in manifest.splits.items():
-        table.add_row(name, f"{split['stays']:,}", f"{split['with_cxr']:,}")
-    return table
 
 
 def evaluation_tables(measured: Evaluation) -> list[Table]:
