@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from drfuse.cohort.variables import Variable, load_variables
+from drfuse.cohort.manifest import Variable
+from drfuse.cohort.variables import load_variables
 from drfuse.data import EhrFeatures
 
 VARIABLES = load_variables()

@@ -5,8 +5,25 @@ In: MIMIC-IV as released or in a database, and MIMIC-CXR-JPG as released. Out: a
 Queries are Ibis expressions. The database runs them; on files, DuckDB does.
 """
 
-from drfuse.cohort.manifest import CohortSummary, FlowStep, Manifest
-from drfuse.cohort.preparation import prepare
-from drfuse.cohort.variables import Variable, load_variables
+from typing import TYPE_CHECKING, Any
+
+from drfuse.cohort.manifest import CohortSummary, FlowStep, Manifest, Variable
+
+if TYPE_CHECKING:
+    from drfuse.cohort.preparation import prepare
+    from drfuse.cohort.variables import load_variables
 
 __all__ = ["CohortSummary", "FlowStep", "Manifest", "Variable", "load_variables", "prepare"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Ibis and DuckDB when it is asked for; a manifest is read without them."""
+    if name == "prepare":
+        from drfuse.cohort.preparation import prepare
+
+        return prepare
+    if name == "load_variables":
+        from drfuse.cohort.variables import load_variables
+
+        return load_variables
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

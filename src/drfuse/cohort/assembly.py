@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from drfuse.cohort.arrays import array_in_order, blocks_of, items_a_block
+from drfuse.cohort.manifest import Variable
 from drfuse.cohort.split import hash_split
 from drfuse.cohort.store import count
-from drfuse.cohort.variables import Variable
 from drfuse.errors import InputError
 
 _STAY = (

@@ -5,13 +5,33 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from drfuse.cohort.variables import Variable
 from drfuse.errors import InputError, MissingInputError
 
 FORMAT_VERSION = 2
 """Raised when the same sources and options give different files; other versions are refused."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One clinical variable, from `variables.csv` and `variable_ranges.csv`.
+
+    Attributes:
+        name: Its name in the cohort.
+        kind: `continuous`, or `categorical`: whole numbers from `valid_low` to `valid_high`.
+        unit: Unit of its values.
+        normal: The value used until the first observation.
+        valid_low: The preset `extended` raises lower values to this one.
+        valid_high: The preset `extended` lowers higher values to this one.
+    """
+
+    name: str
+    kind: Literal["continuous", "categorical"]
+    unit: str
+    normal: float
+    valid_low: float
+    valid_high: float
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import Literal
 
@@ -11,6 +10,7 @@ import ibis.expr.types as ir
 import polars as pl
 from ibis import _
 
+from drfuse.cohort.manifest import Variable
 from drfuse.cohort.sources.source import EventKind, literal_table, memory_table
 
 Preset = Literal["extended", "benchmark"]
@@ -27,27 +27,6 @@ SPECIMEN_TYPE, _BLOOD_SATURATION = 52033, 50817
 """The laboratory item that says where a specimen's blood is from, and an item that depends on it."""
 _NULL = ibis.null("float64")
 _GCS_PARTS = ("gcs_eye_opening", "gcs_motor_response", "gcs_verbal_response")
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One clinical variable, from `variables.csv` and `variable_ranges.csv`.
-
-    Attributes:
-        name: Its name in the cohort.
-        kind: `continuous`, or `categorical`: whole numbers from `valid_low` to `valid_high`.
-        unit: Unit of its values.
-        normal: The value used until the first observation.
-        valid_low: The preset `extended` raises lower values to this one.
-        valid_high: The preset `extended` lowers higher values to this one.
-    """
-
-    name: str
-    kind: Literal["continuous", "categorical"]
-    unit: str
-    normal: float
-    valid_low: float
-    valid_high: float
 
 
 def load_variables() -> tuple[Variable, ...]:

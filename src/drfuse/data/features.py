@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from drfuse.cohort.variables import Variable
+from drfuse.cohort.manifest import Variable
 from drfuse.errors import InputError
 
 _MAX_DEVIATIONS = 10.0  # from the mean; published code replaces values farther out by the mean
