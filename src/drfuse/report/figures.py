@@ -206,7 +206,7 @@ def net_benefit_figure(curves: Mapping[str, Sequence[DecisionPoint]]) -> Figure:
         axes.plot(threshold, treat_all, color=QUIET, linewidth=1.2, zorder=2)
         axes.fill_between(threshold, low, high, color=_colour(name), alpha=0.18, linewidth=0, zorder=2)
         axes.plot(threshold, value, color=_colour(name), linewidth=2, zorder=4)
-        axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
+        axes.set(xlim=(0, 0.95), xticks=[0, 0.3, 0.6, 0.9])
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     tops = [point.net_benefit.value for curve in curves.values() for point in curve]
     if np.isfinite(tops).any():
