@@ -14,13 +14,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from drfuse.cohort.images import decode
+from drfuse.cohort.manifest import Variable
 from drfuse.cohort.sources.source import Source, StoreSource
 from drfuse.cohort.store import Store, open_store
 from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import (
     SPECIMEN_TYPE,
     Preset,
-    Variable,
     item_ids,
     load_variables,
     read_units,
