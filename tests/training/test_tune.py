@@ -108,7 +108,7 @@ def test_the_papers_grid_is_the_default(search: Search, monkeypatch: pytest.Monk
         asked.extend(specs)
         raise InputError("enough")
 
-    monkeypatch.setattr("drfuse.training.tune.train_all", train_all)
+    monkeypatch.setattr("drfuse.training.search.train_all", train_all)
     with pytest.raises(InputError, match="enough"):
         search(augment="shifts", schedule="cosine", weight_decay=0.2)
     points = {(*(spec.model["init_args"][name] for name in SEARCHED[:3]), spec.options.lr) for spec in asked}
@@ -186,7 +186,7 @@ def test_proposals_lie_between_the_ends_and_a_search_is_continued(
     assert_frame_equal(pl.read_csv(more.folder / "trials.csv"), more.trials)
     at_once = tpe(trials=4, **bounds, out=tmp_path / "at_once")
     assert_frame_equal(at_once.trials, more.trials)
-    monkeypatch.setattr("drfuse.training.tune.train_one", None)  # training would fail
+    monkeypatch.setattr("drfuse.training.search.train_one", None)  # training would fail
     assert_frame_equal(tpe(trials=3, **bounds).trials, more.trials)
 
 
@@ -246,7 +246,7 @@ def test_a_command_leaves_the_trials_of_others_alone(tpe: Search, monkeypatch: p
             assert tpe(trials=2).trials.height == 1
         return train_one(spec, **options)
 
-    monkeypatch.setattr("drfuse.training.tune.train_one", train_beside)
+    monkeypatch.setattr("drfuse.training.search.train_one", train_beside)
     both = tpe(trials=2)
     assert both.trials.height == len(trained) == len(set(trained)) == len(runs_in(both.folder)) == 2
 
@@ -266,9 +266,9 @@ def test_the_same_point_is_waited_for_not_trained_twice(tpe: Search, monkeypatch
     def busy_at_first(spec: RunSpec, **options: Any) -> object:
         return next(outcomes, None) or train_one(spec, **options)
 
-    monkeypatch.setattr("drfuse.training.tune.train_one", busy_at_first)
-    monkeypatch.setattr("drfuse.training.tune.time.sleep", waited.append)
-    monkeypatch.setattr("drfuse.training.tune.SECONDS_TO_WAIT", 0.125)
+    monkeypatch.setattr("drfuse.training.search.train_one", busy_at_first)
+    monkeypatch.setattr("drfuse.training.search.time.sleep", waited.append)
+    monkeypatch.setattr("drfuse.training.search.SECONDS_TO_WAIT", 0.125)
     assert tpe(trials=1).trials.height == 1
     assert waited.count(0.125) == 2
 
@@ -313,7 +313,7 @@ def test_a_point_that_cannot_be_trained_is_a_trial_and_the_search_goes_on(
     tpe: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("drfuse.training.tune.train_one", lambda *_, **__: InputError("the loss is nan"))
+        patch.setattr("drfuse.training.search.train_one", lambda *_, **__: InputError("the loss is nan"))
         with pytest.raises(InputError, match=r"no trial is completed: alignment_weight .*: the loss is nan"):
             tpe(trials=1)
     found = tpe(trials=2).trials
@@ -323,7 +323,7 @@ def test_a_point_that_cannot_be_trained_is_a_trial_and_the_search_goes_on(
 
 def test_a_full_disk_is_no_trial(tpe: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("drfuse.training.tune.train_one", lambda *_, **__: OSError("no room"))
+        patch.setattr("drfuse.training.search.train_one", lambda *_, **__: OSError("no room"))
         with pytest.raises(OSError, match="no room"):
             tpe(trials=1)
     assert tpe(trials=1).trials["state"].to_list() == ["complete"]
@@ -335,7 +335,7 @@ def test_a_database_keeps_the_study(tpe: Search, tmp_path: Path, monkeypatch: py
     assert (tmp_path / "studies.db").is_file()
     assert not (found.folder / "study.journal").exists()
     assert math.isfinite(found.trials["val_prauc_macro"][0])
-    monkeypatch.setattr("drfuse.training.tune.train_one", None)
+    monkeypatch.setattr("drfuse.training.search.train_one", None)
     assert_frame_equal(kept().trials, found.trials)
 
 
