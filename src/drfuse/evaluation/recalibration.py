@@ -194,7 +194,8 @@ def _fit(
     """Return one method's map of logits (n, C), without its log loss."""
     few = too_few(labels, subjects)
     finite = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)
-    slope = 1.0 if method == "none" else 1 / _temperature(labels, finite)
+    needs_temperature = method == "temperature" or (method != "none" and few.any())
+    slope = 1 / _temperature(labels, finite) if needs_temperature else 1.0
     slopes, intercepts = np.full(len(names), slope), np.zeros(len(names))
     curves = {}
     for c in np.flatnonzero(~few).tolist():
