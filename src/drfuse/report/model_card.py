@@ -14,6 +14,7 @@ from markupsafe import Markup
 from drfuse.cohort.manifest import CohortSummary
 from drfuse.errors import InputError
 from drfuse.evaluation.metrics import METRICS
+from drfuse.evaluation.subgroups import PAIRED
 from drfuse.report.tables import Number, Row, Table, escape_markdown, to_markdown
 from drfuse.run import RunFacts
 
@@ -40,8 +41,6 @@ _TASKS = {
 """By task, its title and what it predicts."""
 _FEWEST_STAYS = 10
 """Smaller groups are not in a card, which goes to strangers."""
-_SINGLE = re.compile(r"\w+")
-"""Attributes that are not pairs of attributes."""
 
 
 def origin_of(summary: CohortSummary | None) -> Origin:
@@ -201,7 +200,7 @@ def _measured(test_on: str, found: Mapping[str, Any]) -> dict[str, Any]:
             [Number(one["n_stays"], digits=0), *(_number(one[name]) for name in _OF_A_GROUP)],
         )
         for one in subgroups["groups"]
-        if _SINGLE.fullmatch(one["attribute"]) and one["n_stays"] >= _FEWEST_STAYS
+        if PAIRED not in one["attribute"] and one["n_stays"] >= _FEWEST_STAYS
     ]
     metrics = Table(
         "metrics",
