@@ -12,7 +12,8 @@ from drfuse.data import Cohort
 from drfuse.errors import InputError
 from drfuse.imports import import_class
 from drfuse.models import FusionModel
-from drfuse.reproduce.experiments import EXPERIMENTS, ExperimentName, experiments_of
+from drfuse.reproduce.experiments import EXPERIMENTS, experiments_of
+from drfuse.reproduce.names import ExperimentName
 from drfuse.reproduce.plan import plan
 from drfuse.reproduce.results import Cell
 from drfuse.reproduce.systems import System, choose_systems, paper_systems

@@ -6,7 +6,8 @@ from typing import Any
 
 from drfuse.data import Cohort
 from drfuse.errors import InputError
-from drfuse.reproduce.experiments import ExperimentName, experiments_of
+from drfuse.reproduce.experiments import experiments_of
+from drfuse.reproduce.names import ExperimentName
 from drfuse.reproduce.results import Cell
 from drfuse.reproduce.systems import System, paper_systems
 from drfuse.subsets import Subset

@@ -6,11 +6,11 @@ To add one, put a file here that defines `EXPERIMENT`; the command finds it by i
 from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Literal
 
 from drfuse.report.page import Section
 from drfuse.report.tables import Table
 from drfuse.reproduce.experiment import Experiment
+from drfuse.reproduce.names import ExperimentName
 from drfuse.reproduce.results import Results
 
 
@@ -22,12 +22,6 @@ def find_experiments() -> dict[str, Experiment]:
 
 
 EXPERIMENTS = find_experiments()
-
-if TYPE_CHECKING:
-    ExperimentName = str
-else:
-    ExperimentName = Literal[(*EXPERIMENTS, "all")]
-    """The choices of `drfuse reproduce`."""
 
 
 def experiments_of(what: ExperimentName) -> dict[str, Experiment]:
