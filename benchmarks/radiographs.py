@@ -1,4 +1,4 @@
-"""How fast are full-size radiographs decoded, and does adding stays cost no more than their images?
+"""How fast are radiographs decoded, does adding some cost no more, and does a long list fit in memory?
 
 `python -m benchmarks.radiographs` makes its JPEGs itself, since real ones may not be passed on: the large
 shapes of a chest, ribs and grain, with about as many bytes as an image of MIMIC-CXR-JPG has (1.5 MB).
@@ -7,21 +7,29 @@ shapes of a chest, ribs and grain, with about as many bytes as an image of MIMIC
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import median
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from rich.progress import Progress
 
 from benchmarks.command import command
 from benchmarks.extraction import run_prepare
 from benchmarks.fresh import Run, fresh
 from benchmarks.results import Report, Table, Target
 from drfuse.cohort.images import decode, store_images
+from drfuse.cohort.radiographs import find_radiographs, store_radiographs
+from drfuse.cohort.reuse import INPUTS, write_inputs
+from drfuse.cohort.sources import Images, Source
+from drfuse.cohort.store import Store, open_store, spill_folder
 from drfuse.simulate import simulate
 
 _QUALITY, _GRAIN = 92, 3.5  # of the JPEGs; grey levels
@@ -33,7 +41,14 @@ JPEG decode at a fraction of the size and resizes that, on one core; the result 
 {difference:.2f} grey levels on average. *Stored*: the same on all cores, written to `cxr.npy`. They take
 turns {repeats} times, each in a process of its own; medians count, without imports. *Adding*: a simulated
 hospital of {stays} stays whose radiographs are such JPEGs is prepared without a part of them, then again
-with all (`--overwrite`), so that a tenth more is new, then from nothing."""
+with all (`--overwrite`), so that a tenth more is new, then from nothing. *Listing*: the code of `prepare`
+that finds, stamps, tries and lists the radiographs of made-up stays, {per_stay} of each, of which it stores
+one; the files are hard links to images of 8 x 8 pixels. The store may take {limit}, and the largest resident
+set counts, each size in a process of its own."""
+_PER_STAY = 4
+_LINKS = 20_000  # to one file; file systems have a limit
+_STORE_LIMIT = "32MiB"
+AT_MOST_BYTES = 500
 
 
 def radiographs(
@@ -43,9 +58,10 @@ def radiographs(
     stays: int = 400,
     width: int = 2500,
     height: int = 3056,
+    listed: Sequence[int] = (20_000, 200_000),
     save: Path | None = None,
 ) -> Report:
-    """Compare ways to decode radiographs, and time a cohort to which some are added.
+    """Compare ways to decode radiographs, time a cohort to which some are added, and measure a long list.
 
     Args:
         images: How many images are made and decoded.
@@ -54,6 +70,7 @@ def radiographs(
         stays: ICU stays of the simulated hospital; six of ten have a radiograph.
         width: Width of the made images, in pixels.
         height: Their height.
+        listed: Lengths of the lists whose memory is compared, rising.
         save: JSON file to write the report to.
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,6 +88,8 @@ def radiographs(
                 threads = None if way == "store" else 1
                 some.append(fresh(f"benchmarks.radiographs:_{way}", paths, size, scratch, threads=threads))
         added = add_radiographs(Path(scratch), paths, stays, size)
+    lists = [_listing(n, fresh("benchmarks.radiographs:list_radiographs", n)) for n in listed]
+    few, many = lists[0]["peak memory, GiB"], lists[-1]["peak memory, GiB"]
     rows = [_row(way, images, some, runs["every pixel, one core"]) for way, some in runs.items()]
     speed = {row["way"]: row["images a second"] for row in rows}
     targets = [
@@ -83,6 +102,12 @@ def radiographs(
             speed["stored, all cores"] / speed["draft, one core"],
         ),
         Target("time to prepare with a tenth of the radiographs new, over all new", added[1]["over all new"]),
+        Target(
+            f"memory of a radiograph in the list, from {listed[0]:,} to {listed[-1]:,}",
+            (many - few) * 2**30 / (listed[-1] - listed[0]),
+            "bytes",
+            at_most=AT_MOST_BYTES,
+        ),
     ]
     how = _HOW.format(
         n=images,
@@ -93,8 +118,14 @@ def radiographs(
         difference=difference,
         repeats=repeats,
         stays=stays,
+        per_stay=_PER_STAY,
+        limit=_STORE_LIMIT,
     )
-    tables = [Table("Decoding, medians", rows), Table("Adding radiographs", added)]
+    tables = [
+        Table("Decoding, medians", rows),
+        Table("Adding radiographs", added),
+        Table("Listing radiographs", lists),
+    ]
     report = Report("Radiographs", how, targets, tables)
     if save is not None:
         report.write(save)
@@ -169,6 +200,73 @@ def add_radiographs(folder: Path, paths: Sequence[Path], stays: int, size: int) 
         }
         for (what, _, _), (n, run) in zip(steps, runs, strict=True)
     ]
+
+
+def list_radiographs(n: int) -> int:
+    """Find, stamp, try and list `n` radiographs as `prepare` does; return how many are listed."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_store(None, _STORE_LIMIT) as store,
+        spill_folder(store, Path(folder, "cohort"), None),
+    ):
+        store.raw_sql(
+            f"""
+            CREATE TABLE radiographs AS
+            SELECT 10_000_000 + i // {_PER_STAY} AS subject_id, 50_000_000 + i AS study_id,
+                   sha1('radiograph' || i) AS dicom_id, 'AP' AS view_position,
+                   TIMESTAMP '2150-01-01' + to_hours(i % {_PER_STAY}) AS studied_at
+            FROM range({n}) t(i)
+            """
+        )
+        store.raw_sql(
+            f"""
+            CREATE TABLE stays AS
+            SELECT 10_000_000 + i AS subject_id, 30_000_000 + i AS stay_id, TIMESTAMP '2150-01-01' AS intime,
+                   TIMESTAMP '2150-01-03' AS window_end
+            FROM range({n // _PER_STAY}) t(i)
+            """
+        )
+        images = _Links("links", "1", Path(folder), (), store.table("radiographs"))
+        images.make(store)
+        source = cast(Source, SimpleNamespace(store=store, images=images, radiographs=images.table))
+        found, _ = find_radiographs(source, store.table("stays"), ["AP"])
+        with Progress(disable=True) as progress:
+            tried = store_radiographs(found, source, 8, None, Path(folder, "cxr.npy"), None, progress)
+        write_inputs(Path(folder, INPUTS), {}, tried, store)
+        return int(pq.read_metadata(Path(folder, INPUTS)).num_rows)
+
+
+@dataclass(frozen=True)
+class _Links(Images):
+    """Hard links to a few small images, with paths as long as those of MIMIC-CXR-JPG."""
+
+    def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:
+        """Return where an image is."""
+        return self.root / f"files/p{subject_id % 100:02}/p{subject_id}-s{study_id}-{dicom_id}.png"
+
+    def may_hold(self, missing: str) -> bool:  # noqa: ARG002
+        """Return False."""
+        return False
+
+    def make(self, store: Store) -> None:
+        """Make the links of all images in the table."""
+        for folder in range(100):
+            (self.root / f"files/p{folder:02}").mkdir(parents=True)
+        table = store.con.table(self.table.get_name()).select("subject_id, study_id, dicom_id")
+        for number, batch in enumerate(table.to_arrow_reader(_LINKS)):
+            image = self.root / f"{number}.png"
+            Image.new("L", (8, 8), number % 256).save(image)
+            for ids in pl.DataFrame(batch).iter_rows():
+                self.path(*ids).hardlink_to(image)
+
+
+def _listing(n: int, run: Run) -> dict[str, float]:
+    return {
+        "radiographs": n,
+        "of them tried": run.result,
+        "seconds": run.seconds,
+        "peak memory, GiB": run.peak_gib,
+    }
 
 
 def _every_pixel(paths: Sequence[Path], size: int, _: str) -> None:

@@ -19,8 +19,8 @@ def test_both_ways_of_decoding_give_nearly_the_same_image(tmp_path: Path) -> Non
 
 
 def test_each_way_is_measured(tmp_path: Path) -> None:
-    report = radiographs(2, 64, 1, 12, 200, 240, tmp_path / "report.json")
-    decoding, adding = report.tables
+    report = radiographs(2, 64, 1, 12, 200, 240, (40, 80), tmp_path / "report.json")
+    decoding, adding, listing = report.tables
     assert [row["way"] for row in decoding.rows] == [
         "every pixel, one core",
         "draft, one core",
@@ -29,3 +29,4 @@ def test_each_way_is_measured(tmp_path: Path) -> None:
     assert all(row["images a second"] > 0 for row in decoding.rows)
     some, more, all_new = (row["images in the table"] for row in adding.rows)
     assert 0 < some < more == all_new
+    assert [row["of them tried"] for row in listing.rows] == [10, 20]  # one of four is stored
