@@ -51,6 +51,15 @@ def small_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cohort of 40 synthetic stays of another hospital; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    mimic_iv, mimic_cxr = write_hospital(folder, n_stays=40, seed=2, image_size=64)
+    prepare(mimic_iv, folder / "theirs", mimic_cxr, image_size=48)
+    return folder / "theirs"
+
+
+@pytest.fixture(scope="session")
 def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Return the demo of 120 simulated stays; read its folder, do not change it."""
     return demo(tmp_path_factory.mktemp("demo") / "out", stays=120, fast=True)

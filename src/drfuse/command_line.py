@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
@@ -189,11 +189,12 @@ def _parser(
     parser.positional = positional
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
     signature = _Signature.of(function)
-    for name in positional:
-        may_be_left_out = inspect.signature(function).parameters[name].default is None
-        optional: dict[str, Any] = {"nargs": "?", "default": None} if may_be_left_out else {}
-        parser.add_argument(name, type=signature.own[name], help=helps[name], metavar=name, **optional)
     parameters = inspect.signature(function).parameters
+    for name in positional:
+        shown: dict[str, Any] = {} if get_origin(signature.own[name]) is Literal else {"metavar": name}
+        if parameters[name].default is None:
+            shown |= {"nargs": "?", "default": None}
+        parser.add_argument(name, type=signature.own[name], help=helps[name], **shown)
     for name, one in signature.classes.items():
         kind, default = signature.own[name], parameters[name].default
         if with_classes:

@@ -57,16 +57,21 @@ class External:
 
 
 def predict_elsewhere(
-    run: Run, on: Path, other_people: bool = False, accelerator: str = "auto", progress: bool = True
+    run: Run,
+    on: "Cohort | Path",
+    other_people: bool = False,
+    accelerator: str = "auto",
+    progress: bool = True,
 ) -> tuple[Run, External]:
     """Predict every stay with known labels of another cohort.
 
     The predictions, all of them of the split `test`, and `shift.csv` are written into a folder below the
-    run, named after the cohort, in which `evaluate` then writes metrics as in a run.
+    run, named after the cohort, in which `evaluate` then writes metrics as in a run. If the predictions are
+    there already, the network does not run again.
 
     Args:
         run: A finished run.
-        on: The cohort.
+        on: The cohort or its folder.
         other_people: Whether a `subject_id` of the cohort and one of the run mean different people.
         accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
         progress: Whether to show a progress bar.
@@ -79,26 +84,32 @@ def predict_elsewhere(
     from drfuse.inference.predictor import find_device
 
     predictor = Predictor.open(run.folder).to(find_device(accelerator))
-    cohort = Cohort.open(on, verify=True)
+    cohort = on if isinstance(on, Cohort) else Cohort.open(on, verify=True)
     dataset = predictor.dataset(cohort)
     rows = dataset.task.rows()
     trained = run.read_predictions("train", logits_only=True)
-    known = cohort.columns("subject_id")["subject_id"]
-    shared = trained.stays["subject_id"].unique().is_in(known.implode()).sum()
-    if shared and not other_people:
-        raise InputError(
-            f"{shared} subjects of {cohort.folder} have ids of subjects that {run.folder} was trained on, "
-            "so its predictions of them would look too good; choose a cohort of other people, or, if the ids "
-            "only happen to be the same, --other-people"
-        )
+    if not other_people:
+        refuse_shared_subjects(trained.stays["subject_id"], cohort, run.folder)
     files = Run(run.external / f"{cohort.folder.resolve().name}-{cohort.fingerprint[:8]}")
     make_folder(files.folder)
-    with predictions_file(files.predictions) as append:
-        for block in predictor.predict_blocks(cohort, rows, progress=progress):
-            append(block.as_split("test"))
+    if not files.is_finished:
+        with predictions_file(files.predictions) as append:
+            for block in predictor.predict_blocks(cohort, rows, progress=progress):
+                append(block.as_split("test"))
     shift = input_shift(predictor.facts, trained, cohort, dataset.task)
     write_whole(files.shift_table, pl.DataFrame(shift, infer_schema_length=None).write_csv())
     return files, External(cohort.folder.resolve().name, files.folder, cohort.fingerprint, shift)
+
+
+def refuse_shared_subjects(trained: pl.Series, cohort: "Cohort", of: Path) -> None:
+    """Raise InputError if a cohort has one of the subjects in the training split of a run or cohort."""
+    there = cohort.columns("subject_id")["subject_id"]
+    if shared := trained.unique().is_in(there.implode()).sum():
+        raise InputError(
+            f"{shared} subjects of {cohort.folder} have ids of subjects in the training split of {of}, so "
+            "predictions of them would look too good; choose a cohort of other people, or, if the ids only "
+            "happen to be the same, --other-people"
+        )
 
 
 def input_shift(facts: RunFacts, trained: Predictions, cohort: "Cohort", task: "Task") -> list[Shift]:

@@ -37,6 +37,7 @@ class Experiment:
         takes_part: Whether the experiment uses a system.
         too_wide: Keys of the tables that do not fit a terminal.
         headline: Whether the terminal shows its tables even after `drfuse reproduce all`.
+        elsewhere: Whether it measures the runs on another cohort, which the user must name.
     """
 
     title: str
@@ -47,9 +48,12 @@ class Experiment:
     takes_part: Callable[[System], bool] = is_not_a_variant
     too_wide: Sequence[str] = ()
     headline: bool = False
+    elsewhere: bool = False
 
     def can_be_measured(self, results: Results) -> bool:
-        """Return whether the experiment has a finished run, or needs none."""
+        """Return whether the experiment has what it needs: a finished run and, perhaps, another cohort."""
+        if self.elsewhere and results.elsewhere is None:
+            return False
         return not self.trained_on or any(
             self.takes_part(system) and results.of(system, train_on)
             for system in results.systems

@@ -48,6 +48,8 @@ def reproduce(
     workers: int = 1,
     ray: bool | str = False,
     settings: dict[str, dict[str, float]] | None = None,
+    also_test_on: Path | None = None,
+    other_people: bool = False,
     options: Annotated[TrainOptions, Without(*DECIDED)] = DEFAULTS,
     **changes: Any,
 ) -> Reproduced:
@@ -60,7 +62,7 @@ def reproduce(
     Args:
         what: An experiment, or `all`: the paper's tables and its figure; `missing`, what is lost as
             radiographs go missing; `calibration`; `decisions`, their net benefit; `subgroups` by age, sex,
-            race, admission and radiograph.
+            race, admission and radiograph; `external`, another cohort.
         cohort: Folder that `drfuse prepare` wrote.
         out: Folder for the runs, the tables, the figures and the report.
         seeds: Seeds; every system is trained once with each.
@@ -73,6 +75,8 @@ def reproduce(
             cluster then decides how many run at a time.
         settings: By system name, its own `lr` and `weight_decay`, such as those that `benchmarks/search.py`
             found; they override the options of all runs. A variant of DrFuse without its own uses DrFuse's.
+        also_test_on: Another cohort: every run is also measured on all of its stays (docs/external.md).
+        other_people: A subject of that cohort and one of `cohort` with the same id are different people.
         options: How each run is trained.
         changes: Options by name that override those in `options`.
 
@@ -104,5 +108,7 @@ def reproduce(
         workers,
         ray,
         settings,
+        also_test_on,
+        other_people,
         options,
     )

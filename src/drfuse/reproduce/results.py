@@ -1,17 +1,19 @@
 """The predictions of finished runs, and their scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
 from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
 from drfuse.evaluation import Recalibration, SeededPrauc, fit_recalibration, seeded_prauc
+from drfuse.evaluation.external import Shift, predict_elsewhere
 from drfuse.reproduce.systems import System
 from drfuse.run import Predictions
 from drfuse.subsets import Split, Subset
@@ -52,6 +54,10 @@ class Results:
         cells: The finished runs.
         predictions: By system and training set, the predictions of the test split, one for each seed.
         n_resamples: Half samples of the subjects behind each interval and test.
+        elsewhere: The results of the same runs on another cohort, all of whose stays are tested; None if
+            there is no such cohort.
+        shift: How the stays of this cohort differ from those of the training, if the runs were trained on
+            another.
     """
 
     cohort: Cohort
@@ -60,6 +66,8 @@ class Results:
     cells: Mapping[Cell, RunSpec]
     predictions: Mapping[tuple[str, Subset], Sequence[Predictions]]
     n_resamples: int
+    elsewhere: "Results | None" = None
+    shift: Sequence[Shift] = ()
     _scores: dict[tuple[str, Setting], SeededPrauc | None] = field(default_factory=dict)
 
     @classmethod
@@ -88,6 +96,25 @@ class Results:
             files.setdefault((cell.system, cell.train_on), []).append(spec.run.predictions)
         predictions = {key: _Stored(of_seeds, read) for key, of_seeds in files.items()}
         return cls(cohort, task, systems, readable, predictions, n_resamples), damaged
+
+    def measured_on(self, other: Cohort, other_people: bool, accelerator: str) -> "Results":
+        """Return the results with those of the same runs on another cohort; each run predicts it once.
+
+        Raises:
+            InputError: If the cohort does not fit a run, or has a subject of the training split (see
+                `predict_elsewhere`).
+        """
+        read = lru_cache(_RUNS_IN_MEMORY)(partial(Predictions.read, split="test"))
+        files: dict[tuple[str, Subset], list[Path]] = {}
+        shift: Sequence[Shift] = ()
+        for cell, spec in track(self.cells.items(), f"predicting {other.folder.name}", transient=True):
+            found, external = predict_elsewhere(spec.run, other, other_people, accelerator, progress=False)
+            files.setdefault((cell.system, cell.train_on), []).append(found.predictions)
+            shift = external.shift
+        predictions = {key: _Stored(of_seeds, read) for key, of_seeds in files.items()}
+        task = Task.of(other, self.task.name)
+        there = Results(other, task, self.systems, self.cells, predictions, self.n_resamples, shift=shift)
+        return replace(self, elsewhere=there)
 
     def of(self, system: System, train_on: Subset) -> Sequence[Predictions]:
         """Return a system's predictions, one for each seed; empty if it has no such run."""

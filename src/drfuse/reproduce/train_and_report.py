@@ -11,11 +11,12 @@ from filelock import FileLock
 from drfuse import __version__
 from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
+from drfuse.evaluation.external import refuse_shared_subjects
 from drfuse.files import make_folder, write_whole
 from drfuse.report.figures import write_figure
 from drfuse.report.page import Section, render_page
 from drfuse.report.tables import Row, Table, write_table
-from drfuse.reproduce.experiments import sections_of, tables_for_terminal
+from drfuse.reproduce.experiments import experiments_of, sections_of, tables_for_terminal
 from drfuse.reproduce.names import ExperimentName
 from drfuse.reproduce.plan import plan
 from drfuse.reproduce.reproduction import DECIDED, Reproduced
@@ -40,10 +41,15 @@ def train_and_report(
     workers: int,
     ray: bool | str,
     settings: Mapping[str, Mapping[str, float]] | None,
+    also_test_on: Path | None,
+    other_people: bool,
     options: TrainOptions,
 ) -> Reproduced:
     """Repeat experiments on a cohort; see `reproduce`."""
     opened, out = Cohort.open(cohort.resolve(), verify=True), out.resolve()
+    other = None if also_test_on is None else _open_other(also_test_on, opened, other_people)
+    if other is None and all(experiment.elsewhere for experiment in experiments_of(what).values()):
+        raise InputError(f"{what} needs another cohort; name it with --also-test-on")
     systems = choose_systems(models)
     cells = plan(what, opened, out / "runs", systems, seeds, model_args, options, settings, lr)
     for train_on in sorted({cell.train_on for cell in cells}):  # bad input fails before anything is trained
@@ -60,6 +66,8 @@ def train_and_report(
     failed += damaged
     if failed and not results.cells:
         raise InputError(f"there is no run to measure: {failed[0]}")
+    if other is not None:
+        results = results.measured_on(other, other_people, options.accelerator)
     sections = [*sections_of(what, results), _how_it_was_made(results, model_args, options, lr, failed)]
     report = out / ("report.html" if what == "all" else f"report-{what}.html")
     make_folder(out)
@@ -72,6 +80,28 @@ def train_and_report(
         )
     tables = [table for section in sections for table in section.tables]
     return Reproduced(out, report, tables, tables_for_terminal(what, sections))
+
+
+def _open_other(folder: Path, cohort: Cohort, other_people: bool) -> Cohort:
+    """Return another cohort to measure runs on; what does not fit fails before anything is trained.
+
+    Raises:
+        InputError: If it was not prepared like `cohort`, or shares a subject with its training split.
+    """
+    other = Cohort.open(folder, verify=True)
+    ours, theirs = cohort.manifest, other.manifest
+    same = ("preset", "window_hours", "before_hours", "image_size", "view")
+    differs = [name for name in same if ours.options.get(name) != theirs.options.get(name)]
+    differs += [name for name in ("variables", "phenotypes") if getattr(ours, name) != getattr(theirs, name)]
+    if differs:
+        raise InputError(
+            f"{folder} has a different {' and '.join(differs)} from {cohort.folder}; prepare both alike"
+        )
+    if not other_people:
+        stays = cohort.columns("subject_id", "split")
+        trained = stays.filter(split="train")["subject_id"]
+        refuse_shared_subjects(trained, other, cohort.folder)
+    return other
 
 
 def _how_it_was_made(
