@@ -159,3 +159,14 @@ def test_what_does_not_fit_is_refused(runs: list[Path], small_cohort: Path, tmp_
     assert not (tmp_path / "x.csv").exists()
     predict(runs[0], small_cohort, out=tmp_path / "there.csv", overwrite=True)
     assert (tmp_path / "there.csv").stat().st_size > 0
+
+
+def test_a_stay_of_a_cohort_is_explained_by_its_id(runs: list[Path], small_cohort: Path) -> None:
+    cohort = Cohort.open(small_cohort)
+    stay = int(cohort.stay_id[5])
+    explanation = Predictor.open(runs[0]).explain(small_cohort, stay)
+    assert explanation.stay_id == stay
+    expected = Predictor.open(runs[0]).predict(cohort, np.array([5]))
+    np.testing.assert_allclose(explanation.logits["both"], expected.logits[0], atol=1e-5)
+    with pytest.raises(InputError, match="has no stay 1;"):
+        Predictor.open(runs[0]).explain(cohort, 1)

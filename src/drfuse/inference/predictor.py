@@ -26,6 +26,7 @@ from drfuse.run import Predictions, RunFacts
 
 if TYPE_CHECKING:
     from drfuse.evaluation import Recalibration
+    from drfuse.inference.explanation import Explanation
 
 _Returned = TypeVar("_Returned")
 _STAYS_A_BLOCK = 32_768
@@ -187,6 +188,24 @@ class Predictor:
         if not tables:
             raise InputError("no stay can be predicted: none outlasts the window")
         return pl.concat(tables)
+
+    def explain(self, cohort: Cohort | Path, stay_id: int, phenotype: str | None = None) -> "Explanation":
+        """Return why a stay of a cohort is predicted as it is; see `explain_stay`, which has more options.
+
+        A stay without a radiograph owes its prediction to its record alone.
+
+        Args:
+            cohort: The cohort or its folder; its labels are not needed.
+            stay_id: The stay.
+            phenotype: Whose hours, variables and regions are attributed; by default the likeliest.
+
+        Raises:
+            InputError: If the cohort does not fit the model, or has no such stay or phenotype.
+        """
+        from drfuse.inference.explanation import explain_stay
+
+        cohort = cohort if isinstance(cohort, Cohort) else Cohort.open(cohort)
+        return explain_stay(self, cohort, cohort.row_of(stay_id), phenotype)
 
     def represent(
         self, cohort: Cohort | Path, batches: Sequence[Sequence[int]]
