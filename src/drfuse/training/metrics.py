@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -50,6 +49,8 @@ class MacroPrauc(Metric):
         occurs = labels.any(axis=0)
         if not occurs.any() or not np.isfinite(logits).all():
             return torch.tensor(torch.nan)
+        from sklearn.metrics import average_precision_score  # not sooner: its import delays the first step
+
         return torch.tensor(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))
 
 
