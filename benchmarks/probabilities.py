@@ -156,7 +156,8 @@ def _means(hospital: Hospital, n_validation: int, n_test: int, sets: int, resamp
 
 def _add_sets(tally: Tally, validation: Predictions, test: Predictions, units: NDArray[np.int64]) -> None:
     """Note the coverage of prediction sets that promise 90 %, the mean over the labels."""
-    sets = ConformalSets.learn(validation.labels, validation.logits)
+    held_out = validation.stays["has_cxr"].to_numpy()
+    sets = ConformalSets.learn(validation.labels, validation.logits, held_out)
     has_cxr = test.stays["has_cxr"].to_numpy()
     found = measure_sets(sets, test.labels, test.logits, has_cxr, test.phenotypes, units)
     for one in found.measured:

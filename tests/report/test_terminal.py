@@ -18,6 +18,7 @@ from drfuse.evaluation import (
     Estimate,
     Evaluation,
     GroupMetrics,
+    Limits,
     Measured,
     SetCoverage,
     Subgroups,
@@ -38,6 +39,7 @@ from drfuse.report import (
 )
 from drfuse.report import Table as NumberTable
 
+LIMITS = Limits([0.0], [0.0])
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 PNEUMONIA = "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)"
 MEASURED = Evaluation(
@@ -167,7 +169,7 @@ def test_prediction_sets_are_shown_overall_and_without_radiograph() -> None:
         SetCoverage("all", "gout", 9, 9, UNDEFINED, UNDEFINED, UNDEFINED, UNDEFINED),
         SetCoverage("without CXR", "macro", 9, 9, *shown, UNDEFINED),
     ]
-    text = rendered(sets_table(MEASURED, Conformal(ConformalSets(0.9, [0.0], [0.0]), measured)))
+    text = rendered(sets_table(MEASURED, Conformal(ConformalSets(0.9, LIMITS, LIMITS), measured)))
     assert max(map(len, text.splitlines())) <= 80
     assert "sets that promise 90%" in text
     lines = [line.split() for line in text.splitlines()]
@@ -186,7 +188,7 @@ def test_an_evaluation_shows_what_was_measured() -> None:
     more = dataclasses.replace(
         MEASURED,
         subgroups=Subgroups(0.9, UNDEFINED, UNDEFINED, []),
-        conformal=Conformal(ConformalSets(0.9, [], []), []),
+        conformal=Conformal(ConformalSets(0.9, LIMITS, LIMITS), []),
     )
     assert len(evaluation_tables(more)) == 4
 

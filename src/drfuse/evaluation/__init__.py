@@ -7,7 +7,7 @@ loss without radiographs.
 
 from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration
 from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, macro_prauc, seeded_prauc
-from drfuse.evaluation.conformal import Conformal, ConformalSets, SetCoverage, measure_sets
+from drfuse.evaluation.conformal import Conformal, ConformalSets, Limits, SetCoverage, measure_sets
 from drfuse.evaluation.decisions import DecisionCurves, DecisionPoint, decision_curves
 from drfuse.evaluation.estimate import Estimate, Intervals, macro_mean
 from drfuse.evaluation.evaluate import Evaluation, Measured, evaluate, evaluate_test_set
@@ -28,6 +28,7 @@ __all__ = [
     "Evaluation",
     "GroupMetrics",
     "Intervals",
+    "Limits",
     "Measured",
     "MissingPoint",
     "Recalibration",

@@ -17,31 +17,58 @@ COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
-class ConformalSets:
-    """Which outcomes the prediction set of a stay contains, by its logits.
+class Limits:
+    """Which outcomes a prediction set contains, by the logit.
 
     Attributes:
-        coverage: The promised coverage, of the stays with each label and of those without it.
         absent_up_to: The set contains absence up to this logit, by label (C,); infinite if always.
         present_from: The set contains presence from this logit on, by label (C,); minus infinity if always.
     """
 
-    coverage: float
     absent_up_to: list[float]
     present_from: list[float]
 
     @classmethod
-    def learn(cls, labels: ArrayLike, logits: ArrayLike, coverage: float = COVERAGE) -> "ConformalSets":
+    def learn(cls, labels: NDArray[Any], logits: NDArray[np.float64], coverage: float) -> "Limits":
+        """Return the limits of held-out stays, from labels and logits (n, C)."""
+        columns = list(zip(labels.T, logits.T, strict=True))
+        return cls(
+            absent_up_to=[-_outlier(-z[y == 0], 1 - coverage) for y, z in columns],
+            present_from=[_outlier(z[y == 1], 1 - coverage) for y, z in columns],
+        )
+
+
+@dataclass(frozen=True)
+class ConformalSets:
+    """Which outcomes the prediction set of a stay contains, with or without radiograph.
+
+    Attributes:
+        coverage: The promised coverage: of the stays with each label and of those without it, among stays
+            with a radiograph and among stays without.
+        with_cxr: The limits of stays with a radiograph.
+        without_cxr: The limits of stays without.
+    """
+
+    coverage: float
+    with_cxr: Limits
+    without_cxr: Limits
+
+    @classmethod
+    def learn(
+        cls, labels: ArrayLike, logits: ArrayLike, has_cxr: ArrayLike, coverage: float = COVERAGE
+    ) -> "ConformalSets":
         """Return the sets of held-out stays, those of the validation split.
 
-        A set contains an outcome unless fewer than the share 1 - `coverage` of the held-out stays with this
-        outcome conform as badly (label-conditional, or Mondrian, split conformal prediction: Vovk et al.,
-        Algorithmic Learning in a Random World 2005, Section 4.5). With fewer than `coverage` /
-        (1 - `coverage`) such stays, 9 at 90 %, every set contains it.
+        A set contains an outcome unless fewer than the share 1 - `coverage` of the held-out stays of its kind
+        conform as badly (Mondrian, or label-conditional, split conformal prediction: Vovk et al., Algorithmic
+        Learning in a Random World 2005, Section 4.5). Of a kind are stays with the same outcome that all have
+        a radiograph, or all have none. With fewer than `coverage` / (1 - `coverage`) of them, 9 at 90 %,
+        every set contains the outcome.
 
         Args:
             labels: (n, C), 0 or 1.
             logits: (n, C), or any scores that rise with the probability.
+            has_cxr: Whether each stay has a radiograph (n,).
             coverage: Above 0 and below 1.
 
         Raises:
@@ -49,18 +76,20 @@ class ConformalSets:
         """
         if not 0 < coverage < 1:
             raise InputError(f"coverage is {coverage}; expected a number above 0 and below 1")
-        known, given = np.asarray(labels), np.asarray(logits, np.float64)
-        columns = list(zip(known.T, given.T, strict=True))
-        return cls(
-            coverage,
-            absent_up_to=[-_outlier(-z[y == 0], 1 - coverage) for y, z in columns],
-            present_from=[_outlier(z[y == 1], 1 - coverage) for y, z in columns],
-        )
+        known, given, seen = np.asarray(labels), np.asarray(logits, np.float64), np.asarray(has_cxr, bool)
+        with_cxr, without_cxr = (Limits.learn(known[rows], given[rows], coverage) for rows in (seen, ~seen))
+        return cls(coverage, with_cxr, without_cxr)
 
-    def contain(self, logits: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return whether the sets contain absence, and whether presence, both (N, C), from logits (N, C)."""
-        given = np.asarray(logits)
-        return given <= np.array(self.absent_up_to), given >= np.array(self.present_from)
+    def contain(self, logits: ArrayLike, has_cxr: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return whether the sets contain absence, and whether presence, both (N, C).
+
+        `logits` are (N, C), `has_cxr` (N,).
+        """
+        given, seen = np.asarray(logits), np.asarray(has_cxr, bool)[:, None]
+        return (
+            given <= np.where(seen, self.with_cxr.absent_up_to, self.without_cxr.absent_up_to),
+            given >= np.where(seen, self.with_cxr.present_from, self.without_cxr.present_from),
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +154,7 @@ def measure_sets(
         units: The unit of each stay (n,): the subject.
     """
     present, without = np.asarray(labels) == 1, ~np.asarray(has_cxr, bool)
-    absence, presence = sets.contain(logits)
+    absence, presence = sets.contain(logits, has_cxr)
     unit_of_row, n_units = number_units(units)
     measured = []
     for stays, rows in (("all", np.ones(len(present), bool)), ("without CXR", without)):

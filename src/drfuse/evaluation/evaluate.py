@@ -304,7 +304,8 @@ def _conformal_sets(validation: Predictions) -> ConformalSets | None:
     predicted = ~np.isnan(validation.logits).any(axis=1)
     if not predicted.any():
         return None
-    return ConformalSets.learn(validation.labels[predicted], validation.logits[predicted])
+    has_cxr = validation.stays["has_cxr"].to_numpy()[predicted]
+    return ConformalSets.learn(validation.labels[predicted], validation.logits[predicted], has_cxr)
 
 
 def _measured(
