@@ -157,6 +157,9 @@ def test_raw_and_recalibrated_probabilities_stand_together() -> None:
             text.split()
         )
         assert "threshold 0.15" not in text
+    unchanged = dataclasses.replace(MEASURED, recalibration="none", recalibrated=MEASURED.calibration)
+    text = rendered(probabilities_table(unchanged))
+    assert text.count("0.041 (0.032, 0.053)") == text.count("not needed") == 1
     text = rendered(probabilities_table(MEASURED))
     assert "temperature" not in text
     assert "net benefit" not in text

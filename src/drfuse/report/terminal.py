@@ -96,9 +96,10 @@ def probabilities_table(measured: Evaluation) -> Table:
     title = f"{measured.test_on} test set, probabilities of all labels"
     columns = ("calibration error", "Brier score", "ECE (by chance)")
     table = _table(title, "recalibrated", *columns, wide=True)
-    rows = {"no": measured.calibration}
-    if measured.recalibration is not None and measured.recalibrated is not None:
-        rows[RECALIBRATED[measured.recalibration]] = measured.recalibrated
+    method, mapped = measured.recalibration, measured.recalibrated
+    rows = {RECALIBRATED["none"] if method == "none" else "no": measured.calibration}
+    if method is not None and method != "none" and mapped is not None:
+        rows[RECALIBRATED[method]] = mapped
     for name, one in rows.items():
         ece = f"{one.ece:.3f} ({one.ece_if_calibrated:.3f})"
         table.add_row(name, _with_interval(one.error), _with_interval(one.brier), ece)
