@@ -39,7 +39,7 @@ def explain(
     cxr: Path | None = None,
     out: Path | None = None,
     ehr_method: EhrMethod = "integrated-gradients",
-    cxr_method: CxrMethod = "grad-cam",
+    cxr_method: CxrMethod = "integrated-gradients-grey",
     most_steps: int = MOST_STEPS,
     model: str | None = None,
     temp_dir: Path | None = None,

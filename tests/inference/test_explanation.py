@@ -142,7 +142,8 @@ def test_a_model_whose_gradient_is_not_finite_is_explained_by_occlusion(
     batches = list(EvaluationBatches(dataset, CxrTransform(facts.crop_size), rows))
     model = kind(facts.n_features, len(facts.label_names))
     model.fit(FittingData(batches[:1], batches[1:], dataset.features.values_of))
-    found = explain_stay(Predictor(model.eval(), facts), cohort, first_row(cohort, has_cxr=True))
+    row = first_row(cohort, has_cxr=True)
+    found = explain_stay(Predictor(model.eval(), facts), cohort, row)
     assert found.record is not None
     assert found.record.method == "occlusion"
     assert np.isfinite(found.record.hours).all()
@@ -150,9 +151,11 @@ def test_a_model_whose_gradient_is_not_finite_is_explained_by_occlusion(
     assert kind.__name__ in found.notes[0]
     if kind is LogisticLate:
         assert found.image is not None
-        assert found.image.method == "integrated-gradients-black"
         assert found.image.completeness is not None
         assert found.image.completeness.is_met
+        cam = explain_stay(Predictor(model.eval(), facts), cohort, row, cxr_method="grad-cam")
+        assert cam.image is None
+        assert "grad-cam is not possible: LogisticLate has no backbone" in cam.notes[1]
 
 
 def test_incomplete_attributions_carry_a_warning(
@@ -160,9 +163,10 @@ def test_incomplete_attributions_carry_a_warning(
 ) -> None:
     monkeypatch.setattr("drfuse.inference.attributions.MOST_MISSING", -1.0)
     found = explain_stay(fused, cohort, first_row(cohort, has_cxr=True), most_steps=2)
-    assert len(found.notes) == 1
-    assert "The attributions of the record add up to" in found.notes[0]
-    assert "after 2 steps" in found.notes[0]
+    assert len(found.notes) == 2
+    for note, what in zip(found.notes, ("record", "radiograph"), strict=True):
+        assert f"The attributions of the {what} add up to" in note
+        assert "After 2 steps the gap is" in note
 
 
 def test_stays_and_phenotypes_that_are_not_there_are_refused(fused: Predictor, cohort: Cohort) -> None:

@@ -22,7 +22,7 @@ from drfuse.models import FusionModel
 from drfuse.models.cxr_encoders import CxrEncoder, CxrStages
 
 EhrMethod = Literal["integrated-gradients", "gradient-x-input", "occlusion"]
-CxrMethod = Literal["grad-cam", "integrated-gradients-black", "integrated-gradients-grey"]
+CxrMethod = Literal["integrated-gradients-grey", "integrated-gradients-black", "grad-cam"]
 
 MOST_MISSING = 0.05
 """Attributions are incomplete if their sum misses the difference by more than this share of it."""
@@ -161,31 +161,14 @@ def attribute_record(
     """
     record, nothing = stay.ehr, baseline[None]
     variable_of = variable_of.to(record.device)
-    n_variables = int(variable_of.max()) + 1
-
-    def logit(ehr: Tensor) -> Tensor:
-        cxr = stay.cxr.expand(len(ehr) if len(stay.cxr) else 0, -1, -1, -1)
-        return logits_with(model, stay, ehr, cxr)[:, label]
-
-    def occlude(part_of: Tensor) -> Tensor:
-        """Return (T, F), what each part contributes in the place of its features; parts are (T, F)."""
-        from captum.attr import FeatureAblation
-
-        ablation = FeatureAblation(logit)
-        with torch.no_grad():
-            found: Tensor = ablation.attribute(
-                record, nothing, feature_mask=part_of[None], perturbations_per_eval=_ROWS_AT_A_TIME
-            )
-        sizes = torch.bincount(part_of.flatten())[part_of]
-        return found[0].double() / sizes
-
+    logit = _logit_of_record(model, stay, label)
     with _kept_radiograph(model, stay.cxr):
         difference = _difference(logit, record, nothing)
         if method == "occlusion":
             hour = torch.arange(record.shape[1], device=record.device)[:, None]
-            hours = _by_variable(occlude(hour * n_variables + variable_of), variable_of)
-            whole = occlude(variable_of.expand(record.shape[1], -1))
-            variables = _by_variable(whole, variable_of).sum(axis=0)
+            parts = hour * (int(variable_of.max()) + 1) + variable_of
+            hours = _by_variable(_occlude(logit, record, nothing, parts), variable_of)
+            variables = occlude_variables(model, stay, baseline, variable_of, label)
             return RecordAttribution(method, hours, variables, Completeness(float(hours.sum()), difference))
         with _gradients_of_inputs(model):
             if method == "gradient-x-input":
@@ -197,12 +180,26 @@ def attribute_record(
     return RecordAttribution(method, hours, hours.sum(axis=0), completeness)
 
 
+def occlude_variables(
+    model: FusionModel, stay: Batch, baseline: Tensor, variable_of: Tensor, label: int
+) -> NDArray[np.float64]:
+    """Return how much a logit falls (V,) if all hours of one variable are replaced by their baseline.
+
+    The arguments are those of `attribute_record`.
+    """
+    parts = variable_of.to(stay.ehr.device).expand(stay.ehr.shape[1], -1)
+    with _kept_radiograph(model, stay.cxr):
+        found = _occlude(_logit_of_record(model, stay, label), stay.ehr, baseline[None], parts)
+    of_variable: NDArray[np.float64] = _by_variable(found, parts[0]).sum(axis=0)
+    return of_variable
+
+
 def attribute_image(
     model: FusionModel,
     stay: Batch,
     black: float,
     label: int,
-    method: CxrMethod = "grad-cam",
+    method: CxrMethod = "integrated-gradients-grey",
     most_steps: int = MOST_STEPS,
     least_side: int = _LEAST_SIDE,
 ) -> ImageAttribution:
@@ -241,6 +238,34 @@ def attribute_image(
     found = _finite(found).double()
     completeness = Completeness(float(found.sum()), difference, steps)
     return ImageAttribution(method, _blurred(found)[0, 0].cpu().numpy(), completeness)
+
+
+def _logit_of_record(model: FusionModel, stay: Batch, label: int) -> Callable[[Tensor], Tensor]:
+    """Return the function from records (n, T, F) to logits (n,), given the stay's radiograph."""
+
+    def logit(ehr: Tensor) -> Tensor:
+        cxr = stay.cxr.expand(len(ehr) if len(stay.cxr) else 0, -1, -1, -1)
+        return logits_with(model, stay, ehr, cxr)[:, label]
+
+    return logit
+
+
+def _occlude(logit: Callable[[Tensor], Tensor], record: Tensor, nothing: Tensor, part_of: Tensor) -> Tensor:
+    """Return (T, F): by how much a logit falls without each part, spread over the part's features.
+
+    Args:
+        logit: From records (n, T, F) to logits (n,).
+        record: (1, T, F).
+        nothing: What replaces a part, (1, T, F).
+        part_of: The number of each feature's part (T, F).
+    """
+    from captum.attr import FeatureAblation
+
+    with torch.no_grad():
+        found: Tensor = FeatureAblation(logit).attribute(
+            record, nothing, feature_mask=part_of[None], perturbations_per_eval=_ROWS_AT_A_TIME
+        )
+    return found[0].double() / torch.bincount(part_of.flatten())[part_of]
 
 
 def _integrate(

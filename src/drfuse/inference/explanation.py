@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drfuse.cohort.variables import Variable
+from drfuse.cohort.manifest import Variable
 from drfuse.data import Batch, Cohort
 from drfuse.data.augmentation import CxrTransform
 from drfuse.data.loader import EvaluationBatches
@@ -127,7 +127,7 @@ def explain_stay(
     row: int,
     phenotype: str | None = None,
     ehr_method: EhrMethod = "integrated-gradients",
-    cxr_method: CxrMethod = "grad-cam",
+    cxr_method: CxrMethod = "integrated-gradients-grey",
     most_steps: int = MOST_STEPS,
 ) -> Explanation:
     """Explain the prediction for one stay.
@@ -185,9 +185,9 @@ def explain_stay(
         try:
             image = attribute_image(model, stay, black, label, cxr_method, most_steps)
         except NoGradientError as error:
-            other: CxrMethod = "integrated-gradients-black"
-            notes.append(f"{cxr_method} is not possible: {type(model).__name__} {error}; {other} is shown.")
-            image = attribute_image(model, stay, black, label, other, most_steps)
+            notes.append(
+                f"{cxr_method} is not possible: {type(model).__name__} {error}; choose another method."
+            )
     notes += _incomplete("record", record) + _incomplete("radiograph", image)
     if np.isnan(logits["neither"]).all():
         notes.append("Without a radiograph the model makes no prediction, so there are no Shapley values.")
@@ -275,8 +275,8 @@ def _incomplete(what: str, found: RecordAttribution | ImageAttribution | None) -
         return []
     return [
         f"The attributions of the {what} add up to {of.total:+.3f}, but the logit differs by "
-        f"{of.difference:+.3f}: after {of.steps} steps, {of.share:.0%} of the difference is missing or too "
-        "much. Read them with care."
+        f"{of.difference:+.3f}. After {of.steps} steps the gap is {of.share:.0%} of that difference, so read "
+        "them with care."
     ]
 
 
