@@ -27,4 +27,10 @@ def test_the_stages_make_a_cohort_a_run_and_its_metrics(tmp_path: Path) -> None:
     assert million.evaluate(cohort, run) == pytest.approx(0.5, abs=0.1)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
     assert metrics["full"]["n_stays"] == len(opened.rows("test"))
-    assert set(pl.read_csv(run / "subgroups.csv")["attribute"]) == {"age", "sex", "race", "admission"}
+    assert set(pl.read_csv(run / "subgroups.csv")["attribute"]) == {
+        "age",
+        "sex",
+        "race",
+        "admission",
+        "has_cxr",
+    }

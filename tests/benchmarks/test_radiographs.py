@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks.radiographs import decode_every_pixel, radiographs, write_radiographs
@@ -18,6 +19,7 @@ def test_both_ways_of_decoding_give_nearly_the_same_image(tmp_path: Path) -> Non
     assert np.abs(np.subtract(full, draft, dtype=float)).mean() < 3 < full.std()
 
 
+@pytest.mark.slow  # its processes import everything anew
 def test_each_way_is_measured(tmp_path: Path) -> None:
     report = radiographs(2, 64, 1, 12, 200, 240, (40, 80), tmp_path / "report.json")
     decoding, adding, listing = report.tables

@@ -162,8 +162,8 @@ def test_a_folder_below_a_file_is_refused_in_a_sentence(fit: Trainer, tmp_path: 
         ({"options": {"epochs": 1}}, "options is {'epochs': 1}; expected a TrainOptions"),
         ({"options": None}, "options is None; expected a TrainOptions"),
         (
-            {"model": "drfuse.models.EhrLstm"},
-            "model is the text 'drfuse.models.EhrLstm'; expected a class or",
+            {"model": "drfuse.models.NoSuch"},
+            "drfuse.models.NoSuch",
         ),
         ({"model": lambda *_: torch.nn.Linear(1, 1)}, "the model is of type Linear; expected a FusionModel"),
         ({"overwrite": "no"}, "overwrite is the text 'no'; expected true or false"),

@@ -244,9 +244,12 @@ def test_a_folder_without_a_release_is_named(tmp_path: Path) -> None:
         MimicCxr.open(tmp_path, Store().connect())
 
 
-@pytest.mark.parametrize(
-    "stem", ["hosp/patients", "hosp/admissions", "hosp/diagnoses_icd", "icu/chartevents", "hosp/labevents"]
-)
+def test_a_release_may_lack_diagnoses(hospital: Hospital, tmp_path: Path) -> None:
+    (hospital.write(tmp_path) / "hosp/diagnoses_icd.csv.gz").unlink()
+    assert open_folder(tmp_path).diagnoses is None
+
+
+@pytest.mark.parametrize("stem", ["hosp/patients", "hosp/admissions", "icu/chartevents", "hosp/labevents"])
 def test_a_missing_table_is_named(stem: str, hospital: Hospital, tmp_path: Path) -> None:
     (hospital.write(tmp_path) / f"{stem}.csv.gz").unlink()
     with pytest.raises(MissingInputError, match=rf"lacks the table \w+.*{stem}\.csv\.gz"):
