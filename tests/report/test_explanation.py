@@ -95,6 +95,7 @@ def test_every_figure_has_a_caption_and_both_formats(explanation: Explanation, t
     out = tmp_path / "explained"
     write_explanation(explanation, out)
     assert left_in(out) == CONTENTS
+    assert out.stat().st_mode & 0o777 == 0o700
     for path in out.glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 500

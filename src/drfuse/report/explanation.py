@@ -58,6 +58,7 @@ def write_explanation(explanation: "Explanation", out: Path, overwrite: bool = F
     """
     figures = explanation_figures(explanation)
     with atomic_folder(Path(out), "explanation", JSON, CONTENTS, overwrite) as folder:
+        folder.chmod(0o700)  # it holds what was measured in a patient
         text = json.dumps(explanation.as_json(), ensure_ascii=False, allow_nan=False)
         write_whole(folder / JSON, text + "\n")
         for stem, (_, figure) in figures.items():
