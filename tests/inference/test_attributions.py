@@ -162,6 +162,19 @@ def test_a_backbone_runs_once_for_many_records(
     assert all(module.kept is None for module in model.modules() if hasattr(module, "kept"))
 
 
+def test_a_model_with_frozen_backbones_looks_its_radiograph_up() -> None:
+    model, batch = tiny_model(MedFuse).eval(), make_batch()
+    model.shared_encoders().cxr[0].freeze([batch.cxr])
+    stay = take_stays(batch, [2])  # the second radiograph
+    found = attribute_record(model, stay, baseline_of(stay), VARIABLE_OF, 1)
+    with torch.no_grad():
+        logits = [model(replace(stay, ehr=ehr)).logits[0, 1] for ehr in (stay.ehr, baseline_of(stay)[None])]
+    assert found.completeness.difference == pytest.approx(float(logits[0] - logits[1]), abs=1e-5)
+    without_pixels = replace(stay, cxr=stay.cxr[:, :, :0, :0])
+    with pytest.raises(NoGradientError, match="reads no pixels"):
+        attribute_image(model, without_pixels, -2.0, 1)
+
+
 def test_a_model_is_left_as_it_was() -> None:
     model, stay = tiny_model(DrFuse).eval(), one_stay()
     next(model.parameters()).requires_grad_(False)

@@ -124,7 +124,7 @@ def logits_with(model: FusionModel, stay: Batch, ehr: Tensor, cxr: Tensor) -> Te
         n_hours=stay.n_hours[first],
         cxr=cxr,
         cxr_of=torch.arange(len(cxr), device=cxr.device),
-        cxr_row=first[: len(cxr)],
+        cxr_row=stay.cxr_row[first[: len(cxr)]],
         labels=stay.labels[first],
     )
     output: Any = model(batch)
@@ -161,8 +161,8 @@ def attribute_record(
     """
     record, nothing = stay.ehr, baseline[None]
     variable_of = variable_of.to(record.device)
-    logit = _logit_of_record(model, stay, label)
-    with _kept_radiograph(model, stay.cxr):
+    with _kept_radiograph(model, stay) as kept:
+        logit = _logit_of_record(model, kept, label)
         difference = _difference(logit, record, nothing)
         if method == "occlusion":
             hour = torch.arange(record.shape[1], device=record.device)[:, None]
@@ -188,8 +188,8 @@ def occlude_variables(
     The arguments are those of `attribute_record`.
     """
     parts = variable_of.to(stay.ehr.device).expand(stay.ehr.shape[1], -1)
-    with _kept_radiograph(model, stay.cxr):
-        found = _occlude(_logit_of_record(model, stay, label), stay.ehr, baseline[None], parts)
+    with _kept_radiograph(model, stay) as kept:
+        found = _occlude(_logit_of_record(model, kept, label), stay.ehr, baseline[None], parts)
     of_variable: NDArray[np.float64] = _by_variable(found, parts[0]).sum(axis=0)
     return of_variable
 
@@ -223,6 +223,8 @@ def attribute_image(
         NoGradientError: If the method needs a gradient or feature maps that the model does not have.
     """
     image = stay.cxr
+    if not image.numel():
+        raise NoGradientError("looks frozen features up and reads no pixels")
 
     def logit(cxr: Tensor) -> Tensor:
         return logits_with(model, stay, stay.ehr.expand(len(cxr), -1, -1), cxr)[:, label]
@@ -414,17 +416,22 @@ def _gradients_of_inputs(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_radiograph(model: FusionModel, cxr: Tensor) -> Iterator[None]:
-    """Run each `CxrEncoder`'s backbone once on cxr (1, 1, H, W), not once for each of many records."""
+def _kept_radiograph(model: FusionModel, stay: Batch) -> Iterator[Batch]:
+    """Run each `CxrEncoder`'s backbone once on the stay's radiograph, not once for each of many records.
+
+    Yields:
+        The stay, whose radiograph the encoders look up.
+    """
     encoders = [
         module for module in model.modules() if isinstance(module, CxrEncoder) and module.kept is None
     ]
     try:
-        if len(cxr):
+        if encoders and len(stay.cxr):
             with torch.no_grad():
                 for encoder in encoders:
-                    encoder.kept = encoder.pool(cxr)
-        yield
+                    encoder.kept = encoder.pool(stay.cxr)
+            stay = replace(stay, cxr_row=torch.zeros_like(stay.cxr_row))
+        yield stay
     finally:
         for encoder in encoders:
             encoder.kept = None
