@@ -25,7 +25,7 @@ from benchmarks.results import Report, Table, Target
 from drfuse import __version__
 from drfuse.cohort.assembly import number_stays, write_ehr, write_normalization, write_stays
 from drfuse.cohort.left_out import count_left_out
-from drfuse.cohort.manifest import FlowStep, Manifest, sha256
+from drfuse.cohort.manifest import FlowStep, Manifest
 from drfuse.cohort.radiographs import find_radiographs, store_radiographs
 from drfuse.cohort.reuse import CONTENT, INPUTS, write_inputs
 from drfuse.cohort.sources import Images, Source
@@ -39,6 +39,7 @@ from drfuse.inference import Predictor
 from drfuse.models import FusionModel
 from drfuse.models.base import MODALITIES, FusionOutput
 from drfuse.run import Run, RunFacts, predictions_file
+from drfuse.sums import sha256
 
 AT_MOST_GIB = 4
 _LABELS = [f"phenotype {c}" for c in range(25)]

@@ -11,10 +11,11 @@ import polars as pl
 import torch
 from torch import nn
 
-from drfuse.cohort.manifest import FlowStep, Manifest, sha256
+from drfuse.cohort.manifest import FlowStep, Manifest
 from drfuse.cohort.variables import load_variables
 from drfuse.data import Batch
 from drfuse.models import DrFuse, FusionModel
+from drfuse.sums import sha256
 
 TINY_BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 TINY_SIZES: dict[str, Any] = {

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from drfuse.arguments import check_arguments
-from drfuse.cohort.manifest import CohortSummary, Manifest, sha256
+from drfuse.cohort.manifest import CohortSummary, Manifest
 from drfuse.errors import InputError
 from drfuse.files import atomic_folder
 from drfuse.imports import imported_classes
 from drfuse.report.model_card import SHARING, CardFacts, Origin, model_card
 from drfuse.run import Run, RunFacts
+from drfuse.sums import sha256
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from drfuse.cohort.manifest import FORMAT_VERSION, FlowStep, Manifest, sha256
+from drfuse.cohort.manifest import FORMAT_VERSION, FlowStep, Manifest
 from drfuse.cohort.variables import load_variables
 from drfuse.errors import InputError, MissingInputError
+from drfuse.sums import sha256
 
 MANIFEST = Manifest(
     drfuse="0.0.1",

@@ -15,9 +15,9 @@ import pytest
 
 from drfuse.cohort import FlowStep, Manifest, load_variables, prepare
 from drfuse.cohort.images import decode
-from drfuse.cohort.manifest import sha256
 from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
+from drfuse.sums import sha256
 from tests.builders import left_in
 from tests.cohort.prepared import Prepared, open_cohort, prepare_hospital
 from tests.mimic import (

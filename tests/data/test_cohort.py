@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drfuse.cohort.manifest import sha256
 from drfuse.data import Cohort, StayDataset, Task
 from drfuse.errors import InputError, MissingInputError
+from drfuse.sums import sha256
 from tests.builders import PHENOTYPES, write_cohort
 
 

@@ -1,7 +1,6 @@
 """`manifest.json`: how a cohort was made, and what is in it."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,9 +126,3 @@ class Manifest:
             return cls(**fields)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged; run `drfuse prepare` again") from error
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from drfuse.cohort.assembly import (
     write_stays,
 )
 from drfuse.cohort.left_out import count_left_out, report_left_out
-from drfuse.cohort.manifest import FlowStep, Manifest, sha256
+from drfuse.cohort.manifest import FlowStep, Manifest
 from drfuse.cohort.phenotypes import Labels, find_labels, phenotype_names, read_phenotypes
 from drfuse.cohort.radiographs import find_radiographs, find_unreadable, store_radiographs
 from drfuse.cohort.reuse import CONTENT, INPUTS, PARTS, Earlier, Inputs, link_or_copy, write_inputs
@@ -31,6 +31,7 @@ from drfuse.cohort.timeseries import last_of_each_hour, measure
 from drfuse.cohort.variables import Preset, load_variables
 from drfuse.errors import InputError, check_choice
 from drfuse.files import atomic_folder, recover_interrupted_write
+from drfuse.sums import sha256
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 from drfuse import __version__
 from drfuse.cohort.images import is_readable
 from drfuse.cohort.left_out import COUNTS
-from drfuse.cohort.manifest import Manifest, sha256
+from drfuse.cohort.manifest import Manifest
 from drfuse.cohort.sources import Images, Source, SourceFile
 from drfuse.cohort.sources.source import Table
 from drfuse.cohort.store import Store, cast_batch, create_from_blocks, read_batches
 from drfuse.errors import InputError
+from drfuse.sums import sha256
 
 INPUTS = "inputs.parquet"
 """The file that lists what a cohort was made from; it is not part of the cohort's content."""

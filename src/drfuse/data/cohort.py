@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from drfuse import __version__
 from drfuse.arguments import as_annotated
-from drfuse.cohort.manifest import Manifest, sha256
-from drfuse.data.checks import changed_file
+from drfuse.cohort.manifest import Manifest
 from drfuse.data.features import EhrFeatures
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.subsets import Split, Subset
+from drfuse.sums import changed_file, sha256
 
 if TYPE_CHECKING:
     from drfuse.cohort.patients import Patients
@@ -60,7 +60,7 @@ class Cohort:
         manifest = Manifest.read(folder)
         if missing := [name for name in manifest.files if not (folder / name).is_file()]:
             raise MissingInputError(f"{folder} lacks {', '.join(missing)}; run `drfuse prepare` again")
-        if verify and (changed := changed_file(folder, manifest)) is not None:
+        if verify and (changed := changed_file(folder, manifest.files)) is not None:
             raise InputError(f"{folder}/{changed} is not what `drfuse prepare` wrote; run it again")
         try:
             columns = set(pl.read_parquet_schema(folder / "stays.parquet"))

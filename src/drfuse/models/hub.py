@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from drfuse import __version__
-from drfuse.cohort.manifest import sha256
 from drfuse.errors import InputError, MissingInputError
 from drfuse.files import atomic_file
 from drfuse.imports import import_path, imported_classes
 from drfuse.models.cxr_encoders import only_new_backbones, pretrained_configs
 from drfuse.run import ModelFacts, Run, RunFacts
+from drfuse.sums import sha256
 
 _Model = TypeVar("_Model", bound="HubModel")
 

@@ -1,13 +1,13 @@
-"""Whether the files of a cohort are what `prepare` wrote: each is read once, and then known by its stamp."""
+"""Whether the files of a cohort or a run are what was written: each is read once, then known by its stamp."""
 
 import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from drfuse.cohort.manifest import Manifest, sha256
 from drfuse.files import write_whole
 
 _SETTLED_NS = 2_000_000_000
@@ -17,21 +17,35 @@ Stamps = dict[str, list[int]]
 """The size of each file, and the times of the last change of its content and of its entry, in nanoseconds."""
 
 
-def changed_file(folder: Path, manifest: Manifest) -> str | None:
-    """Return the name of a file that is not what the manifest says; None if there is none.
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_file(folder: Path, sums: Mapping[str, str]) -> str | None:
+    """Return the name of a file whose SHA-256 is not the given one; None if there is none.
 
     The stamps of whole files are kept in the user's cache, so that only files with another stamp are read
-    again. They are not kept beside the cohort: it may be on a disk that cannot be written to, or be shared
-    with others, whose word on it would have to be trusted.
+    again. They are not kept in the folder: it may be on a disk that cannot be written to, or be shared with
+    others, whose word on it would have to be trusted.
+
+    Args:
+        folder: The folder.
+        sums: SHA-256 of its files by name.
+
+    Raises:
+        OSError: If a file is missing or cannot be read.
     """
     started, kept = time.time_ns(), _kept(folder)
-    stamps, known = {name: _stamp(folder / name) for name in manifest.files}, _read(kept)
-    for name, sum_ in manifest.files.items():
+    stamps, known = {name: _stamp(folder / name) for name in sums}, _read(kept)
+    for name, sum_ in sums.items():
         if known.get(f"{name} {sum_}") != stamps[name] and sha256(folder / name) != sum_:
             return name
     if kept is not None:
-        settled = {
-            f"{name} {manifest.files[name]}": stamp
+        of_others = {key: stamp for key, stamp in known.items() if key.rpartition(" ")[0] not in sums}
+        settled = of_others | {
+            f"{name} {sums[name]}": stamp
             for name, stamp in stamps.items()
             if max(stamp[1:]) < started - _SETTLED_NS
         }
@@ -43,7 +57,7 @@ def changed_file(folder: Path, manifest: Manifest) -> str | None:
 
 
 def _kept(folder: Path) -> Path | None:
-    """Return the file that keeps the stamps of a cohort; None if this user has no home."""
+    """Return the file that keeps the stamps of a folder; None if this user has no home."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:

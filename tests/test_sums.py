@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from drfuse.cohort.manifest import Manifest, sha256
-from drfuse.data import Cohort, checks
+from drfuse import sums
+from drfuse.cohort.manifest import Manifest
+from drfuse.data import Cohort
 from drfuse.errors import InputError
+from drfuse.sums import sha256
 from tests.builders import write_cohort
 
 
@@ -16,7 +18,7 @@ from tests.builders import write_cohort
 def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a cohort; its files count as settled at once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(checks, "_SETTLED_NS", 0)
+    monkeypatch.setattr(sums, "_SETTLED_NS", 0)
     return write_cohort(tmp_path / "cohort")
 
 
@@ -29,12 +31,12 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr(checks, "sha256", counted)
+    monkeypatch.setattr(sums, "sha256", counted)
     return names
 
 
 def changed(folder: Path) -> str | None:
-    return checks.changed_file(folder, Manifest.read(folder))
+    return sums.changed_file(folder, Manifest.read(folder).files)
 
 
 def test_whole_files_are_read_once(cohort: Path, read: list[str]) -> None:
@@ -70,7 +72,7 @@ def test_another_sum_in_the_manifest_is_noticed(cohort: Path) -> None:
 def test_files_that_were_just_written_are_read_again(
     cohort: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_SETTLED_NS", 10**12)
+    monkeypatch.setattr(sums, "_SETTLED_NS", 10**12)
     for _ in range(2):
         assert changed(cohort) is None
     assert len(read) == 8
@@ -95,3 +97,12 @@ def test_a_cohort_that_was_moved_is_read_again(cohort: Path, read: list[str]) ->
     read.clear()
     assert changed(cohort.rename(cohort.with_name("moved"))) is None
     assert len(read) == 4
+
+
+def test_the_stamps_of_other_files_are_kept(cohort: Path, read: list[str]) -> None:
+    files = Manifest.read(cohort).files
+    for name in files:
+        assert sums.changed_file(cohort, {name: files[name]}) is None
+    read.clear()
+    assert changed(cohort) is None
+    assert not read
