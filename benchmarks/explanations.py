@@ -55,12 +55,11 @@ SIGNS = (
 
 _PRESENT = 1.0  # standard deviations
 _TOP_SHARE = 0.05  # of the pixels
+_NO_METHOD = ("chance", "best possible")
 _SHOWN_AS = {
     "coma_depth": ("gcs_eye_opening", "gcs_motor_response", "gcs_verbal_response", "gcs_total"),
     "refill_delay": ("capillary_refill_rate",),
 }
-_UNTRAINED: dict[str, EhrMethod] = {"integrated-gradients, untrained network": "integrated-gradients"}
-_INTEGRATED: tuple[CxrMethod, ...] = ("integrated-gradients-black", "integrated-gradients-grey")
 
 
 def explanations(
@@ -69,7 +68,8 @@ def explanations(
     stays: int = 4000,
     image_size: int = 64,
     epochs: int = 8,
-    stays_per_factor: int = 60,
+    stays_per_factor: int = 25,
+    most_steps: int = 128,
     n_resamples: int = 1000,
 ) -> Report:
     """Measure explanations on simulated hospitals.
@@ -81,6 +81,7 @@ def explanations(
         image_size: Side of the radiographs, in pixels.
         epochs: Epochs of a training.
         stays_per_factor: The most test stays of a hospital in which a factor is explained.
+        most_steps: The most steps of integrated gradients; those of `drfuse explain` would take hours.
         n_resamples: Resamples of the stays, for the intervals.
     """
     options = TrainOptions(epochs=epochs, patience=epochs, lr=1e-3, schedule="cosine", batch_size=32)
@@ -89,7 +90,7 @@ def explanations(
         folder = out / f"seed-{seed}"
         simulated = {"stays": stays, "cxr_rate": 0.5, "image_size": image_size, "seed": seed}
         learn(folder, simulated, options.changed(seed=seed), {"drfuse": MODELS["fused"]})
-        hospital = _Hospital(folder, seed)
+        hospital = _Hospital(folder, seed, most_steps)
         found["record"] += hospital.records(stays_per_factor)
         found["image"] += hospital.images(stays_per_factor)
     record, image = (pl.DataFrame(found[part], infer_schema_length=None) for part in ("record", "image"))
@@ -201,8 +202,8 @@ def mean_over_factors(
 class _Hospital:
     """The run and the test stays of one seed."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int, most_steps: int) -> None:
+        self.folder, self.seed, self.most_steps = folder, seed, most_steps
         self.predictor = Predictor.open(run_of(folder, "drfuse").folder)
         torch.manual_seed(seed)
         model = self.predictor.model
@@ -225,7 +226,7 @@ class _Hospital:
                 rows.append(about | {"method": "chance"} | chance)
                 for name, predictor, method in (
                     *((one, self.predictor, one) for one in get_args(EhrMethod)),
-                    *((one, self.untrained, of) for one, of in _UNTRAINED.items()),
+                    ("integrated-gradients, untrained network", self.untrained, "integrated-gradients"),
                 ):
                     start = perf_counter()
                     variables, found = self._attribute_record(predictor, stay, about["label"], method)
@@ -247,8 +248,11 @@ class _Hospital:
                     continue
                 chance = dict.fromkeys(("point", "top 5 %", "mass"), float(region.mean()))
                 rows.append(about | {"method": "chance"} | chance)
+                best = map_scores(region.astype(np.float64), region)
+                rows.append(about | {"method": "best possible"} | best)
                 for name, (predictor, method, least_side) in self._maps().items():
                     own = {} if least_side is None else {"least_side": least_side}
+                    own["most_steps"] = self.most_steps
                     start = perf_counter()
                     found = attribute_image(predictor.model, stay, self.black, about["label"], method, **own)
                     cost = _cost(found.completeness, perf_counter() - start)
@@ -260,8 +264,13 @@ class _Hospital:
         return {
             "grad-cam": (self.predictor, "grad-cam", None),
             "grad-cam, last stage": (self.predictor, "grad-cam", 1),
-            **{method: (self.predictor, method, None) for method in _INTEGRATED},
-            **{f"{method}, untrained network": (self.untrained, method, None) for method in _INTEGRATED},
+            "integrated-gradients-black": (self.predictor, "integrated-gradients-black", None),
+            "integrated-gradients-grey": (self.predictor, "integrated-gradients-grey", None),
+            "integrated-gradients-grey, untrained network": (
+                self.untrained,
+                "integrated-gradients-grey",
+                None,
+            ),
         }
 
     def _attribute_record(
@@ -272,7 +281,7 @@ class _Hospital:
         baseline = features.mean_record(stay.ehr.shape[1])
         if method == "occlusion":  # that of each hour would take ten times as long
             return occlude_variables(model, stay, baseline, features.variable_of, label), None
-        found = attribute_record(model, stay, baseline, features.variable_of, label, method)
+        found = attribute_record(model, stay, baseline, features.variable_of, label, method, self.most_steps)
         return found.variables, found.completeness
 
     def _stays(self, modality: Modality, factor: str, most: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
@@ -329,10 +338,10 @@ def _means(title: str, rows: pl.DataFrame, n_resamples: int) -> Table:
             found = mean_over_factors(
                 of[measure].to_numpy(), of["factor"].to_numpy(), of["unit"].to_numpy(), n_resamples
             )
-            interval = "" if method == "chance" else f" ({found.low:.3f}, {found.high:.3f})"
+            interval = "" if method in _NO_METHOD else f" ({found.low:.3f}, {found.high:.3f})"
             cells[measure] = f"{found.value:.3f}{interval}"
         seconds = of["seconds"].median()
-        cells["median seconds"] = None if method == "chance" else float(seconds)  # type: ignore[arg-type]
+        cells["median seconds"] = None if method in _NO_METHOD else float(seconds)  # type: ignore[arg-type]
         table.append(cells)
     n, n_stays = rows["factor"].n_unique(), rows["unit"].n_unique()
     explained = rows.filter(pl.col("method") == "chance").height

@@ -47,6 +47,8 @@ def test_a_map_scores_what_lies_in_the_region() -> None:
     pixels[0, :3], pixels[9, :2] = [-5.0, 4.0, 3.0], [2.0, 2.0]
     assert map_scores(pixels, region) == {"point": 1.0, "top 5 %": 0.6, "mass": 0.75}
     assert map_scores(np.zeros((10, 10)), ~region)["mass"] == 0
+    best = map_scores(region.astype(float), region)  # smaller than the top 5 %
+    assert best == {"point": 1.0, "top 5 %": 0.8, "mass": 1.0}
 
 
 def test_the_mean_gives_every_factor_the_same_weight_and_an_interval_over_stays() -> None:
@@ -70,6 +72,12 @@ def test_everything_is_measured_and_shown(tmp_path: Path) -> None:
     shown = report.markdown()
     assert "nan" not in shown
     assert "not measured" not in shown
-    for said in ("grad-cam, last stage", "occlusion", "untrained network", "Conduction disorders", "chance"):
+    for said in (
+        "grad-cam, last stage",
+        "occlusion",
+        "untrained network",
+        "Conduction disorders",
+        "best possible",
+    ):
         assert said in shown
     assert (tmp_path / "explanations.json").is_file()
