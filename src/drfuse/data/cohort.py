@@ -15,6 +15,7 @@ from drfuse import __version__
 from drfuse.arguments import as_annotated
 from drfuse.cohort.manifest import Manifest
 from drfuse.data.features import EhrFeatures
+from drfuse.data.opened import OpenedFiles
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.subsets import Split, Subset
 from drfuse.sums import changed_file, sha256
@@ -34,6 +35,9 @@ class Cohort:
         cxr: Uint8 (M, size, size), memory-mapped; `stays["cxr_row"]` is the row of each stay, else null.
         normalization: `mean` and `std` of each continuous variable over the training split.
         table: The stays, if they are not those in `stays.parquet`.
+        fingerprint: SHA-256 of the manifest that was read, which holds the SHA-256 of every other file; empty
+            if there is none.
+        opened: Which files were opened (see `check_unchanged`).
     """
 
     folder: Path
@@ -42,6 +46,8 @@ class Cohort:
     cxr: NDArray[np.uint8]
     normalization: dict[str, dict[str, float]]
     table: pl.DataFrame | None = None
+    fingerprint: str = ""
+    opened: OpenedFiles | None = None
 
     @classmethod
     def open(cls, folder: Path, verify: bool = False) -> "Cohort":
@@ -54,10 +60,14 @@ class Cohort:
 
         Raises:
             MissingInputError: If `folder` is not a cohort, or one of its files is missing.
-            InputError: If a file is damaged, or the files do not belong together.
+            InputError: If a file is damaged or replaced meanwhile, or the files do not belong together.
         """
         folder = as_annotated("cohort", folder, Path)
         manifest = Manifest.read(folder)
+        opened = OpenedFiles.of(folder, ("manifest.json", *manifest.files))
+        fingerprint = sha256(folder / "manifest.json")
+        if Manifest.read(folder) != manifest:
+            raise InputError(f"{folder} was replaced while it was opened; run the same command again")
         if missing := [name for name in manifest.files if not (folder / name).is_file()]:
             raise MissingInputError(f"{folder} lacks {', '.join(missing)}; run `drfuse prepare` again")
         if verify and (changed := changed_file(folder, manifest.files)) is not None:
@@ -80,7 +90,7 @@ class Cohort:
             raise InputError(
                 f"{folder}/normalization.json is damaged: {error}; run `drfuse prepare` again"
             ) from error
-        cohort = cls(folder, manifest, ehr, cxr, normalization)
+        cohort = cls(folder, manifest, ehr, cxr, normalization, fingerprint=fingerprint, opened=opened)
         n_images, ids = int(cohort.columns("has_cxr")["has_cxr"].sum()), cohort.stay_id
         if ehr.dtype != np.float32 or cxr.dtype != np.uint8 or (ids[1:] < ids[:-1]).any():
             raise InputError(
@@ -94,7 +104,20 @@ class Cohort:
                 f"{expected}; cxr.npy has {len(cxr)} images, expected {n_images}; "
                 "run `drfuse prepare` again"
             )
+        cohort.check_unchanged()
         return cohort
+
+    def check_unchanged(self) -> None:
+        """Check that the files are still those that were opened.
+
+        Raises:
+            InputError: If one was replaced, changed or deleted.
+        """
+        if self.opened is not None and (name := self.opened.first_changed()) is not None:
+            raise InputError(
+                f"{self.folder}/{name} was replaced while it was in use, so what was computed mixes two "
+                "cohorts; run the same command again"
+            )
 
     @classmethod
     def of_patients(
@@ -134,7 +157,7 @@ class Cohort:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle only the path: another process maps the same files instead of copying them."""
-        return Cohort.open, (self.folder,)
+        return _reopen, (self.folder, self.fingerprint)
 
     @property
     def phenotypes(self) -> list[str]:
@@ -216,11 +239,6 @@ class Cohort:
         """Whether each stay has a radiograph (N,)."""
         return self.cxr_row >= 0
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the manifest, which holds the SHA-256 of every other file."""
-        return sha256(self.folder / "manifest.json")
-
     def rows(self, split: Split | None = None, subset: Subset = "full") -> NDArray[np.int64]:
         """Return the rows, in order, of all stays of a split or of those with a radiograph (`matched`).
 
@@ -260,6 +278,14 @@ class Cohort:
                 f"the cohort {self.folder} has no stay {stay_id}; choose one in its stays.parquet"
             )
         return int(row)
+
+
+def _reopen(folder: Path, fingerprint: str) -> Cohort:
+    """Return a cohort that another process opened."""
+    cohort = Cohort.open(folder)
+    if cohort.fingerprint != fingerprint:
+        raise InputError(f"{folder} was replaced while it was in use; run the same command again")
+    return cohort
 
 
 def from_bytes(labels: NDArray[np.int8]) -> NDArray[np.float32]:

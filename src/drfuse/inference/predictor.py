@@ -246,6 +246,7 @@ class Predictor:
                 ):
                     result = function(batch)
                 yield result
+        dataset.cohort.check_unchanged()
 
     def dataset(self, cohort: Cohort | Path, labelled: bool = True) -> StayDataset:
         """Return the dataset of a cohort that fits the model, with the features of the training.

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from drfuse import __version__
 from drfuse.data import Cohort, CohortDataModule
+from drfuse.data.leakage import check_leakage
 from drfuse.data.loader import explain_killed_workers
 from drfuse.data.summary import summarize_inputs
 from drfuse.errors import InputError
@@ -71,6 +72,8 @@ def fit_run(
     ranks = ranks or Ranks()
     ranks.join()
     opened = Cohort.open(cohort.resolve(), verify=ranks.is_first)
+    if ranks.is_first:
+        check_leakage(opened)
     data = data_module(opened, options, ranks)
     L.seed_everything(options.seed, workers=True, verbose=False)
     n_features, n_labels = len(data.dataset.features), len(data.dataset.task.label_names)
@@ -166,9 +169,10 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
     """Load the weights of the best epoch, or fit a model that has no epochs; then save the model.
 
     Raises:
-        InputError: If no epoch has a validation PRAUC, or the fitted model has none.
+        InputError: If no epoch has a validation PRAUC, the fitted model has none, or the cohort was replaced.
     """
     network, dataset, options = fusion.model, data.dataset, fusion.options
+    dataset.cohort.check_unchanged()
     manifest = dataset.cohort.manifest
     if isinstance(network, FittedModel):
         result = TrainedRun(run.folder, 0, _fit_in_one_call(network, data), 1)
