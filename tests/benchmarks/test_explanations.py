@@ -76,7 +76,7 @@ def test_everything_is_measured_and_shown(tmp_path: Path) -> None:
         "grad-cam, last stage",
         "occlusion",
         "untrained network",
-        "Conduction disorders",
+        "Shock",
         "best possible",
     ):
         assert said in shown
