@@ -55,8 +55,9 @@ def export(
 ) -> Exported:
     """Write a folder to hand on: the model in the form of the Hugging Face hub, with a model card.
 
-    It holds `config.json`, `model.safetensors`, `README.md` (the card), `LICENSE.md` and, if the run has one,
-    `recalibration.json`; no predictions, checkpoints or logs, which name patients. Nothing is uploaded.
+    It holds `config.json`, `model.safetensors`, `README.md` (the card), `LICENSE.md`, `sums.json` and, if the
+    run has one, `recalibration.json`; no predictions, checkpoints or logs, which name patients. Nothing is
+    uploaded.
 
     Args:
         run: Folder that `drfuse train` wrote. What `drfuse evaluate` measured is in the card.
@@ -103,6 +104,7 @@ def export(
         for path in (opened.facts, opened.model, opened.recalibration):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
+        Run(folder).write_sums()
         (folder / CARD).write_text(text, encoding="utf-8")
         (folder / LICENSE).write_text(
             f"# Licence of the weights\n\n{SHARING[card.origin]}\n\n{note}\n", encoding="utf-8"

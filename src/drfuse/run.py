@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
@@ -20,11 +22,14 @@ from drfuse.arguments import as_annotated
 from drfuse.errors import InputError, MissingInputError
 from drfuse.files import atomic_file, beside, write_whole
 from drfuse.subsets import Split, Subset
+from drfuse.sums import changed_file, sha256
 from drfuse.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from drfuse.cohort import CohortSummary, Variable
     from drfuse.data import TaskName
+
+logger = logging.getLogger(__name__)
 
 
 class Run:
@@ -37,6 +42,7 @@ class Run:
         model: The weights of the best epoch.
         predictions: One row per stay (see `Predictions`).
         recalibration: How logits become probabilities, if there were validation stays to learn it from.
+        sums: SHA-256 of the files above, by name (see `check`).
         metrics: What `drfuse evaluate` measured.
         metrics_table: The same as a table, one row per test set and phenotype.
         subgroups_table: Metrics of groups of patients, one row per test set and group.
@@ -56,6 +62,7 @@ class Run:
         self.model = folder / "model.safetensors"
         self.predictions = folder / "predictions.parquet"
         self.recalibration = folder / "recalibration.json"
+        self.sums = folder / "sums.json"
         self.metrics = folder / "metrics.json"
         self.metrics_table = folder / "metrics.csv"
         self.subgroups_table = folder / "subgroups.csv"
@@ -73,11 +80,54 @@ class Run:
 
         Raises:
             MissingInputError: If the folder is not a finished run.
+            InputError: If one of its files is damaged.
         """
         run = cls(as_annotated("run", folder, Path))
         if not run.is_finished:
             raise run.unfinished(run.predictions)
+        run.check()
         return run
+
+    def check(self) -> None:
+        """Check the files that decide a result against `sums.json`; each is read once (see `changed_file`).
+
+        Raises:
+            InputError: If one of them is not what drfuse wrote.
+        """
+        if not self.sums.is_file():
+            if self.is_finished:
+                _say_that_sums_are_missing()
+            return
+        stored = self._read_sums()
+        summed = (self.config, self.facts, self.model, self.predictions, self.recalibration)
+        present = {path.name: stored[path.name] for path in summed if path.name in stored and path.is_file()}
+        if (changed := changed_file(self.folder, present)) is not None:
+            remedy = "delete it and run `drfuse evaluate`" if changed == self.recalibration.name else _REMEDY
+            raise InputError(f"{self.folder / changed} is damaged: it is not what drfuse wrote; {remedy}")
+
+    def write_sums(self, predictions: Path | None = None) -> None:
+        """Write `sums.json`; `predictions` are those that are about to appear in their place."""
+        paths = {path.name: path for path in (self.config, self.facts, self.model, self.recalibration)}
+        if predictions is not None:
+            paths[self.predictions.name] = predictions
+        self._write_sums({name: sha256(path) for name, path in paths.items() if path.is_file()})
+
+    def update_sums(self, path: Path) -> None:
+        """Write the new sum of a file that was written again, unless the run has no sums."""
+        if self.sums.is_file():
+            self._write_sums(self._read_sums() | {path.name: sha256(path)})
+
+    def _write_sums(self, sums: Mapping[str, str]) -> None:
+        write_whole(self.sums, json.dumps(sums, indent=2, ensure_ascii=False) + "\n")
+
+    def _read_sums(self) -> dict[str, str]:
+        try:
+            sums: dict[str, str] = as_annotated(
+                "its content", json.loads(self.sums.read_text("utf-8")), dict[str, str]
+            )
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self.sums} is damaged: {error}; {_REMEDY}") from error
+        return sums
 
     def read_options(self) -> dict[str, Any]:
         """Return the options that `config.yaml` holds.
@@ -121,6 +171,14 @@ class Run:
         if folder.name and Run(replaced := beside(folder, "replaced")).is_finished:
             message += f"; the finished run that it was to replace is in {replaced}"
         return MissingInputError(message)
+
+
+_REMEDY = "copy it again, or train the run again"
+
+
+@cache
+def _say_that_sums_are_missing() -> None:
+    logger.info("a run of an earlier version has no sums.json, so its files are read unchecked")
 
 
 @dataclass(frozen=True)
@@ -227,6 +285,7 @@ class RunFacts:
                 raise InputError("its values are not those that `drfuse train` wrote")
         except (ValueError, RecursionError) as error:
             raise InputError(f"{files.facts} is damaged: {error}; train the run again") from error
+        files.check()
         return facts
 
     def _check(self) -> None:
@@ -416,10 +475,12 @@ class Predictions:
 
         Raises:
             MissingInputError: If the file is missing.
-            InputError: If the file does not hold predictions.
+            InputError: If the file is damaged, or does not hold predictions.
         """
         if not path.is_file():
             raise Run(path.parent).unfinished(path)
+        if path.name == (run := Run(path.parent)).predictions.name:
+            run.check()
         try:
             phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
             stored = pl.scan_parquet(path, glob=False)
@@ -440,33 +501,40 @@ class Predictions:
             raise InputError(f"{path} holds no predictions of `drfuse train`; train the run again") from error
 
     @staticmethod
-    def join(parts: Sequence[Path], path: Path) -> None:
-        """Write the predictions in several files to one, in the order given, and delete the parts."""
-        with (
-            atomic_file(path) as partial,
-            pq.ParquetWriter(partial, pq.read_schema(parts[0]), **_FORM) as whole,
-        ):
-            for part in map(pq.ParquetFile, parts):
-                for number in range(part.num_row_groups):
-                    whole.write_table(part.read_row_group(number))
+    def join(parts: Sequence[Path], path: Path, of: Run | None = None) -> None:
+        """Write the predictions in several files to one, in the order given, and delete the parts.
+
+        `of` is the run that they finish.
+        """
+        with atomic_file(path) as partial:
+            with pq.ParquetWriter(partial, pq.read_schema(parts[0]), **_FORM) as whole:
+                for part in map(pq.ParquetFile, parts):
+                    for number in range(part.num_row_groups):
+                        whole.write_table(part.read_row_group(number))
+            if of is not None:
+                of.write_sums(partial)
         for part in parts:
             part.unlink()
 
 
 @contextmanager
-def predictions_file(path: Path) -> Iterator[Callable[[Predictions], None]]:
+def predictions_file(path: Path, of: Run | None = None) -> Iterator[Callable[[Predictions], None]]:
     """Yield a function that appends predictions to a new file, which appears when the context ends.
 
     What is appended is written at once, so that the predictions of a large cohort need not fit in memory.
+    `of` is the run that they finish.
     """
-    with atomic_file(path) as partial, ExitStack() as opened:
-        writer: pq.ParquetWriter | None = None
+    with atomic_file(path) as partial:
+        with ExitStack() as opened:
+            writer: pq.ParquetWriter | None = None
 
-        def append(block: Predictions) -> None:
-            nonlocal writer
-            table = block._table()
-            if writer is None:
-                writer = opened.enter_context(pq.ParquetWriter(partial, table.schema, **_FORM))
-            writer.write_table(table)
+            def append(block: Predictions) -> None:
+                nonlocal writer
+                table = block._table()
+                if writer is None:
+                    writer = opened.enter_context(pq.ParquetWriter(partial, table.schema, **_FORM))
+                writer.write_table(table)
 
-        yield append
+            yield append
+        if of is not None:
+            of.write_sums(partial)

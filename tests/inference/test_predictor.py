@@ -198,6 +198,7 @@ def changed(run: Path, out: Path, *keys: Any, value: Any = None) -> Path:
     if value is None:
         del part[keys[-1]]
     (out / "config.json").write_text(json.dumps(facts))
+    (out / "sums.json").unlink()
     return out
 
 

@@ -21,7 +21,7 @@ from drfuse.run import Run
 from drfuse.training import train
 from tests.builders import TINY_BACKBONE, left_in, make_batch, tiny_drfuse, tiny_model
 
-PLAIN = {"config.json", "model.safetensors", "README.md"}
+PLAIN = {"config.json", "model.safetensors", "README.md", "sums.json"}
 
 
 def logits_of(model: FusionModel) -> torch.Tensor:
@@ -40,6 +40,7 @@ def read(folder: Path, **options: Any) -> FusionModel:
 def change_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (folder / "sums.json").unlink()
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,10 @@ def pickled(folder: Path) -> None:
         (other_arguments, "saved cannot be loaded: .*unexpected keyword argument 'size'"),
         (download, "saved cannot be loaded: .*owner/name is not read"),
         (pickled, r"saved has no model\.safetensors, so it is not a model"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"0" * 99), "saved cannot be loaded"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"0" * 99),
+            r"model\.safetensors is damaged: it is not what drfuse wrote; copy it again",
+        ),
         (lambda folder: (folder / "config.json").unlink(), r"saved has no config\.json"),
         (lambda folder: (folder / "config.json").write_text("[" * 99_999), r"config\.json is damaged"),
         (

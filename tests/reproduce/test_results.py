@@ -94,6 +94,7 @@ def test_predictions_of_something_else_are_refused(
     run: Path, small_cohort: Path, tmp_path: Path, damage: Damage
 ) -> None:
     copied = Run(shutil.copytree(run, tmp_path / "run"))
+    copied.sums.unlink()
     damage(copied, Predictions.read(copied.predictions))
     results, (complaint,) = read(small_cohort, copied.folder)
     assert not results.cells

@@ -166,6 +166,7 @@ def evaluate(
             f"n_resamples is {n_resamples} and seed {seed}; expected at least 1 resample and a seed from 0"
         )
     files = Run(Path(run))
+    files.check()
     predictions = files.read_predictions("test", logits_only=True)
     validation = files.read_predictions("validation", logits_only=True)
     recalibration = Recalibration.read(files.folder) or recalibrate(files)

@@ -93,7 +93,7 @@ def predict_elsewhere(
     files = Run(run.external / f"{cohort.folder.resolve().name}-{cohort.fingerprint[:8]}")
     make_folder(files.folder)
     if not files.is_finished:
-        with predictions_file(files.predictions) as append:
+        with predictions_file(files.predictions, files) as append:
             for block in predictor.predict_blocks(cohort, rows, progress=progress):
                 append(block.as_split("test"))
     shift = input_shift(predictor.facts, trained, cohort, dataset.task)

@@ -141,6 +141,7 @@ def recalibrate(run: Run) -> Recalibration | None:
         logger.warning(message, run.folder)
         return None
     found.write(run.recalibration)
+    run.update_sums(run.recalibration)
     return found
 
 

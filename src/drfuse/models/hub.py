@@ -28,7 +28,7 @@ _Model = TypeVar("_Model", bound="HubModel")
 
 CARD = "README.md"
 LICENSE = "LICENSE.md"
-HUB_FILES = ("config.json", "model.safetensors", CARD, LICENSE, "recalibration.json")
+HUB_FILES = ("config.json", "model.safetensors", CARD, LICENSE, "recalibration.json", "sums.json")
 """All that a folder in the hub's form may hold, and all that is downloaded of a repository."""
 _KEPT = (CARD, LICENSE, "recalibration.json")
 
@@ -138,6 +138,7 @@ class HubModel(
                     f"{folder} has no {path.name}, so it is not a model; choose a run, or a folder that "
                     "`drfuse export` or `save_pretrained` wrote"
                 )
+        Run(folder).check()
         facts = ModelFacts.read(folder) or RunFacts.read(folder)
         model = load_model(folder, facts, cls, **model_kwargs)
         kept = {name: path.read_bytes() for name in _KEPT if (path := folder / name).is_file()}
@@ -190,6 +191,7 @@ class HubModel(
         for name, content in self._origin.files.items():
             if (are_unchanged or name == LICENSE) and not (save_directory / name).exists():
                 (save_directory / name).write_bytes(content)
+        saved.write_sums()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the card of a model of which only the weights are known."""

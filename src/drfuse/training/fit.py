@@ -181,6 +181,8 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
         best = load_best(run)
         restore_weights(fusion, best, run.checkpoints)
         result = TrainedRun(run.folder, best["epoch"], best["val_prauc"], n_epochs)
+    for earlier in (run.sums, run.recalibration):  # of other weights, if this run was finished before
+        earlier.unlink(missing_ok=True)
     RunFacts(
         drfuse=__version__,
         cohort=dataset.cohort.fingerprint,
@@ -201,7 +203,6 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
         inputs=summarize_inputs(dataset.cohort, dataset.cohort.rows("train")),
         **{name: manifest.options.get(name) for name in ("preset", "before_hours", "view")},
     ).write(run.facts)
-    run.recalibration.unlink(missing_ok=True)  # of other weights, if this run was finished before
     save_weights(network, run.model)
     return result
 
@@ -210,14 +211,15 @@ def _write_predictions(
     run: Run, predictor: Predictor, data: CohortDataModule, ranks: Ranks, progress: bool
 ) -> None:
     """Write the predictions of every stay; several processes write a part each, which the first one joins."""
+    alone = run if ranks.is_alone else None
     part = run.predictions if ranks.is_alone else beside(run.predictions, f"part-{ranks.rank}")
     rows = np.array_split(data.rows, ranks.size)[ranks.rank]
-    with predictions_file(part) as append:
+    with predictions_file(part, alone) as append:
         for block in predictor.predict_blocks(data.dataset.cohort, rows, data.num_workers, progress):
             append(block)
     parts = ranks.gather(part)
     if ranks.is_first and not ranks.is_alone:
-        Predictions.join(parts, run.predictions)
+        Predictions.join(parts, run.predictions, run)
 
 
 def _fit_in_one_call(network: FittedModel, data: CohortDataModule) -> float:
