@@ -95,8 +95,9 @@ def test_the_working_directory_cannot_be_replaced(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_killed_command_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "half").touch()
+    left = tmp_path / ".out.0123456789abcdef.partial"
+    left.mkdir()
+    (left / "half").touch()
     (tmp_path / ".out.lock").touch()
     make(tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == CONTENTS

@@ -239,7 +239,7 @@ def test_two_commands_never_write_one_cohort(hospital: Path) -> None:
 
 
 def test_what_a_killed_command_left_is_cleared_away(hospital: Path) -> None:
-    beside = hospital / ".cohort.partial"
+    beside = hospital / ".cohort.0123456789abcdef.partial"
     (beside / "scratch").mkdir(parents=True)
     (beside / "ehr.npy").write_bytes(b"half")
     (hospital / ".cohort.lock").touch()
@@ -281,15 +281,15 @@ def test_a_stray_image_hides_no_patients(hospital: Path) -> None:
 
 def test_what_a_replaced_cohort_left_is_no_obstacle(hospital: Path) -> None:
     make(hospital)
-    (hospital / ".cohort.replaced").mkdir()
-    (hospital / ".cohort.replaced" / "cxr.npy").write_bytes(b"old")
+    (hospital / ".cohort.0123456789abcdef.replaced").mkdir()
+    (hospital / ".cohort.0123456789abcdef.replaced" / "cxr.npy").write_bytes(b"old")
     make(hospital, overwrite=True)
     assert left_in(hospital) == {"cohort", "mimic-cxr", "mimic-iv"}
 
 
 def test_a_cohort_set_aside_by_a_killed_command_comes_back_when_the_next_one_fails(hospital: Path) -> None:
     make(hospital)
-    (hospital / "cohort").rename(hospital / ".cohort.replaced")  # killed between the two renames
+    (hospital / "cohort").rename(hospital / ".cohort.0123456789abcdef.replaced")  # killed between the two renames
     (hospital / "mimic-iv/icu/chartevents.csv.gz").write_bytes(b"damaged")
     with pytest.raises(InputError):
         make(hospital)

@@ -695,10 +695,10 @@ def test_an_empty_folder_may_become_the_cohort_and_an_interrupted_run_is_cleared
     case: Example, tmp_path: Path
 ) -> None:
     (tmp_path / "cohort").mkdir()
-    (tmp_path / ".cohort.partial").mkdir()
-    (tmp_path / ".cohort.partial/ehr.npy").write_text("half")
+    (tmp_path / ".cohort.0123456789abcdef.partial").mkdir()
+    (tmp_path / ".cohort.0123456789abcdef.partial/ehr.npy").write_text("half")
     assert len(prepare_hospital(case.hospital, tmp_path, mimic_cxr=None).stays) == 7
-    assert not (tmp_path / ".cohort.partial").exists()
+    assert not (tmp_path / ".cohort.0123456789abcdef.partial").exists()
 
 
 def test_the_folders_above_the_output_are_made(case: Example, tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_a_replaced_run_comes_back_even_after_a_kill(
 def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with FileLock(beside(tmp_path / "run", "lock")):
-        for unfinished in (".config.yaml.partial", "config.yaml"):
+        for unfinished in (".config.yaml.0123456789abcdef.partial", "config.yaml"):
             with pytest.raises(BusyError, match="another command is writing"):
                 fit()
             (tmp_path / "run" / unfinished).write_text("cohort: a\nmodel: b\ntrain_on: c\n")
@@ -381,7 +381,7 @@ def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
 def test_a_command_that_was_killed_at_its_start_is_in_nobodys_way(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     beside(tmp_path / "run", "lock").touch()
-    (tmp_path / "run" / ".config.yaml.partial").write_text("cohort: a\nmo")
+    (tmp_path / "run" / ".config.yaml.0123456789abcdef.partial").write_text("cohort: a\nmo")
     assert Run(fit(epochs=1).folder).predictions.is_file()
 
 

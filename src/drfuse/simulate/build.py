@@ -25,7 +25,13 @@ from drfuse.simulate.record import item_dictionary
 from drfuse.simulate.truth import TRUTH, describe_truth
 
 SETTINGS = "simulation.json"
-_CONTENTS = {"mimic-iv", "mimic-cxr", TRUTH, SETTINGS}
+_CONTENTS = {
+    "mimic-iv/*/*.csv.gz",
+    "mimic-cxr/*.csv.gz",
+    "mimic-cxr/files/*/*/*/*.jpg",
+    TRUTH,
+    SETTINGS,
+}
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 

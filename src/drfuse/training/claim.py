@@ -9,10 +9,22 @@ from typing import Any
 
 import yaml
 
-from drfuse.errors import InputError
-from drfuse.files import beside, locked, make_folder, write_whole
+from drfuse.errors import DamagedRunError, InputError
+from drfuse.files import (
+    beside,
+    find_foreign,
+    is_temporary,
+    locked,
+    make_own_folder,
+    make_private,
+    private,
+    refuse_links_in,
+    remove_contents,
+    remove_leftovers,
+    write_whole,
+)
 from drfuse.run import Run
-from drfuse.training.checkpoints import load_checkpoint
+from drfuse.training.checkpoints import PREVIOUS, SUMS, load_last
 from drfuse.training.options import DEFAULTS, TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -20,12 +32,17 @@ logger = logging.getLogger(__name__)
 _MAY_CHANGE = {"cohort", *TrainOptions.names("starts", "computes")}
 """Settings that may differ when a run resumes; `cohort` is a path, and the fingerprint is checked instead."""
 
+_LOGS = ("metrics.csv", "hparams.yaml", "events.out.tfevents.*")
+"""What Lightning's loggers write."""
+
 
 @contextmanager
 def claim(
     run: Run, config: dict[str, Any], cohort: str, overwrite: bool, resumable: bool = True
 ) -> Iterator[dict[str, Any] | None]:
     """Lock a run's folder, and yield the checkpoint to resume from, or None to start from scratch.
+
+    The folder and all that is made in it are private.
 
     A replaced run is kept until the new one is complete. If the new one fails before its first checkpoint,
     it is deleted and the replaced run is restored; if it was killed, the next command does that, unless it
@@ -39,14 +56,13 @@ def claim(
         resumable: Whether the model's training writes checkpoints; otherwise it starts from scratch.
 
     Raises:
-        InputError: If the folder holds a finished run, an interrupted run with different options, or
-            something else.
+        InputError: If the folder holds a finished run, an interrupted run with different options,
+            something else, or links in place of its folders.
         BusyError: If another command is writing it.
     """
     replaced = beside(run.folder, "replaced")
-    with locked(run.folder):
-        if not _is_empty(run.folder) and not _is_run(run):
-            raise InputError(f"{run.folder} holds something that is not a run; choose a different --out")
+    with locked(run.folder), private():
+        _check_writable(run, replaced)
         if overwrite:
             _check_replaceable(run)
         own_config = None if _has_weights(run) or not run.config.is_file() else run.config.read_bytes()
@@ -58,7 +74,7 @@ def claim(
         if checkpoint is not None:
             config = config | {name: earlier[name] for name in TrainOptions.names("starts")}
         try:
-            make_folder(run.folder)
+            _make_ready(run)
             if checkpoint is None:
                 shutil.rmtree(run.checkpoints, ignore_errors=True)  # of an epoch that was not completed
             write_whole(run.config, yaml.safe_dump(config, sort_keys=False))
@@ -67,7 +83,7 @@ def claim(
             if not _has_weights(run):
                 _discard(run, replaced)
                 if own_config is not None and not run.folder.exists():  # perhaps a file of the user's
-                    make_folder(run.folder)
+                    make_own_folder(run.folder)
                     run.config.write_bytes(own_config)
             elif replaced.exists():
                 logger.warning("the replaced run is kept in %s until this one is finished", replaced)
@@ -82,11 +98,32 @@ def _check_replaceable(run: Run) -> None:
     """Raise InputError if deleting the folder could delete more than a run."""
     if run.folder.is_mount() or run.folder == Path.cwd():
         raise InputError(f"{run.folder} cannot be replaced as a whole; choose a folder inside it as --out")
-    if others := _others(run):
+    if other := _other(run):
         raise InputError(
-            f"{run.folder} holds more than a run ({others[0]}); move that elsewhere, or choose a different "
-            "--out"
+            f"{run.folder} holds more than a run ({other}); move that elsewhere, or choose a different --out"
         )
+
+
+def _check_writable(run: Run, replaced: Path) -> None:
+    """Raise InputError if no run may be written to the folder, or if `replaced` is not a replaced run."""
+    if not _is_empty(run.folder) and not _is_run(run):
+        raise InputError(f"{run.folder} holds something that is not a run; choose a different --out")
+    for folder in (run.checkpoints, run.logs):
+        refuse_links_in(folder)
+    if replaced.is_symlink() or (replaced.exists() and (not _is_run(Run(replaced)) or _other(Run(replaced)))):
+        raise InputError(
+            f"{replaced}, the place of a run that is replaced, holds something else; move it elsewhere, or "
+            "choose a different --out"
+        )
+
+
+def _make_ready(run: Run) -> None:
+    """Make the folder of a run, or make an existing one private and free of what a killed command left."""
+    make_own_folder(run.folder)
+    make_private(run.folder)
+    for folder in (run.folder, run.checkpoints):
+        if folder.exists():
+            remove_leftovers(folder)
 
 
 def _discard(run: Run, replaced: Path) -> None:
@@ -114,19 +151,22 @@ def _interrupted(
     """Return an interrupted run's options and the checkpoint to resume from, if there is one.
 
     Raises:
-        InputError: If the run is finished, has different options, or has weights but no checkpoint.
+        InputError: If the run is finished, has different options, or was trained on another cohort.
+        DamagedRunError: If its options or checkpoints are missing or damaged.
     """
     instead = "choose a different --out, or add --overwrite"
     if run.is_finished:
         raise InputError(f"{run.folder} is a finished run; {instead}")
-    has_checkpoint = run.last_checkpoint.is_file()
+    has_checkpoint = any(
+        run.checkpoints.joinpath(name).is_file() for name in (run.last_checkpoint.name, PREVIOUS)
+    )
     if not has_checkpoint and not run.model.is_file():
         return {}, None
     try:
         # an option missing from an older run had its default value
         earlier = DEFAULTS.written() | _config_of(run)
     except InputError as error:
-        raise InputError(
+        raise DamagedRunError(
             f"{run.config} is missing or damaged, so {run.folder} cannot resume; {instead}"
         ) from error
     changed = sorted(name for name in config if name not in _MAY_CHANGE and config[name] != earlier.get(name))
@@ -136,8 +176,10 @@ def _interrupted(
             "use the options of its config.yaml to resume it, or --overwrite to replace it"
         )
     if not has_checkpoint and resumable:
-        raise InputError(f"{run.folder} has {run.model.name} but no checkpoint to resume from; {instead}")
-    checkpoint = load_checkpoint(run, run.last_checkpoint.name) if has_checkpoint else None
+        raise DamagedRunError(
+            f"{run.folder} has {run.model.name} but no checkpoint to resume from; {instead}"
+        )
+    checkpoint = load_last(run)
     trained_on = run.read_facts().cohort if checkpoint is None else checkpoint["cohort"]
     if trained_on != cohort:
         raise InputError(f"{run.folder} is an interrupted run on another cohort; replace it with --overwrite")
@@ -147,20 +189,12 @@ def _interrupted(
 def _empty(run: Run) -> None:
     """Delete the run in the folder; `config.yaml`, which marks it as a run, goes last."""
     if run.folder.is_dir():
-        others = _others(run)
-        for path in sorted(run.folder.iterdir(), key=lambda path: path == run.config):
-            if path.name in others:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        remove_contents(run.folder, _contents(run), last=run.config.name)
 
 
 def _is_empty(folder: Path) -> bool:
-    """Return whether a folder is missing, empty, or holds only the temporary file of a killed command."""
-    leftover = {".config.yaml.partial"}
-    return not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= leftover)
+    """Return whether a folder is missing, empty, or holds only temporary files of killed commands."""
+    return not folder.exists() or (folder.is_dir() and all(map(is_temporary, folder.iterdir())))
 
 
 def _has_weights(run: Run) -> bool:
@@ -175,16 +209,25 @@ def _is_run(run: Run) -> bool:
     except InputError:
         has_config = False
     has_weights = run.folder.is_dir() and _has_weights(run)
-    return (has_config and has_weights) or ((has_config or has_weights) and not _others(run))
+    return (has_config and has_weights) or ((has_config or has_weights) and not _other(run))
 
 
-def _others(run: Run) -> list[str]:
-    """Return the names in the folder that no run has."""
-    if not run.folder.is_dir():
-        return []
-    names = {path.name for path in vars(run).values()}
-    found = (path.name for path in run.folder.iterdir() if path.suffix != ".partial")
-    return sorted(name for name in found if name not in names)
+def _other(run: Run) -> str | None:
+    """Return a file in the folder that no run has, if there is one."""
+    return find_foreign(run.folder, _contents(run)) if run.folder.is_dir() else None
+
+
+def _contents(run: Run) -> list[str]:
+    """Return the paths that a run may hold, relative to its folder."""
+    folders = (run.folder, run.checkpoints, run.last_checkpoint, run.external, run.logs)
+    names = [path.name for path in vars(run).values() if path not in folders]
+    return [
+        *names,
+        f"{run.checkpoints.name}/*.ckpt",
+        f"{run.checkpoints.name}/{SUMS}",
+        *(f"{run.external.name}/*/{name}" for name in names),
+        *(f"{run.logs.name}/{folder}{name}" for folder in ("", "version_*/") for name in _LOGS),
+    ]
 
 
 def _config_of(run: Run) -> dict[str, Any]:
