@@ -106,10 +106,10 @@ def _check_replaceable(run: Run) -> None:
 
 def _check_writable(run: Run, replaced: Path) -> None:
     """Raise InputError if no run may be written to the folder, or if `replaced` is not a replaced run."""
-    if not _is_empty(run.folder) and not _is_run(run):
-        raise InputError(f"{run.folder} holds something that is not a run; choose a different --out")
     for folder in (run.checkpoints, run.logs):
         refuse_links_in(folder)
+    if not _is_empty(run.folder) and not _is_run(run):
+        raise InputError(f"{run.folder} holds something that is not a run; choose a different --out")
     if replaced.is_symlink() or (replaced.exists() and (not _is_run(Run(replaced)) or _other(Run(replaced)))):
         raise InputError(
             f"{replaced}, the place of a run that is replaced, holds something else; move it elsewhere, or "
