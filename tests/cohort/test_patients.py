@@ -1,5 +1,6 @@
 """Files of single patients are read by the rules of `prepare`, and what cannot be read is refused."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,14 @@ def test_a_hospitals_stays_read_as_patients_are_those_of_its_cohort(small_cohort
             "3 rows, the first row 3, have the variable 'x'",
         ),
         ([], None, "has no row"),
+        ([(1, 1, "ph", "7,3")], None, "row 1 has a comma in a number; write 36.5"),
+        ([(1, 1, "glucose", "1,200")], None, "row 1 has a comma in a number"),
+        (
+            [("031", 1, "ph", 7), (31, 1, "ph", 7)],
+            None,
+            "row 2 has a stay_id that an earlier row spells diff",
+        ),
+        ([("9007199254740993.0", 1, "ph", 7)], None, "row 1 has no usable stay_id"),  # a float rounds it
     ],
 )
 def test_rows_that_cannot_be_read_are_refused(
@@ -133,6 +142,47 @@ def test_rows_that_cannot_be_read_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=expected):
         read(rows, columns or ("stay_id", "hours", "variable", "value"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stay_id;hours;variable;value\n1;1;ph;7\n", "lacks the column stay_id, .*separated by commas"),
+        ("Stay_ID,Hours,Variable,Value\n1,1,ph,7\n", "lacks the column stay_id, .*in small letters"),
+        ("stay_id,hours,variable,value,value\n1,1,ph,7,8\n", "the column value more than once"),
+        ("stay_id,hours,variable,value, value\n1,1,ph,7,8\n", "the column value more than once"),
+        (
+            "stay_id,hours,variable,value\n1,1,ph,7,,\n",
+            r"\(found more fields than defined in 'Schema'\); write",
+        ),
+        ('stay_id,hours,variable,value\n1,1,"ph,7\n1,2,ph,7\n', r"\(could not parse [^()]*\(column .*write"),
+        ("", r"cannot be read as its name says \(empty CSV\)"),
+        ("stay_id,hours,variable,value\n1,1,ph\xff,7\n", "invalid utf-8"),
+    ],
+)
+def test_a_csv_of_another_form_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "patient.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=expected) as refused:
+        read_patients(path)
+    assert "truncate_ragged_lines" not in str(refused.value)
+    assert "infer_schema" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "value", [[7.3], {"x": 7.3}, b"\xff", True, datetime(2020, 1, 1), timedelta(hours=1)], ids=repr
+)
+@pytest.mark.parametrize("name", ["hours", "value"])
+def test_a_column_of_neither_numbers_nor_text_is_refused(name: str, value: object) -> None:
+    row: dict[str, object] = {"stay_id": 1, "hours": 1, "variable": "ph", "value": 7}
+    with pytest.raises(InputError, match=f"the column {name} is of type .*; expected numbers or text"):
+        read_patients(pl.DataFrame([row | {name: value}]))
+
+
+def test_categories_and_decimals_are_read() -> None:
+    table = pl.DataFrame({"stay_id": 1, "hours": 1, "variable": "ph", "value": 7.3})
+    kinds = {"variable": pl.Categorical, "value": pl.Decimal(5, 2), "hours": pl.Decimal(5, 2)}
+    assert values(read_patients(table.cast(kinds))) == {("ph", 0): 7.3}  # type: ignore[arg-type]
 
 
 def test_units_that_do_not_fit_are_refused() -> None:

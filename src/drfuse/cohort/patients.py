@@ -1,5 +1,6 @@
 """Measurements and radiographs of single patients, as files -> hourly values and images, as in a cohort."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,11 @@ _MEMORY = "1GiB"
 _IMAGES = (".jpg", ".jpeg", ".png")
 _TABLES = (".csv", ".csv.gz", ".parquet")
 _COLUMNS = ("stay_id", "hours", "variable", "itemid", "value", "unit")
+_TEXTS = (pl.String, pl.Categorical, pl.Enum, pl.Null)
+_REPEATED = re.compile(r"_duplicated_\d+$")  # what Polars appends to a name that another column has
+_ADVICE = re.compile(r" (?:Consider setting|The current offset|You might want) ")  # to programmers, by Polars
+_WITH_COMMA = r"^[+-]?[0-9.]*,[0-9.,]+$"
+_MOST_EXACT = 2**53  # whole numbers from here on have no exact float
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,10 @@ def _read(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path, glob=False)
         return pl.read_csv(path, glob=False, infer_schema=False, truncate_ragged_lines=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot be read as its name says ({reason}); write it again") from error
+        reason = _ADVICE.split(" ".join(str(error).split()), maxsplit=1)[0]
+        raise InputError(
+            f"{path} cannot be read as its name says ({reason[:200]}); write it again"
+        ) from error
 
 
 def _checked(table: pl.DataFrame, where: str) -> pl.DataFrame:
@@ -147,18 +155,9 @@ def _checked(table: pl.DataFrame, where: str) -> pl.DataFrame:
 
     The minute before admission counts as admission, as in `measure`: charted times have no seconds.
     """
-    table = table.rename(lambda name: name.strip().removeprefix("\ufeff"))
-    names = set(table.columns)
-    missing = [name for name in ("stay_id", "hours", "value") if name not in names]
-    if not names & {"variable", "itemid"}:
-        missing.append("variable (or itemid)")
-    if missing:
-        raise MissingInputError(
-            f"{where} lacks the column {', '.join(missing)}; expected stay_id, hours, variable or itemid, "
-            "value, and unit if a variable may have several"
-        )
-    absent = {name: pl.lit(None, pl.String) for name in _COLUMNS if name not in names}
-    text = table.with_columns(**absent).select(
+    given = _columns(table, where)
+    absent = {name: pl.lit(None, pl.String) for name in _COLUMNS if name not in given.columns}
+    text = given.with_columns(**absent).select(
         pl.col(name).cast(pl.String).str.strip_chars().replace("", None) for name in _COLUMNS
     )
     text = text.with_row_index("row", 1).filter(~pl.all_horizontal(pl.col(_COLUMNS).is_null()))
@@ -177,7 +176,43 @@ def _checked(table: pl.DataFrame, where: str) -> pl.DataFrame:
         _refuse(typed.filter(is_wrong), f"{where}: {{}} no usable {name}; expected {expected}")
     if typed.is_empty():
         raise InputError(f"{where} has no row; expected a row for each measurement")
+    spelled = typed.select("row", "stay_id", spelled=text["stay_id"])
+    if spelled["spelled"].n_unique() > spelled["stay_id"].n_unique():
+        first = pl.col("spelled").first().over("stay_id")
+        message = (
+            f"{where}: {{}} a stay_id that an earlier row spells differently, as 031 and 31; spell it alike"
+        )
+        _refuse(spelled.filter(pl.col("spelled") != first), message)
     return typed
+
+
+def _columns(table: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Return those of the known columns that a table has, by their names without spaces around them.
+
+    Raises:
+        MissingInputError: If a column is missing.
+        InputError: If one is there twice, or holds neither numbers nor text.
+    """
+    names = [_REPEATED.sub("", name.strip().removeprefix("\ufeff")) for name in table.columns]
+    missing = [name for name in ("stay_id", "hours", "value") if name not in names]
+    if not {"variable", "itemid"} & set(names):
+        missing.append("variable (or itemid)")
+    if missing:
+        hint = "their names are in small letters, " if set(_COLUMNS) & set(map(str.lower, names)) else ""
+        hint = "they are separated by commas, " if len(names) == 1 else hint
+        raise MissingInputError(
+            f"{where} lacks the column {', '.join(missing)}; expected ({hint}in any order) stay_id, hours, "
+            "variable or itemid, value, and unit if a variable may have several"
+        )
+    found = [table.to_series(names.index(name)).alias(name) for name in _COLUMNS if name in names]
+    for column in found:
+        if names.count(column.name) > 1:
+            raise InputError(f"{where} has the column {column.name} more than once; keep one of them")
+        if not (column.dtype.is_numeric() or column.dtype in _TEXTS):
+            raise InputError(
+                f"{where}: the column {column.name} is of type {column.dtype}; expected numbers or text"
+            )
+    return pl.DataFrame(found)
 
 
 def _refuse(wrong: pl.DataFrame, message: str) -> None:
@@ -191,13 +226,18 @@ def _refuse(wrong: pl.DataFrame, message: str) -> None:
 def _whole(name: str) -> pl.Expr:
     """Return a column of text as int64; null where it is no whole number (12.0 is one, 12.5 is not)."""
     number = pl.col(name).cast(pl.Float64, strict=False)
-    as_float = pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False)
+    is_exact = (number == number.floor()) & (number.abs() < _MOST_EXACT)
+    as_float = pl.when(is_exact).then(number).cast(pl.Int64, strict=False)
     return pl.coalesce(pl.col(name).cast(pl.Int64, strict=False), as_float).alias(name)
 
 
 def _events(table: pl.DataFrame, preset: Preset, where: str) -> pl.DataFrame:
     """Return the rows as events of MIMIC-IV, values in the unit of their item; `is_lab` says which table."""
     rows = _with_items(table, where)
+    has_comma = pl.col("variable").is_not_null() & pl.col("value").str.contains(_WITH_COMMA)
+    _refuse(
+        rows.filter(has_comma), f"{where}: {{}} a comma in a number; write 36.5 and 1200, not 36,5 and 1,200"
+    )
     number = pl.col("value").cast(pl.Float64, strict=False)
     scaled, is_kept = number * pl.col("factor"), (pl.col("factor") == 1) | number.is_null()
     seconds = (pl.col("hours") * 3600).round().cast(pl.Int64)
