@@ -1,6 +1,12 @@
 """Errors that the user can fix: the command line shows them as one sentence and ends with exit code 2."""
 
+import errno
+import re
 from collections.abc import Collection
+from pathlib import Path
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ERRNO = re.compile(r"(?:os error|\[?errno) (\d+)", re.IGNORECASE)  # as libraries write it
 
 
 class InputError(ValueError):
@@ -15,6 +21,46 @@ class MissingInputError(InputError, FileNotFoundError):
 
 class BusyError(InputError):
     """Another command is writing the same folder."""
+
+
+class DamagedRunError(InputError):
+    """An interrupted run cannot go on, but can be trained from the beginning."""
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error says that the disk is full, or that a quota or a limit is reached.
+
+    >>> is_full_disk(OSError(28, "No space left")), is_full_disk(ValueError("I/O error (os error 28)"))
+    (True, True)
+    """
+    named = _ERRNO.search(str(error))
+    number = int(named[1]) if named else None
+    return (getattr(error, "errno", None) or number) in _NO_SPACE
+
+
+def describe_os_error(error: BaseException) -> str:
+    """Return in one sentence what the system refused, on which file, and what to do about a full disk.
+
+    >>> describe_os_error(PermissionError(13, "Permission denied", "out"))
+    'out: Permission denied'
+    """
+    name = getattr(error, "filename", None)
+    if is_full_disk(error):
+        where = f" to write {name}" if name else ""
+        return f"no space is left on the disk{where}; free some, and run the same command again to go on"
+    said = getattr(error, "strerror", None) or str(error)
+    return f"{name}: {said}" if name and not isinstance(error, InputError) else str(said)
+
+
+def unwritable(path: Path, error: BaseException) -> OSError:
+    """Return the error of a file that a library could not write."""
+    if is_full_disk(error):
+        return OSError(errno.ENOSPC, "No space left on device", str(path))
+    reason = str(error).strip().split("\n", 1)[0]
+    return OSError(
+        f"{path} cannot be written ({reason}); if the disk is full, free some space, and run the same "
+        "command again to go on"
+    )
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:

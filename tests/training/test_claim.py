@@ -105,6 +105,7 @@ def test_a_checkpoint_of_another_model_is_refused(fit: Trainer, interrupted: Run
     checkpoint = torch.load(interrupted.checkpoints / name)
     checkpoint["state_dict"]["model.other"] = checkpoint["state_dict"].pop("model.head.weight")
     torch.save(checkpoint | {"val_prauc": 2.0}, interrupted.checkpoints / name)
+    (interrupted.checkpoints / "sums.json").unlink()
     with pytest.raises(InputError, match="has the weights of another model; start the run again with --over"):
         fit()
 

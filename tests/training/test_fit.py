@@ -85,6 +85,7 @@ def test_a_run_holds_everything_the_design_names(finished: TrainedRun) -> None:
         "model.safetensors",
         "predictions.parquet",
         "recalibration.json",
+        "sums.json",
         "checkpoints",
         "logs",
     }

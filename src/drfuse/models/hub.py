@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from drfuse import __version__
-from drfuse.errors import InputError, MissingInputError
+from drfuse.errors import InputError, MissingInputError, unwritable
 from drfuse.files import atomic_file
 from drfuse.imports import import_path, imported_classes
 from drfuse.models.cxr_encoders import only_new_backbones, pretrained_configs
@@ -245,7 +245,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
         try:
             save_file(weights, partial)
         except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+            raise unwritable(path, error) from error
 
 
 def describe_model(model: HubModel, self_contained: bool = False) -> dict[str, Any]:

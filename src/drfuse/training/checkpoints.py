@@ -1,12 +1,19 @@
-"""The checkpoints of a run: of the last epoch, to resume from, and of the best epoch, to keep."""
+"""The checkpoints of a run: of the last two epochs, to resume from, and of the best epoch, to keep.
 
+Each is written beside its place and then renamed. `sums.json` beside them has their SHA-256; a checkpoint
+that is damaged is not used.
+"""
+
+import json
+import logging
 import math
-import pickle
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import lightning as L
 import torch
@@ -15,11 +22,23 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from drfuse.errors import InputError
-from drfuse.files import atomic_file
+from drfuse.arguments import as_annotated
+from drfuse.errors import DamagedRunError, InputError, unwritable
+from drfuse.files import atomic_file, write_whole
 from drfuse.run import Run
+from drfuse.sums import sha256
 from drfuse.training.metrics import MONITORED
 
+logger = logging.getLogger(__name__)
+
+SUMS = "sums.json"
+"""In the folder of checkpoints: by name, the SHA-256 of what was written under it, the latest last."""
+
+PREVIOUS = "previous.ckpt"
+"""The state after the epoch before the last complete one."""
+
+_LAST = "last.ckpt"
+_SUMS_KEPT = 3  # of the last checkpoint, the one before it and one that is about to appear
 _IN_BEST = {"cohort", "epoch", "state_dict", "val_prauc"}
 _IN_LAST = {*_IN_BEST, "callbacks", "optimizer_states", "loops"}
 
@@ -29,6 +48,7 @@ class BackgroundWriter(TorchCheckpointIO):
 
     Lightning's `AsyncCheckpointIO` deletes a checkpoint before the one that replaces it is written.
     A killed run loses at most the checkpoints of its last complete epoch, and resumes from those before.
+    What was `last.ckpt` becomes `previous.ckpt`.
     """
 
     def __init__(self) -> None:
@@ -83,9 +103,36 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         try:
-            torch.save(checkpoint, file)
+            with file.open("wb") as opened:
+                torch.save(checkpoint, opened)
         except RuntimeError as error:  # what PyTorch raises if the disk is full
-            raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
+            raise unwritable(path, error) from error
+        _add_sum(path, sha256(file))  # before the file appears: a kill in between leaves one that is known
+        if path.name == _LAST and path.exists():
+            path.replace(path.with_name(PREVIOUS))
+
+
+def _add_sum(path: Path, sum_: str) -> None:
+    """Write the sum of a checkpoint that is about to appear; those that it may replace stay known."""
+    folder = path.parent
+    sums = _read_sums(folder)
+    if sums is None:  # an earlier version wrote those that are there
+        sums = {one.name: [sha256(one)] for one in folder.glob("*.ckpt")}
+    present = {name: known for name, known in sums.items() if (folder / name).exists()}
+    known = [*sums.get(path.name, []), sum_][-_SUMS_KEPT:]
+    write_whole(folder / SUMS, json.dumps(present | {path.name: known}, indent=2) + "\n")
+
+
+def _read_sums(folder: Path) -> dict[str, list[str]] | None:
+    """Return the sums of a folder of checkpoints: none if they are damaged, None if it has none."""
+    try:
+        stored = json.loads((folder / SUMS).read_text("utf-8"))
+        sums: dict[str, list[str]] = as_annotated("its content", stored, dict[str, Sequence[str]])
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        return {}
+    return sums
 
 
 def checkpoint_callbacks(run: Run, patience: int) -> list[L.Callback]:
@@ -99,23 +146,47 @@ def checkpoint_callbacks(run: Run, patience: int) -> list[L.Callback]:
     ]
 
 
-def load_checkpoint(run: Run, name: str) -> dict[str, Any]:
-    """Return a checkpoint of a run, on the CPU.
+def load_last(run: Run) -> dict[str, Any] | None:
+    """Return the checkpoint to resume from, on the CPU; None if there is none.
+
+    If `last.ckpt` is damaged or missing, the one before it takes its place.
 
     Raises:
-        InputError: If it is damaged, or is not a checkpoint.
+        DamagedRunError: If no checkpoint is whole.
+    """
+    paths = (run.last_checkpoint, run.last_checkpoint.with_name(PREVIOUS))
+    present = [path for path in paths if path.is_file()]
+    for path in present:
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedRunError:
+            if path == present[-1]:
+                raise
+            logger.warning("%s is damaged; the run goes on from the checkpoint before it", path)
+            continue
+        if path != run.last_checkpoint:
+            path.replace(run.last_checkpoint)
+        return checkpoint
+    return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint, on the CPU.
+
+    Raises:
+        DamagedRunError: If it is damaged, or is not a checkpoint.
     """
     problem: Exception | None = None
     checkpoint: Any = None
+    sums = _read_sums(path.parent)
     try:
-        checkpoint = torch.load(run.checkpoints / name, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, BadZipFile) as error:
+        if sums is None or sha256(path) in chain.from_iterable(sums.values()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything; none of its code is run
         problem = error
-    needed = _IN_LAST if name == run.last_checkpoint.name else _IN_BEST
+    needed = _IN_LAST if path.name in (_LAST, PREVIOUS) else _IN_BEST
     if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
-        raise InputError(
-            f"{run.checkpoints / name} is damaged; start the run again with --overwrite"
-        ) from problem
+        raise DamagedRunError(f"{path} is damaged; start the run again with --overwrite") from problem
     return checkpoint
 
 
@@ -123,12 +194,12 @@ def restore_weights(fusion: L.LightningModule, checkpoint: Mapping[str, Any], pa
     """Load a checkpoint's weights.
 
     Raises:
-        InputError: If they are those of another model.
+        DamagedRunError: If they are those of another model.
     """
     try:
         fusion.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(
+        raise DamagedRunError(
             f"{path} has the weights of another model; start the run again with --overwrite"
         ) from error
 
@@ -136,20 +207,39 @@ def restore_weights(fusion: L.LightningModule, checkpoint: Mapping[str, Any], pa
 def load_best(run: Run) -> dict[str, Any]:
     """Return the checkpoint of a run's best epoch.
 
+    If it is damaged, that of the last epochs has the same weights if it is of the same epoch.
+
     Raises:
-        InputError: If there is none, or it has no validation PRAUC.
+        DamagedRunError: If there is none, or it is damaged.
+        InputError: If it has no validation PRAUC.
     """
     # a kill while a better checkpoint replaces the old one may leave both
-    names = sorted(path.name for path in run.checkpoints.glob("best-*.ckpt"))
-    if not names:
-        raise InputError(f"{run.folder} has lost its best checkpoint; start the run again with --overwrite")
-    best = max((load_checkpoint(run, name) for name in names), key=_score)
+    paths = sorted(run.checkpoints.glob("best-*.ckpt"))
+    if not paths:
+        raise DamagedRunError(
+            f"{run.folder} has lost its best checkpoint; start the run again with --overwrite"
+        )
+    best = max((_load_or_replace(path, run) for path in paths), key=_score)
     if not math.isfinite(best["val_prauc"]):
         raise InputError(
             f"no epoch of {run.folder} has a validation PRAUC: the model's predictions or losses are not "
             "finite; lower --lr, or check the model for a division by zero or a logarithm of 0"
         )
     return best
+
+
+def _load_or_replace(path: Path, run: Run) -> dict[str, Any]:
+    """Return the checkpoint of a best epoch, or of the same epoch among the last ones if it is damaged."""
+    try:
+        return load_checkpoint(path)
+    except DamagedRunError:
+        epoch = re.search(r"epoch=(\d+)", path.name)
+        for last in (run.last_checkpoint, run.last_checkpoint.with_name(PREVIOUS)):
+            with suppress(DamagedRunError):
+                if epoch and (checkpoint := load_checkpoint(last))["epoch"] == int(epoch[1]):
+                    logger.warning("%s is damaged; %s has the same weights", path, last.name)
+                    return checkpoint
+        raise
 
 
 def is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from drfuse.errors import InputError
+from drfuse.errors import DamagedRunError, InputError
 from drfuse.files import (
     beside,
     find_foreign,
@@ -24,7 +24,7 @@ from drfuse.files import (
     write_whole,
 )
 from drfuse.run import Run
-from drfuse.training.checkpoints import load_checkpoint
+from drfuse.training.checkpoints import PREVIOUS, SUMS, load_last
 from drfuse.training.options import DEFAULTS, TrainOptions
 
 logger = logging.getLogger(__name__)
@@ -151,19 +151,22 @@ def _interrupted(
     """Return an interrupted run's options and the checkpoint to resume from, if there is one.
 
     Raises:
-        InputError: If the run is finished, has different options, or has weights but no checkpoint.
+        InputError: If the run is finished, has different options, or was trained on another cohort.
+        DamagedRunError: If its options or checkpoints are missing or damaged.
     """
     instead = "choose a different --out, or add --overwrite"
     if run.is_finished:
         raise InputError(f"{run.folder} is a finished run; {instead}")
-    has_checkpoint = run.last_checkpoint.is_file()
+    has_checkpoint = any(
+        run.checkpoints.joinpath(name).is_file() for name in (run.last_checkpoint.name, PREVIOUS)
+    )
     if not has_checkpoint and not run.model.is_file():
         return {}, None
     try:
         # an option missing from an older run had its default value
         earlier = DEFAULTS.written() | _config_of(run)
     except InputError as error:
-        raise InputError(
+        raise DamagedRunError(
             f"{run.config} is missing or damaged, so {run.folder} cannot resume; {instead}"
         ) from error
     changed = sorted(name for name in config if name not in _MAY_CHANGE and config[name] != earlier.get(name))
@@ -173,8 +176,10 @@ def _interrupted(
             "use the options of its config.yaml to resume it, or --overwrite to replace it"
         )
     if not has_checkpoint and resumable:
-        raise InputError(f"{run.folder} has {run.model.name} but no checkpoint to resume from; {instead}")
-    checkpoint = load_checkpoint(run, run.last_checkpoint.name) if has_checkpoint else None
+        raise DamagedRunError(
+            f"{run.folder} has {run.model.name} but no checkpoint to resume from; {instead}"
+        )
+    checkpoint = load_last(run)
     trained_on = run.read_facts().cohort if checkpoint is None else checkpoint["cohort"]
     if trained_on != cohort:
         raise InputError(f"{run.folder} is an interrupted run on another cohort; replace it with --overwrite")
@@ -219,6 +224,7 @@ def _contents(run: Run) -> list[str]:
     return [
         *names,
         f"{run.checkpoints.name}/*.ckpt",
+        f"{run.checkpoints.name}/{SUMS}",
         *(f"{run.external.name}/*/{name}" for name in names),
         *(f"{run.logs.name}/{folder}{name}" for folder in ("", "version_*/") for name in _LOGS),
     ]

@@ -177,7 +177,7 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
     if isinstance(network, FittedModel):
         result = TrainedRun(run.folder, 0, _fit_in_one_call(network, data), 1)
     else:
-        n_epochs = load_checkpoint(run, run.last_checkpoint.name)["epoch"] + 1
+        n_epochs = load_checkpoint(run.last_checkpoint)["epoch"] + 1
         best = load_best(run)
         restore_weights(fusion, best, run.checkpoints)
         result = TrainedRun(run.folder, best["epoch"], best["val_prauc"], n_epochs)

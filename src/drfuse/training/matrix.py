@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from drfuse.data import Cohort
-from drfuse.errors import BusyError, InputError
+from drfuse.errors import BusyError, DamagedRunError, InputError, describe_os_error
 from drfuse.files import is_locked, make_folder
 from drfuse.imports import describe_error, import_class, import_path
 from drfuse.logs import log_to
@@ -199,7 +199,7 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
                 del left[spec.folder]
                 progress.advance(bar)
                 if isinstance(outcome, Exception):
-                    failed.append(f"{spec.title}: {outcome}")
+                    failed.append(f"{spec.title}: {describe_os_error(outcome)}")
                     logger.error("failed: %s", failed[-1])
                 else:
                     logger.info("trained: %s", spec.title)
@@ -232,7 +232,13 @@ def train_one(
             raise InputError(f"it starts from {' and '.join(lacking)}, which failed")
         # under torchrun or srun, processes share the list of runs, not a single run
         alone = spec.options.changed(devices=1, nodes=1)
-        train(spec.cohort, spec.folder, _model_of(spec), alone, progress=progress, callbacks=callbacks)
+        fit = partial(train, spec.cohort, spec.folder, _model_of(spec), alone, progress=progress)
+        try:
+            fit(callbacks=callbacks)
+        except DamagedRunError as error:
+            reason = str(error).partition(";")[0]
+            logger.warning("%s: %s; it is trained from the beginning", spec.title, reason)
+            fit(callbacks=callbacks, overwrite=True)
     except passing:
         raise
     except BusyError:
