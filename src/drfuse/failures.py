@@ -1,0 +1,123 @@
+"""How a command ends when it cannot go on: a sentence on the terminal and an exit code."""
+
+import signal
+import sysconfig
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from drfuse.errors import InputError, describe_os_error, is_full_disk
+from drfuse.imports import describe_error
+
+DEBUG = "--debug"
+"""The option that shows where an error was raised."""
+
+_NOT_THE_USERS = (
+    *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parent),
+    "<",
+)
+
+
+@contextmanager
+def explained_failures(program: str, console: Console, debug: bool = False) -> Iterator[None]:
+    """Turn what a user can cause into a sentence, SIGTERM into an interruption, and both into an exit.
+
+    What a user's own code raised is shown with its traceback. An error that only a bug of drfuse can cause
+    is raised.
+
+    Args:
+        program: How the user started the command.
+        console: Where it says why it ends.
+        debug: Whether to show the traceback of any error.
+
+    Raises:
+        SystemExit: With exit code 2 after an error, 130 after SIGINT and 143 after SIGTERM.
+    """
+    with _interrupting_sigterm() as received:
+        try:
+            yield
+        except KeyboardInterrupt:
+            word, code = ("terminated", 143) if received else ("interrupted", 130)
+            console.print(f"{program}: {word}; run the same command again to continue or to start over")
+            raise SystemExit(code) from None
+        except Exception as error:
+            sentence, own = _sentence(error), traceback_of_user(error)
+            if sentence is None and not own:
+                raise
+            if debug:
+                console.print(escape("".join(traceback.format_exception(error))), highlight=False)
+            elif own:
+                console.print(escape(own), highlight=False, soft_wrap=True)
+            said = sentence or f"code of your own raised {describe_error(error)}"
+            message = f"{program}: error: {said}"
+            console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+            raise SystemExit(2) from None
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return what the user is told of an error; None if it is not of input, the system or memory."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) or is_full_disk(error):
+        return describe_os_error(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        reason = str(error).split(". ", 1)[0] or "no reason given"
+        return f"memory ran out ({reason}); choose smaller batches or sizes, or a machine with more memory"
+    return None
+
+
+def traceback_of_user(error: BaseException) -> str:
+    """Return the frames of an error, and of what caused it, that are in files of the user's; may be empty."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__
+    for cause in reversed(chain):
+        frames = traceback.extract_tb(cause.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+        is_syntax = isinstance(cause, SyntaxError) and not str(cause.filename).startswith(_NOT_THE_USERS)
+        if own or is_syntax:
+            lines = [*traceback.format_list(own), *traceback.format_exception_only(cause)]
+            return "Traceback of your own code:\n" + "".join(lines).rstrip()
+    return ""
+
+
+@contextmanager
+def _interrupting_sigterm() -> Iterator[list[int]]:
+    """Have SIGTERM raise KeyboardInterrupt, and yield a list that then holds its number.
+
+    A second one is ignored, so that what the first one began to clean up is cleaned up.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if not received:
+            received.append(number)
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only that one can handle signals
+        yield received
+        return
+    before: Any = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def split_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments without `--debug`, and whether it was among them.
+
+    >>> split_debug(["cohort", "--debug"])
+    (['cohort'], True)
+    """
+    return [one for one in arguments if one != DEBUG], DEBUG in arguments
