@@ -241,6 +241,7 @@ def test_radiographs_are_found_by_their_stays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.cxr[0], found.cxr[1])
     with pytest.raises(InputError, match="is one image, but the table of measurements has 3 stays"):
         read_patients(table, folder / "7.png")
+    (folder / "._7.jpg").write_bytes(b"what macOS keeps of a file")
     (folder / "7.jpg").write_bytes(b"not an image")
     with pytest.raises(InputError, match="are of one stay; keep one of them"):
         read_patients(table, folder)

@@ -76,6 +76,16 @@ def test_several_runs_give_their_mean_and_range(runs: list[Path], small_cohort: 
     assert both.columns == tables[0].columns
 
 
+def test_runs_of_other_batch_sizes_are_predicted_in_the_same_blocks(
+    runs: list[Path], small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = train(small_cohort, tmp_path / "run", FirstHour, batch_size=7, **QUICK).folder
+    predict(runs[0], small_cohort, more_runs=[other], out=tmp_path / "one.parquet")
+    monkeypatch.setattr("drfuse.inference.predictor._STAYS_A_BLOCK", 40)
+    predict(runs[0], small_cohort, more_runs=[other], out=tmp_path / "several.parquet")
+    assert pl.read_parquet(tmp_path / "one.parquet").equals(pl.read_parquet(tmp_path / "several.parquet"))
+
+
 def test_records_are_predicted_without_diagnoses(
     runs: list[Path], small_cohort: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +144,8 @@ def test_the_length_of_stay_is_predicted_for_stays_that_outlast_the_window(
 def test_what_does_not_fit_is_refused(runs: list[Path], small_cohort: Path, tmp_path: Path) -> None:
     refused = partial(predict, runs[0])
     (tmp_path / "there.csv").touch()
+    folder = tmp_path / "folder.csv"
+    folder.mkdir()
     hospital = small_cohort.parent
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "expected stays from one of COHORT, --mimic-iv and --ehr, got none"),
@@ -143,6 +155,12 @@ def test_what_does_not_fit_is_refused(runs: list[Path], small_cohort: Path, tmp_
         ({"cohort": small_cohort}, "there are 80 stays to predict; choose a file for them with --out"),
         ({"cohort": small_cohort, "out": tmp_path / "x.txt"}, r"expected a name that ends in \.parquet or"),
         ({"cohort": small_cohort, "out": tmp_path / "there.csv"}, "exists; choose a different --out"),
+        ({"mimic_iv": "none", "out": tmp_path / "there.csv"}, "exists; choose a different --out"),  # at once
+        ({"cohort": small_cohort, "out": folder, "overwrite": True}, "is a folder; choose a different --out"),
+        (
+            {"cohort": small_cohort, "more_runs": runs},
+            "is the same model as another of the runs; leave it out",
+        ),
         ({"cohort": small_cohort, "model": "tests.none.Model"}, "cannot be imported"),
         ({"cohort": tmp_path}, "is not a cohort"),
         ({"mimic_iv": tmp_path}, "does not hold a MIMIC-IV release"),

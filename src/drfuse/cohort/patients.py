@@ -393,7 +393,8 @@ def _image_files(cxr: Path, stay_id: NDArray[np.int64], where: str) -> dict[int,
         raise MissingInputError(f"there is no file or folder {cxr}; expected radiographs")
     files: dict[int, Path] = {}
     known = set(stay_id.tolist())
-    for path in sorted(path for path in cxr.iterdir() if path.suffix.lower() in _IMAGES):
+    shown = [path for path in cxr.iterdir() if not path.name.startswith(".")]  # macOS adds ._31234567.jpg
+    for path in sorted(path for path in shown if path.suffix.lower() in _IMAGES):
         stay = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else None
         if stay is None or stay not in known:
             raise InputError(

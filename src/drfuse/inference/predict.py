@@ -15,6 +15,7 @@ from drfuse.arguments import check_arguments
 from drfuse.data import StayDataset, Task
 from drfuse.data.loader import split_rows
 from drfuse.errors import InputError
+from drfuse.escapes import csv_of
 from drfuse.files import atomic_file, make_folder
 from drfuse.imports import import_class
 from drfuse.inference.inputs import open_stays
@@ -97,13 +98,17 @@ def predict(
     """
     if model is not None:
         import_class(model, FusionModel)
+    if out is not None:
+        _check_out(out, overwrite)
     runs = [run, *more_runs]
     predictors = [Predictor.open(one).to(find_device(accelerator)) for one in runs]
     recalibrations = [one.recalibration for one in predictors]
     facts = predictors[0].facts
-    for one, other in zip(runs, predictors, strict=True):
+    for number, (one, other) in enumerate(zip(runs, predictors, strict=True)):
         if other.facts.label_names != facts.label_names:
             raise InputError(f"{one} predicts other labels than {run}; choose runs of the same labels")
+        if any(other.facts == earlier.facts for earlier in predictors[:number]):
+            raise InputError(f"{one} is the same model as another of the runs; leave it out of --more-runs")
     with open_stays(facts, cohort, mimic_iv, mimic_cxr, ehr, cxr, temp_dir) as stays:
         datasets = [one.dataset(stays, labelled=False) for one in predictors]
         batches = split_rows_known_first(datasets[0], facts.batch_size)
@@ -111,7 +116,7 @@ def predict(
         if out is None and n_stays > MOST_SHOWN:
             raise InputError(f"there are {n_stays} stays to predict; choose a file for them with --out")
         tables = []
-        with _file_for_tables(out, overwrite) as append:
+        with _file_for_tables(out) as append:
             blocks = zip(
                 *(
                     predictor.outputs(dataset, batches, num_workers, progress and predictor is predictors[0])
@@ -150,24 +155,30 @@ def split_rows_known_first(dataset: StayDataset, batch_size: int) -> list[list[i
     return [batch for rows in (known, unknown) if len(rows) for batch in split_rows(rows, batch_size)]
 
 
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Raise InputError if `out` may not be written, before anything is read."""
+    if out.suffix not in _SUFFIXES:
+        raise InputError(f"out is {out}; expected a name that ends in {' or '.join(_SUFFIXES)}")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; choose a different --out")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists; choose a different --out, or replace it with --overwrite")
+    make_folder(out.resolve().parent)
+
+
 @contextmanager
-def _file_for_tables(out: Path | None, overwrite: bool) -> Iterator[Callable[[pl.DataFrame], None]]:
+def _file_for_tables(out: Path | None) -> Iterator[Callable[[pl.DataFrame], None]]:
     """Yield a function that appends tables to `out`, which appears when the context ends."""
     if out is None:
         yield lambda _: None
         return
-    if out.suffix not in _SUFFIXES:
-        raise InputError(f"out is {out}; expected a name that ends in {' or '.join(_SUFFIXES)}")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists; choose a different --out, or replace it with --overwrite")
-    make_folder(out.resolve().parent)
     with atomic_file(out) as partial, partial.open("wb") as file:
         writer: pq.ParquetWriter | None = None
 
         def append(table: pl.DataFrame) -> None:
             nonlocal writer
             if out.suffix == ".csv":
-                table.write_csv(file, include_header=file.tell() == 0)
+                file.write(csv_of(table, include_header=file.tell() == 0).encode())
                 return
             arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
             writer = writer or pq.ParquetWriter(file, arrow.schema, compression="zstd")

@@ -154,7 +154,8 @@ class Predictor:
     ) -> Iterator[Outputs]:
         """Yield what the model says of batches of rows of `dataset(...)`, in blocks of about 32,768 stays."""
         predicted = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
-        while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // self.facts.batch_size))):
+        largest = max(map(len, batches), default=1)
+        while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // largest))):
             stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
             rows = np.searchsorted(dataset.cohort.stay_id, stay_id)
             yield Outputs(rows, logits, without, weights if weights.shape[1] else None)
