@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from jsonargparse._actions import ActionConfigFile  # type checkers do not find 
 from rich.console import Console
 
 from drfuse.errors import InputError
+from drfuse.failures import DEBUG, explained_failures, split_debug
 from drfuse.imports import ClassOf, LazyClass, describe_error, failed_to_import, import_class
 from drfuse.logs import log_to
 from drfuse.yaml_files import read_yaml
@@ -114,17 +116,18 @@ def run_command(
         python_only: Parameters that the command line does not offer.
 
     Raises:
-        SystemExit: With exit code 2 after invalid input, 130 after an interruption; stderr says why.
+        SystemExit: With exit code 2 after invalid input, 130 or 143 after an interruption; stderr says why.
     """
     errors = Console(stderr=True)
     sys.path.append(str(Path.cwd()))  # where a user's own model may be
-    try:
+    given, debug = split_debug(list(sys.argv[1:] if arguments is None else arguments))
+    with explained_failures(program, errors, debug):
         if isinstance(function, str):  # imported here, so that an interruption is caught as well
             module, _, name = function.rpartition(".")
             with errors.status(f"{program}: loading"):
                 function = cast(Callable[..., Any], getattr(import_module(module), name))
         log_to(errors)
-        parameters = _as_parameters(sys.argv[1:] if arguments is None else arguments, function)
+        parameters = _as_parameters(given, function)
 
         def parse(with_classes: bool) -> dict[str, Any]:
             parser = _parser(function, program, positional, python_only, with_classes)
@@ -141,13 +144,6 @@ def run_command(
         called_with = _call_arguments(parse(with_classes=False), function)
         called_with |= {name: LazyClass(partial(load, name)) for name in classes}
         return function(**called_with), called_with
-    except (InputError, OSError) as error:  # the user can fix these: input, permissions, a full disk
-        message = f"{program}: error: {error}"
-        errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        errors.print(f"{program}: interrupted; run the same command again to continue or to start over")
-        raise SystemExit(130) from None
 
 
 def _with_imports_explained(parse: Callable[[bool], dict[str, Any]]) -> dict[str, Any]:
@@ -188,6 +184,9 @@ def _parser(
     parser = Parser(prog=program, description=description)
     parser.positional = positional
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
+    parser.add_argument(
+        DEBUG, action="store_true", default=SUPPRESS, help="If something fails, show where it was raised."
+    )
     signature = _Signature.of(function)
     parameters = inspect.signature(function).parameters
     for name in positional:

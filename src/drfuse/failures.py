@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from drfuse.errors import InputError, describe_os_error, is_full_disk
 from drfuse.imports import describe_error
@@ -53,9 +52,11 @@ def explained_failures(program: str, console: Console, debug: bool = False) -> I
             if sentence is None and not own:
                 raise
             if debug:
-                console.print(escape("".join(traceback.format_exception(error))), highlight=False)
+                console.print(
+                    "".join(traceback.format_exception(error)), markup=False, highlight=False, soft_wrap=True
+                )
             elif own:
-                console.print(escape(own), highlight=False, soft_wrap=True)
+                console.print(own, markup=False, highlight=False, soft_wrap=True)
             said = sentence or f"code of your own raised {describe_error(error)}"
             message = f"{program}: error: {said}"
             console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
