@@ -117,6 +117,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "StudyTime": _NUMBER,
     },
 }
+_OF_NOBODY = {"itemid": 1, "charttime": INTIME, "value": "none"}
+"""An event without stay, admission and subject, of an item that nothing reads."""
 _METADATA_FILE = "mimic-cxr-2.0.0-metadata"
 
 
@@ -284,8 +286,9 @@ class Hospital:
         """Return every table of MIMIC-IV by its path in the release, without suffix."""
         place = {table: "icu" if table in ("icustays", "chartevents") else "hosp" for table in SCHEMAS}
         place |= {"patients": layout, "admissions": layout}
+        filler = {table: [_OF_NOBODY] for table in ("chartevents", "labevents")}  # an empty one is refused
         frames = {
-            f"{place[table]}/{table}": pl.DataFrame(self.rows[table], schema=schema)
+            f"{place[table]}/{table}": pl.DataFrame(self.rows[table] or filler.get(table, []), schema=schema)
             for table, schema in SCHEMAS.items()
             if table != "metadata"
         }

@@ -63,9 +63,11 @@ def _overview() -> Parser:
 
 
 def _show_cohort(manifest: Any, arguments: dict[str, Any]) -> Iterator[Any]:
-    from drfuse.cohort.flow import flow_table
+    from drfuse.cohort.flow import flow_table, gaps
 
     yield flow_table(manifest)
+    if line := gaps(manifest):
+        yield line
     yield f"wrote {arguments['out']}: {manifest.flow[-1].stays:,} stays"
 
 

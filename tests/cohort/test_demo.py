@@ -33,6 +33,8 @@ def test_112_of_140_stays_are_included(demo: Prepared) -> None:
         "diagnoses": {"listed": 706, "start listed": 0, "unlisted": 1236, "not ICD": 0},
         "stays_with_unknown": {"phenotypes": 0, "in_hospital_mortality": 0, "los": 0},
         "phenotypes_without_positive": [],
+        "stays_that_end_before_they_begin": 0,
+        "stays_without": {"chart events": 0, "laboratory results": 2, "radiograph": 68, "labels": 0},
     }
 
 

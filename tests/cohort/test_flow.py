@@ -5,7 +5,7 @@ import sys
 from rich.console import Console
 
 from drfuse.cohort import FlowStep, Manifest
-from drfuse.cohort.flow import flow_table
+from drfuse.cohort.flow import flow_table, gaps
 
 
 def test_the_flow_names_each_criterion_and_split() -> None:
@@ -31,3 +31,16 @@ def test_the_flow_names_each_criterion_and_split() -> None:
 def test_the_flow_is_shown_without_what_evaluates() -> None:
     code = "import sys, drfuse.cli, drfuse.cohort.flow; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_the_stays_lack_is_said_in_shares() -> None:
+    flow = [FlowStep("all ICU stays", 300), FlowStep("age", 200)]
+    without = {"chart events": 0, "laboratory results": 3, "radiograph": 150}
+    manifest = Manifest("0", {}, {}, flow, [], [], {}, {"stays_without": without}, {})
+    assert gaps(manifest) == (
+        "stays without chart events 0.0 %, without laboratory results 1.5 %, without radiograph 75.0 %"
+    )
+
+
+def test_an_earlier_manifest_says_nothing_of_it() -> None:
+    assert gaps(Manifest("0", {}, {}, [FlowStep("all ICU stays", 3)], [], [], {}, {}, {})) == ""

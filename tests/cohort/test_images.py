@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from io import BytesIO
@@ -64,16 +65,32 @@ def test_16_bit_images_are_scaled_by_their_own_range(low_high: tuple[int, int], 
     assert (found.min(), found.max()) == (0, 255)
 
 
-def test_images_of_floats_are_scaled_or_unreadable(tmp_path: Path) -> None:
-    pixels = np.linspace(-1, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
-    image = tmp_path / "image.tiff"
-    Image.fromarray(pixels).save(image)
-    found = decode(image, 32)
-    assert (found.min(), found.max()) == (0, 255)
-    assert abs(int(found[16, 0]) - 127) <= 4
-    pixels[0, 0] = np.nan
-    Image.fromarray(pixels).save(image)
-    assert not is_readable(image)
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "BMP", "PPM"])
+def test_only_jpeg_and_png_are_opened_whatever_the_name(tmp_path: Path, kind: str) -> None:
+    image = tmp_path / "image.jpg"
+    Image.new("L", (32, 32)).save(image, kind)
+    assert not is_readable(image, tmp_path)
+
+
+def test_an_image_that_would_fill_the_memory_is_not_decoded(tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.new("1", (10_001, 10_000)).save(image)
+    assert image.stat().st_size < 100_000
+    with pytest.raises(ValueError, match="more than 100,000,000 pixels"):
+        decode(image, 32)
+    assert not is_readable(image, tmp_path)
+
+
+def test_pipes_and_links_that_leave_the_folder_are_not_read(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "release", tmp_path / "elsewhere.png"
+    inside.mkdir()
+    for path in (outside, inside / "own.png"):
+        Image.new("L", (32, 32)).save(path)
+    (inside / "away.png").symlink_to(outside)
+    (inside / "within.png").symlink_to(inside / "own.png")
+    os.mkfifo(inside / "pipe.png")
+    found = {path.name for path in inside.iterdir() if is_readable(path, inside)}
+    assert found == {"own.png", "within.png"}
 
 
 def png_of_16_bits(pixels: NDArray[np.uint16], kind: int) -> bytes:
@@ -99,7 +116,7 @@ def test_colours_of_16_bits_are_unreadable_instead_of_black(
     image.write_bytes(png_of_16_bits(np.repeat(grey, n_channels, axis=2), kind))
     with Image.open(image) as opened:
         assert opened.size == (32, 32)  # it is an image
-    assert not is_readable(image)
+    assert not is_readable(image, image.parent)
 
 
 def test_a_large_jpeg_looks_the_same_when_decoded_small(tmp_path: Path) -> None:

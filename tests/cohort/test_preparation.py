@@ -651,12 +651,14 @@ def test_a_hospital_without_a_stay_to_include_is_an_error(tmp_path: Path) -> Non
     assert left_in(tmp_path) == {"mimic-iv"}
 
 
-@pytest.mark.parametrize("table", ["icustays", "patients"])
+@pytest.mark.parametrize("table", ["icustays", "patients", "admissions"])
 def test_a_stay_described_twice_is_an_error(table: str, tmp_path: Path) -> None:
     hospital = Hospital()
     hospital.chart(hospital.add_stay(), HEART_RATE, 70)
     hospital.rows[table] *= 2
-    with pytest.raises(InputError, match="1 ICU stays more than once"):
+    with pytest.raises(
+        InputError, match=f"the table {table} of .* has 1 values of .*_id in more than one row"
+    ):
         prepare_hospital(hospital, tmp_path)
 
 

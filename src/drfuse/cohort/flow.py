@@ -1,4 +1,4 @@
-"""The inclusion flow of a cohort for the terminal: not in `drfuse.report`, whose imports take 0.2 s."""
+"""What a cohort has and lacks, for the terminal: not in `drfuse.report`, whose imports take 0.2 s."""
 
 from rich import box
 from rich.table import Table
@@ -19,3 +19,11 @@ def flow_table(manifest: Manifest) -> Table:
     for name, split in manifest.splits.items():
         table.add_row(name, f"{split['stays']:,}", f"{split['with_cxr']:,}")
     return table
+
+
+def gaps(manifest: Manifest) -> str:
+    """Return what shares of the stays lack events, a radiograph or labels, as far as that is known."""
+    n_stays = max(1, manifest.flow[-1].stays)
+    without = manifest.warnings.get("stays_without", {})  # not in a manifest of an earlier version
+    shares = [f"{what} {100 * count / n_stays:.1f} %" for what, count in without.items()]
+    return f"stays without {', without '.join(shares)}" if shares else ""

@@ -1,6 +1,7 @@
 """Image files -> `cxr.npy`: decoded, resized, in order."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,24 +15,33 @@ from PIL import Image, ImageOps
 
 from drfuse.cohort.arrays import array_in_order, item_of
 
+MOST_PIXELS = 100_000_000
+"""A radiograph has some 10 million; a small file can hold so many that they fill the memory."""
 _DECODED_AHEAD = 256  # images in memory that are decoded and not yet written
+_FORMATS = ("JPEG", "PNG")
+"""Pillow would start a program for some others."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MOST_PIXELS is the limit here
 
 
 def decode(path: Path, size: int) -> NDArray[np.uint8]:
     """Return a grey image (`size`, `size`): resized so that the short side fits, then centre-cropped.
 
-    A grey image of more than 8 bits, or of floats, is scaled by its own range, as MIMIC-CXR-JPG was made from
+    A grey image of more than 8 bits is scaled by its own range, as MIMIC-CXR-JPG was made from
     DICOM: the minimum becomes 0, the maximum 255, and values in between are rounded down. Unlike in
     MIMIC-CXR-JPG, the histogram is not equalised. In colour images, and in grey ones with alpha, Pillow reads
     only the upper 8 of 16 bits, which makes 12-bit data black: such images are refused.
 
     Raises:
-        OSError: If there is no such file, or it is not a readable image.
-        ValueError: If a pixel is not a finite number, or a colour has 16 bits.
+        OSError: If there is no such file, or it is not a readable JPEG or PNG.
+        ValueError: If it has more than `MOST_PIXELS`, or a colour has 16 bits.
     """
-    with Image.open(path) as image:
+    if not path.is_file():  # a pipe would block, a device never end
+        raise FileNotFoundError("it is not a file")
+    with Image.open(path, formats=_FORMATS) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
         image.draft("L", (size, size))  # decodes a JPEG at 1/2, 1/4 or 1/8 of its size, not below `size`
-        if image.mode.startswith(("I", "F")):
+        if image.mode.startswith("I"):
             grey = _eight_bits(image)
         elif any(";16" in str(tile.args) for tile in image.tile):  # the layout of the pixels in the file
             raise ValueError("a colour has 16 bits, of which Pillow reads 8")
@@ -47,13 +57,17 @@ class Stored(NamedTuple):
     row: int
 
 
-def is_readable(path: Path) -> bool:
-    """Return whether a file is an image that can be decoded."""
-    return _read(path, 32) is not None
+def is_readable(path: Path, root: Path) -> bool:
+    """Return whether a file is an image that can be decoded, and no link leads from it out of `root`."""
+    return _read(path, 32, root) is not None
 
 
 def store_images(
-    candidates: Iterable[Sequence[Path | Stored]], size: int, out: Path, threads: int | None = None
+    candidates: Iterable[Sequence[Path | Stored]],
+    size: int,
+    out: Path,
+    threads: int | None = None,
+    root: Path | None = None,
 ) -> Iterator[int | None]:
     """Write one image of each stay, in order, to the NumPy file `out`.
 
@@ -63,6 +77,7 @@ def store_images(
         size: Side of the stored images, in pixels.
         out: The file to write.
         threads: Images decoded at the same time; by default, one per core.
+        root: Where they are; a link that leads out of it is not followed.
 
     Yields:
         The index of each stay's image among its candidates; None if none is readable, and no row is written.
@@ -71,7 +86,7 @@ def store_images(
     n_threads = threads or os.cpu_count()
     with array_in_order(out, (size, size), np.uint8) as append, ThreadPoolExecutor(n_threads) as pool:
         while stays := list(islice(remaining, _DECODED_AHEAD)):
-            for index, image in pool.map(partial(_read_first, size=size), stays):
+            for index, image in pool.map(partial(_read_first, size=size, root=root), stays):
                 if image is not None:
                     append(image)
                 yield index
@@ -80,8 +95,6 @@ def store_images(
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return a grey image in 8 bits, scaled by its own range; Pillow would clip every value at 255."""
     pixels = np.asarray(image, np.float64)
-    if not np.isfinite(pixels).all():
-        raise ValueError("a pixel is not a finite number")
     pixels = pixels - pixels.min()
     if (highest := pixels.max()) > 0:
         pixels *= 255  # before the division, so that whole numbers stay exact
@@ -90,18 +103,20 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _read_first(
-    candidates: Sequence[Path | Stored], size: int
+    candidates: Sequence[Path | Stored], size: int, root: Path | None
 ) -> tuple[int | None, NDArray[np.uint8] | None]:
     """Return the index of the first readable image, and the image."""
     for index, candidate in enumerate(candidates):
-        if (image := _read(candidate, size)) is not None:
+        if (image := _read(candidate, size, root)) is not None:
             return index, image
     return None, None
 
 
-def _read(image: Path | Stored, size: int) -> NDArray[np.uint8] | None:
+def _read(image: Path | Stored, size: int, root: Path | None) -> NDArray[np.uint8] | None:
     if isinstance(image, Stored):
         return item_of(image.file, image.row)
+    if root is not None and not image.resolve().is_relative_to(root.resolve()):
+        return None
     try:
         return decode(image, size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that Pillow raises

@@ -23,11 +23,11 @@ from drfuse.cohort.manifest import FlowStep, Manifest
 from drfuse.cohort.phenotypes import Labels, find_labels, phenotype_names, read_phenotypes
 from drfuse.cohort.radiographs import find_radiographs, find_unreadable, store_radiographs
 from drfuse.cohort.reuse import CONTENT, INPUTS, PARTS, Earlier, Inputs, link_or_copy, write_inputs
-from drfuse.cohort.sources import open_source
+from drfuse.cohort.sources import Source, open_source
 from drfuse.cohort.split import count_splits, read_split_file
 from drfuse.cohort.stays import find_candidates, require_observation
 from drfuse.cohort.store import count, explain_errors, open_store, spill_folder
-from drfuse.cohort.timeseries import last_of_each_hour, measure
+from drfuse.cohort.timeseries import KINDS_OF_EVENTS, count_unobserved, last_of_each_hour, measure
 from drfuse.cohort.variables import Preset, load_variables
 from drfuse.errors import InputError, check_choice
 from drfuse.files import atomic_folder, recover_interrupted_write
@@ -133,7 +133,7 @@ def prepare(
         earlier = Earlier.at(Path(out))
         if earlier is not None and earlier.is_current(inputs, threads):
             logger.info("%s is already the cohort of these files and options", out)
-            report_left_out(earlier.manifest.warnings, strict)
+            report_left_out(earlier.manifest, strict)
             return earlier.manifest
         with (
             atomic_folder(Path(out), "cohort", "manifest.json", contents, overwrite) as folder,
@@ -170,8 +170,10 @@ def _write_cohort(
             last = last_of_each_hour(measured, options["preset"])
             hourly = source.materialize(last, "hourly", order_by="stay_id")
             included = require_observation(candidates.stored, hourly.filter(hourly.in_window))
+            unobserved = count_unobserved(hourly, store)
         else:
             included = require_observation(candidates.stored, ibis.memtable(series.stays("stay_id")))
+            unobserved = {kind: series.manifest.warnings["stays_without"][kind] for kind in KINDS_OF_EVENTS}
         progress.update(bar, description="reading diagnoses")
         if codes is None:
             labels = Labels(None, {})
@@ -181,12 +183,7 @@ def _write_cohort(
             labels = Labels(labelled.labels(), labelled.manifest.warnings["diagnoses"])
         stays = number_stays(included.stays, labels.table, split, options["seed"], store)
         flow = [*candidates.flow, FlowStep(included.criterion, count(store, stays))]
-        if flow[-1].stays == 0:
-            found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
-            raise InputError(
-                f"{source.address} has no stay that can be included ({found}; rows that do not parse: "
-                f"{sum(store.rejected_rows.values())}); check that the release is complete"
-            )
+        _refuse_empty(source, flow)
         progress.update(bar, description="writing time series", total=flow[-1].stays)
         if series is None:
             for n in write_ehr(ehr, stays, hourly, (options["window_hours"], len(variables)), store):
@@ -194,16 +191,26 @@ def _write_cohort(
         else:
             link_or_copy(series.folder / ehr.name, ehr)
         progress.update(bar, description="reading radiographs", total=None)
-        radiographs, undated = find_radiographs(source, stays, options["view"])
+        found, undated = find_radiographs(source, stays, options["view"])
         images = store_radiographs(
-            radiographs, source, options["image_size"], imaged, folder / "cxr.npy", threads, progress
+            found, source, options["image_size"], imaged, folder / "cxr.npy", threads, progress
         )
         progress.update(bar, description="checking files")
     write_stays(stays_file, stays, images, names, store)
-    unreadable = find_unreadable(images, store)
     rejected = store.rejected_rows | ({} if earlier is None else earlier.rejected_rows(unread))
-    warnings = count_left_out(stays_file, names, rejected, unreadable, undated, labels.n_diagnoses)
-    report_left_out(warnings, strict)
+    splits = count_splits(stays_file)
+    if source.images is not None:
+        unobserved["radiograph"] = sum(split["stays"] - split["with_cxr"] for split in splits.values())
+    warnings = count_left_out(
+        stays_file,
+        names,
+        rejected,
+        find_unreadable(images, store),
+        undated,
+        labels.n_diagnoses,
+        candidates.n_backwards,
+        unobserved,
+    )
     write_normalization(folder / "normalization.json", ehr, stays_file, variables)
     write_inputs(folder / INPUTS, inputs.stamps, images, store)
     manifest = Manifest(
@@ -213,9 +220,20 @@ def _write_cohort(
         flow=flow,
         variables=list(variables),
         phenotypes=names,
-        splits=count_splits(stays_file),
+        splits=splits,
         warnings=warnings,
         files={name: sha256(folder / name) for name in CONTENT},
     )
+    report_left_out(manifest, strict)
     manifest.write(folder)
     return manifest
+
+
+def _refuse_empty(source: Source, flow: Sequence[FlowStep]) -> None:
+    """Raise InputError if no stay is left at the end of the flow."""
+    if flow[-1].stays == 0:
+        found = ", ".join(f"{step.criterion}: {step.stays}" for step in flow)
+        raise InputError(
+            f"{source.address} has no stay that can be included ({found}; rows that do not parse: "
+            f"{sum(source.store.rejected_rows.values())}); check that the release is complete"
+        )

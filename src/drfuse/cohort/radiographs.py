@@ -20,17 +20,28 @@ from drfuse.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_PLAIN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 _IDS = ("subject_id", "study_id", "dicom_id")
 _FOUND = {"stay_id": pl.Int64, "rank": pl.Int64, **dict.fromkeys(_IDS, pl.Int64), "dicom_id": pl.String}
 _TRIED = {"stay_id": pl.Int64, "rank": pl.Int64, "dicom_id": pl.String, **STAMP_SCHEMA, "cxr_row": pl.Int32}
 
 
 def find_radiographs(source: Source, stays: ir.Table, views: Sequence[str]) -> tuple[ir.Table, int]:
-    """Return the radiographs of the stays (see `select_radiographs`), and how many have no time."""
+    """Return the radiographs of the stays (see `select_radiographs`), and how many have no time.
+
+    Raises:
+        InputError: If an image's id is not a plain name, so that its path could lead anywhere.
+    """
     store = source.store
-    if source.radiographs is None:
+    if source.images is None:
         return ibis.memtable(pl.DataFrame(schema=_FOUND)), 0
-    studied = store.create_table("studied", source.radiographs)
+    studied = store.create_table("studied", source.images.table)
+    plain = studied.dicom_id.re_search(_PLAIN_NAME).fill_null(False)
+    if n_others := count(store, studied.filter(~plain)):
+        raise InputError(
+            f"{n_others} images of {source.images.root} have a dicom_id that is not a plain name of letters, "
+            "digits, dots, hyphens and underscores; correct or remove them"
+        )
     found = store.create_table("found", select_radiographs(studied, stays, views))
     return found, count(store, studied.filter(studied.studied_at.isnull()))
 
@@ -81,7 +92,9 @@ def store_radiographs(
     else:
         candidates = stamped.left_join(earlier.rows_by_stamp(store), list(STAMP_SCHEMA))
     stays = fetch(store, stamped.group_by("stay_id").agg().order_by("stay_id"))
-    stored = store_images(_files_of_stays(candidates, images, earlier, store), image_size, out, threads)
+    stored = store_images(
+        _files_of_stays(candidates, images, earlier, store), image_size, out, threads, images.root
+    )
     ranks = (
         -1 if rank is None else rank
         for rank in progress.track(stored, total=len(stays), description="decoding")
@@ -92,7 +105,8 @@ def store_radiographs(
         (first,) = fetch(store, stamped.order_by("stay_id", "rank").limit(1))["file"]
         raise InputError(
             f"none of the {count(store, stamped)} radiographs under {images.root} can be read, the first "
-            f"expected at {first}; leave --mimic-cxr out to go on without them"
+            f"expected at {first}; links out of that folder are not followed; leave --mimic-cxr out to go on "
+            "without radiographs"
         )
     stays = stays.with_columns(row=is_stored.cast(pl.Int32).cum_sum() - 1)
     tried = candidates.join(ibis.memtable(stays), "stay_id")

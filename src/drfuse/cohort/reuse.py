@@ -23,6 +23,7 @@ from drfuse.cohort.manifest import Manifest
 from drfuse.cohort.sources import Images, Source, SourceFile
 from drfuse.cohort.sources.source import Table
 from drfuse.cohort.store import Store, cast_batch, create_from_blocks, read_batches
+from drfuse.cohort.timeseries import KINDS_OF_EVENTS
 from drfuse.errors import InputError
 from drfuse.sums import sha256
 
@@ -173,7 +174,11 @@ class Earlier:
             and manifest.files.keys() == set(CONTENT)
             and isinstance(manifest.warnings, dict)
             and manifest.warnings.keys() == set(COUNTS)
-            and all(isinstance(manifest.warnings[name], dict) for name in ("rejected_rows", "diagnoses"))
+            and all(
+                isinstance(manifest.warnings[name], dict)
+                for name in ("rejected_rows", "diagnoses", "stays_without")
+            )
+            and manifest.warnings["stays_without"].keys() >= set(KINDS_OF_EVENTS)
             and list(columns[len(columns) - len(manifest.phenotypes) :]) == manifest.phenotypes
             and bool(manifest.phenotypes) == manifest.options.get("labels", True)
         )
@@ -235,7 +240,7 @@ class Earlier:
             now = stamp_all([images.root / file for file in block["file"]], images.root, threads)
             unreadable = block.filter(pl.col("cxr_row").is_null())["file"]
             if not now.equals(block.select(*STAMP_SCHEMA)) or any(
-                images.may_hold(file) or is_readable(images.root / file) for file in unreadable
+                images.may_hold(file) or is_readable(images.root / file, images.root) for file in unreadable
             ):
                 return False
         return True

@@ -1,13 +1,14 @@
 """Which ICU stays pass the inclusion criteria, and how many are left after each."""
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import ibis
 import ibis.expr.types as ir
 
 from drfuse.cohort.manifest import FlowStep
 from drfuse.cohort.sources import Source
-from drfuse.cohort.store import fetch
+from drfuse.cohort.store import count, fetch
 from drfuse.errors import InputError
 
 
@@ -27,21 +28,23 @@ class Candidates:
         flow: The number of stays after each of these criteria.
         stored: The stays (see `describe_stays`), in the store.
         queryable: The same, as a table that queries of the source can join.
+        n_backwards: How many stays of the source end before they begin; nothing can be observed in them.
     """
 
     flow: list[FlowStep]
     stored: ir.Table
     queryable: ir.Table
+    n_backwards: int
 
 
 def describe_stays(source: Source, window_hours: int) -> ir.Table:
     """Return every ICU stay with what is known of its admission and its patient.
 
     The columns: `subject_id`, `hadm_id`, `stay_id`, `age` (years, at admission), `gender`, `race`,
-    `admission_type`, `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days),
-    `in_hospital_mortality` (null if unknown), `window_end` (the earlier of `outtime` and `intime` + window;
-    nothing later may be read) and `n_hours` (from `intime` to `window_end`, rounded up). A stay without an
-    `outtime` has no window and is left out.
+    `admission_type`, `first_careunit`, `last_careunit`, `intime`, `outtime`, `los` (days; null if
+    it is negative), `in_hospital_mortality` (null if unknown), `window_end` (the earlier of `outtime` and
+    `intime` + window; nothing later may be read) and `n_hours` (from `intime` to `window_end`, rounded up). A
+    stay without an `outtime` has no window and is left out.
     """
     stays = source.stays.left_join(source.admissions, ["subject_id", "hadm_id"])
     full_window = stays.intime + ibis.interval(hours=window_hours)
@@ -58,8 +61,8 @@ def describe_stays(source: Source, window_hours: int) -> ir.Table:
         "last_careunit",
         "intime",
         "outtime",
-        "los",
         "in_hospital_mortality",
+        los=(stays.los >= 0).ifelse(stays.los, ibis.null("float64")),
         age=stays.admittime.year() - stays.birth_year,
         window_end=window_end,
         n_hours=((seconds + 3599) // 3600).clip(lower=1),
@@ -98,19 +101,39 @@ def find_candidates(source: Source, window_hours: int) -> Candidates:
     """Return the stays that pass the inclusion steps that need no events.
 
     Raises:
-        InputError: If the source has a stay more than once.
+        InputError: If the source has a stay, an admission or a patient more than once.
     """
     described = describe_stays(source, window_hours)
     everyone = source.materialize(described, "everyone")
     steps = select_stays(everyone)
     counts = [step.stays.aggregate(n=step.stays.count(), step=i) for i, step in enumerate(steps)]
+    backwards = everyone.filter(everyone.outtime < everyone.intime)
     counts.append(everyone.aggregate(n=everyone.stay_id.nunique(), step=len(steps)))
-    *counted, distinct = fetch(source.store, ibis.union(*counts).order_by("step"))["n"].to_pylist()
+    counts.append(backwards.aggregate(n=backwards.count(), step=len(steps) + 1))
+    *counted, distinct, n_backwards = fetch(source.store, ibis.union(*counts).order_by("step"))[
+        "n"
+    ].to_pylist()
     flow = [FlowStep(step.criterion, n) for step, n in zip(steps, counted, strict=True)]
-    if repeated := flow[0].stays - distinct:
-        raise InputError(
-            f"{source.address} has {repeated} ICU stays more than once or without stay_id; expected one row "
-            "for each stay, admission and patient: remove the repeated rows"
-        )
+    if flow[0].stays != distinct:
+        _refuse_repeated(source, everyone)
     stored = source.store.create_table("candidates", steps[-1].stays)
-    return Candidates(flow, stored, source.queryable(stored, select_stays(described)[-1].stays))
+    queryable = source.queryable(stored, select_stays(described)[-1].stays)
+    return Candidates(flow, stored, queryable, n_backwards)
+
+
+def _refuse_repeated(source: Source, everyone: ir.Table) -> NoReturn:
+    """Raise the InputError that names the table in which rows are repeated."""
+    if unnamed := count(source.store, everyone.filter(everyone.stay_id.isnull())):
+        raise InputError(f"{source.address} has {unnamed} ICU stays without stay_id; correct or remove them")
+    for name, (table, keys) in source.keys.items():
+        repeated = table.group_by(*keys).agg(n_rows=table.count())
+        repeated = repeated.filter(repeated.n_rows > 1)
+        again = source.materialize(repeated.agg(n=repeated.count()), f"repeated_{name}")
+        if n_repeated := fetch(source.store, again)["n"][0].as_py():
+            raise InputError(
+                f"the table {name} of {source.address} has {n_repeated} values of {', '.join(keys)} in more "
+                "than one row; keep one row of each"
+            )
+    raise InputError(
+        f"{source.address} has ICU stays more than once; keep one row for each stay, admission and patient"
+    )

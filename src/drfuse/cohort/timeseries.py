@@ -6,6 +6,7 @@ from ibis import _
 
 from drfuse.cohort.sources import Source
 from drfuse.cohort.stays import seconds_between
+from drfuse.cohort.store import Store, fetch
 from drfuse.cohort.variables import (
     SPECIMEN_TYPE,
     Preset,
@@ -17,7 +18,8 @@ from drfuse.cohort.variables import (
 )
 
 _EVENT = ("stay_id", "itemid", "charttime", "storetime", "value", "valuenum", "intime", "window_end")
-_MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "hour")
+_MEASUREMENT = ("stay_id", "variable", "charttime", "storetime", "measured", "hour", "is_lab")
+KINDS_OF_EVENTS = ("chart events", "laboratory results")
 
 
 def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int = 0) -> ir.Table:
@@ -35,9 +37,9 @@ def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int =
     `extended` leaves out oxygen saturations of blood that is not known to be arterial.
 
     Returns:
-        Rows of `stay_id`, `variable` (its index in `load_variables()`), `charttime`, `storetime`, `measured`
-        and `hour`. Hour k holds the times (k, k+1] hours after `intime`; hour 0 also holds the minute of
-        `intime`, and hour -1 holds what comes before.
+        Rows of `stay_id`, `variable` (its index in `load_variables()`), `charttime`, `storetime`,
+        `measured`, `hour` and `is_lab` (a laboratory result). Hour k holds the times (k, k+1] hours after
+        `intime`; hour 0 also holds the minute of `intime`, and hour -1 holds what comes before.
     """
     stays = stays.select("stay_id", "subject_id", "hadm_id", "intime", "window_end")
 
@@ -72,7 +74,8 @@ def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int =
         is_of_next = ibis.coalesce(labs.charttime.between(labs.next_begin, labs.next_end), False)
         labs = labs.filter((labs.lab_hadm_id == labs.hadm_id) | (labs.lab_hadm_id.isnull() & ~is_of_next))
 
-    events = chart.union(in_window(labs))
+    chart, labs = chart.mutate(is_lab=ibis.literal(False)), in_window(labs).mutate(is_lab=ibis.literal(True))
+    events = chart.union(labs)
     seconds = seconds_between(events.intime, events.charttime)
     hour = (seconds - 1).clip(lower=0) // 3600
     hour = (events.charttime < _minute(events.intime)).ifelse(-1, hour).cast("int16")
@@ -83,7 +86,9 @@ def measure(source: Source, stays: ir.Table, preset: Preset, before_hours: int =
 
 
 def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
-    """Return one value for each stay, variable and hour: `stay_id`, `variable`, `hour`, `in_window`, `value`.
+    """Return one value for each stay, variable and hour.
+
+    The columns: `stay_id`, `variable`, `hour`, `in_window`, `is_lab` (a laboratory result) and `value`.
 
     The value charted last wins; of those charted at the same time, the one stored last, then the largest. A
     value from before the window (`in_window` is false) fills hour 0 if nothing else does. The preset
@@ -95,11 +100,28 @@ def last_of_each_hour(measurements: ir.Table, preset: Preset) -> ir.Table:
     last = ibis.row_number().over(
         ibis.window(
             group_by=["stay_id", "variable", "hour"],
-            order_by=[ibis.desc("charttime"), ibis.desc("storetime"), ibis.desc("measured")],
+            order_by=[ibis.desc(by) for by in ("charttime", "storetime", "measured", "is_lab")],
         )
     )
     measurements = measurements.mutate(rank=last).filter(_.rank == 0)
-    return measurements.select("stay_id", "variable", "hour", "in_window", value="measured")
+    return measurements.select("stay_id", "variable", "hour", "in_window", "is_lab", value="measured")
+
+
+def count_unobserved(hourly: ir.Table, store: Store) -> dict[str, int]:
+    """Return how many stays have no hourly value of each of `KINDS_OF_EVENTS` in their window.
+
+    `hourly` is the result of `last_of_each_hour` in the store; only stays with a value there are counted.
+    """
+    observed = hourly.filter(hourly.in_window).group_by("stay_id")
+    observed = observed.agg(is_charted=(~hourly.is_lab).any(), is_lab=hourly.is_lab.any())
+    counts = observed.agg(
+        **{
+            kind: (~observed[column]).sum().fill_null(0)
+            for kind, column in zip(KINDS_OF_EVENTS, ("is_charted", "is_lab"), strict=True)
+        }
+    )
+    (row,) = fetch(store, counts).to_pylist()
+    return {kind: int(row[kind]) for kind in KINDS_OF_EVENTS}
 
 
 def _minute(time: ir.TimestampColumn) -> ir.TimestampColumn:

@@ -140,6 +140,7 @@ def derive_gcs_total(measurements: ir.Table) -> ir.Table:
         storetime=parts.storetime.max(),
         measured=eye + motor + verbal,  # null if one is missing
         hour=parts.hour.max(),  # all parts have the same
+        is_lab=ibis.literal(False),
     )
     return totals.filter(totals.measured.notnull()).select(measurements.columns)
 

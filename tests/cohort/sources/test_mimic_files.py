@@ -202,6 +202,7 @@ def test_rows_that_do_not_parse_are_left_out_and_counted(hospital: Hospital, tmp
 def test_a_row_with_two_wrong_cells_counts_once_however_often_it_is_read(
     hospital: Hospital, tmp_path: Path
 ) -> None:
+    hospital.add_patient(90_999_999, age=61)
     folder = hospital.write(tmp_path, suffix=".csv")
     rewrite(folder / "hosp/patients.csv", "60,2150", "sixty,last year")
     store = Store().connect()

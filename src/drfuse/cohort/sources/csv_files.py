@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from threading import local
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import duckdb
 import ibis
@@ -17,9 +18,9 @@ import ibis.expr.types as ir
 import numpy as np
 from isal import igzip, isal_zlib
 
-from drfuse.cohort.sources.mimic_iv import Schema
+from drfuse.cohort.sources.mimic_iv import FIRST_YEAR, LAST_YEAR, Schema
 from drfuse.cohort.sources.source import SourceFile
-from drfuse.cohort.store import Store, first_line
+from drfuse.cohort.store import Store
 from drfuse.errors import InputError
 
 if TYPE_CHECKING:  # numba takes a while to import, and not every command reads CSV
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # numba takes a while to import, and not every command reads 
 
 BLOCK_BYTES = 16 << 20
 LONGEST_RECORD = 8 * BLOCK_BYTES
+_FIRST_BYTES = 65_536
 BATCH_BYTES = 16 << 20  # a query for each block alone would take longer
 TOLERATED_ROWS, TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
 _NULLS = ["", "NaN", "nan", "NAN"]  # how a CSV writes that a cell is missing
@@ -43,8 +45,14 @@ _FAULTS: "dict[Fault, str]" = {
     "records in it": "is closed in a later line, and rows lie between",
     "wrong number of cells": "is closed in a later line, and the row has the wrong number of cells",
 }
+_EXPECTED: "dict[Cell, str]" = {
+    "text": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "time": f"a time such as 2180-07-23 12:36:00, from {FIRST_YEAR} to {LAST_YEAR}",
+}
 _REJECTED = """
-SELECT count(DISTINCT line), min_by(error_message, line)
+SELECT count(DISTINCT line), min_by(error_type, line), min_by(column_name, line)
 FROM reject_errors JOIN reject_scans USING (scan_id, file_id) WHERE file_path = $1
 """
 
@@ -57,10 +65,11 @@ class Block(NamedTuple):
 
 
 class _Rejected(NamedTuple):
-    """How many rows do not parse, and why the first of them does not."""
+    """How many rows do not parse, and what is wrong with the first of them, and in which column."""
 
     n_rows: int
-    reason: str | None
+    error: str | None
+    column: str | None
 
 
 class CsvFiles:
@@ -69,16 +78,17 @@ class CsvFiles:
     def __init__(self, store: Store) -> None:
         self._store = store
         store.before_query.append(self._load)
-        self._unread: dict[str, tuple[Sequence[SourceFile], Schema]] = {}
+        self._unread: dict[str, tuple[Sequence[SourceFile], Schema, bool]] = {}
 
-    def table(self, files: Sequence[SourceFile], schema: Schema) -> ir.Table:
+    def table(self, files: Sequence[SourceFile], schema: Schema, may_be_empty: bool = True) -> ir.Table:
         """Return the table of a file or of its parts, with the columns and types of a schema.
 
         The files are read when the store first answers a query of the table. That raises an InputError if a
-        file is damaged, has a quote that is not closed, or has too many rows that do not parse.
+        file is damaged, has a quote that is not closed, or has too many rows that do not parse, or if no file
+        has a row and the table may not be empty.
         """
         name = f"csv_{files[0].kind}"
-        self._unread[name] = files, schema
+        self._unread[name] = files, schema, may_be_empty
         return ops.DatabaseTable(name, ibis.schema(schema), self._store, ops.Namespace()).to_expr()
 
     def select(
@@ -110,11 +120,14 @@ class CsvFiles:
         self,
         files: Sequence[SourceFile],
         schema: Schema,
+        may_be_empty: bool,
         name: str,
         column: str | None = None,
         wanted: Sequence[int] = (),
         query: Callable[[ir.Table], ir.Table] = lambda rows: rows,
     ) -> ir.Table:
+        if not may_be_empty and not any(_has_rows(file.path) for file in files):
+            raise no_rows(files)
         rows = ibis.table(schema, _ROWS)
         answer = query(rows if column is None else rows.filter(rows[column].isin(wanted)))
         self._load(answer)  # the tables that it joins
@@ -129,6 +142,26 @@ class CsvFiles:
         return stored
 
 
+def no_rows(files: Sequence[SourceFile]) -> InputError:
+    """Return the error that a table, given its files, has no row."""
+    where = files[0].path.parent if files[0].is_part else files[0].path
+    return InputError(f"{where} has no row, only the names of its columns; fetch it again")
+
+
+def _has_rows(path: Path) -> bool:
+    """Return whether there is more in a CSV file than its header and blank lines."""
+    with _open(path) as file, _explain_damage(path):
+        file.readline()
+        while part := file.read(_FIRST_BYTES):
+            if part.strip():
+                return True
+    return False
+
+
+def _open(path: Path) -> BufferedReader:
+    return cast(BufferedReader, igzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
 def read_blocks(path: Path) -> Iterator[Block]:
     """Yield a CSV file without its header, in blocks of about `BLOCK_BYTES`, each ending with a line feed.
 
@@ -141,7 +174,7 @@ def read_blocks(path: Path) -> Iterator[Block]:
     from drfuse.cohort.sources.csv_records import count_lines, whole_records
 
     line, rest = 2, np.empty(0, np.uint8)
-    with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with _open(path) as file:
         with _explain_damage(path):
             file.readline()
         while True:
@@ -213,6 +246,7 @@ class _Reading:
         )
         self._statement = statement.replace(f'"{_ROWS}"', rows)
         self._path, self._folder, self._store = file.path, folder, store
+        self._columns = file.columns
         self._cells = [_CELLS[schema[name]] if name in schema else "unread" for name in file.columns]
         self._column = -1 if column is None else file.columns.index(column)
         self._wanted = wanted
@@ -243,13 +277,20 @@ class _Reading:
                     cursor.interrupt()
                 raise
         n_rejected = sum(part.n_rows for part in rejected)
-        if n_rejected > max(TOLERATED_ROWS, TOLERATED_SHARE * n_rows):
-            reason = next(part.reason for part in rejected if part.reason)
+        if n_rejected > max(TOLERATED_ROWS, TOLERATED_SHARE * n_rows) or 0 < n_rows == n_rejected:
+            reason = self._explain(next(part for part in rejected if part.n_rows))
             raise InputError(
-                f"{n_rejected} of the {n_rows} rows of {self._path} do not parse, first: "
-                f"{first_line(reason)}; check that it is the right file, or fetch it again"
+                f"{n_rejected} of the {n_rows} rows of {self._path} do not parse, first: {reason}; check "
+                "that it is the right file, or fetch it again"
             )
         return n_rejected
+
+    def _explain(self, rejected: _Rejected) -> str:
+        """Return why a row does not parse, without what it says: that may be about a patient."""
+        if rejected.error != "CAST" or rejected.column not in self._columns:
+            return (rejected.error or "unknown error").lower()
+        cell = self._cells[self._columns.index(rejected.column)]
+        return f"{rejected.column} is not {_EXPECTED.get(cell, cell)}"
 
     def _in_threads(self, pool: ThreadPoolExecutor, blocks: Iterable[Block]) -> "Iterator[Selection]":
         """Yield what `_select` returns for each block, in order; only a few blocks are in memory."""
@@ -285,7 +326,7 @@ class _Reading:
                 f"cannot write to {self._folder.parent}: {error.strerror}; choose a --temp-dir with more room"
             ) from error
         if not file.stat().st_size:
-            return _Rejected(0, None)
+            return _Rejected(0, None, None)
         if not hasattr(self._of_thread, "cursor"):
             self._of_thread.cursor = self._store.con.cursor()
             self._cursors.append(self._of_thread.cursor)

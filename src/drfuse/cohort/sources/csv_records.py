@@ -9,6 +9,8 @@ import numpy as np
 from numba.core.caching import NullCache
 from numpy.typing import NDArray
 
+from drfuse.cohort.sources.mimic_iv import FIRST_YEAR, LAST_YEAR
+
 Bytes = NDArray[np.uint8]
 Cell = Literal["unread", "text", "integer", "number", "time"]
 """What the cells of a column are read as; `unread` cells are not parsed."""
@@ -17,6 +19,7 @@ Fault = Literal["none", "not closed", "records in it", "wrong number of cells"]
 """What is wrong with a quoted cell that has line breaks in it; the last describes its whole record."""
 
 _COMMA, _QUOTE, _LINE_FEED, _RETURN, _SPACE, _MINUS, _POINT, _COLON, _ZERO, _NINE = b',"\n\r -.:09'
+_PLUS, _SMALL_E, _LARGE_E, _SMALL_N, _LARGE_N, _SPOILT = b"+eEnN!"
 _ASCII = 128
 _STOPS = np.array([byte in (_COMMA, _LINE_FEED, _QUOTE, _RETURN) or byte >= _ASCII for byte in range(256)])
 _TEXT, _INTEGER, _NUMBER, _TIME = (get_args(Cell).index(cell) for cell in get_args(Cell)[1:])
@@ -88,7 +91,9 @@ def select_records(
     """Return the records of a block that have to be parsed.
 
     Drops a record only if its integer in one column is not wanted and its cells are certain to parse, so that
-    the parser still counts every record that does not.
+    the parser still counts every record that does not. An integer with a fraction, which the parser would
+    round, and a time outside of the years `FIRST_YEAR` to `LAST_YEAR` get an exclamation mark in place of
+    their first character, so that the parser rejects them.
 
     Args:
         block: Whole records.
@@ -206,7 +211,9 @@ def _scan_record(  # noqa: PLR0912 - a state machine
 @_compiled
 def _is_time(block: Bytes, place: int) -> bool:
     """Return whether a time such as 2180-07-23 12:36:00 begins here; the 31st is left to the parser."""
-    digits = True
+    digits, year = True, 0
+    for k in range(4):
+        year = 10 * year + block[place + k] - _ZERO
     for k in (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18):
         digits &= _ZERO <= block[place + k] <= _NINE
     month = 10 * (block[place + 5] - _ZERO) + block[place + 6] - _ZERO
@@ -219,12 +226,81 @@ def _is_time(block: Bytes, place: int) -> bool:
         and block[place + 10] == _SPACE
         and block[place + 13] == _COLON
         and block[place + 16] == _COLON
+        and FIRST_YEAR <= year <= LAST_YEAR
         and 1 <= month <= 12
         and 1 <= day <= (28 if month == 2 else 30)
         and hour < 24
         and block[place + 14] < _ZERO + 6
         and block[place + 17] < _ZERO + 6
     )
+
+
+@_compiled
+def _is_end(block: Bytes, place: int) -> bool:
+    """Return whether a cell ends here, spaces aside."""
+    while block[place] == _SPACE:
+        place += 1
+    return block[place] in (_COMMA, _QUOTE, _LINE_FEED, _RETURN)
+
+
+@_compiled
+def _is_not_whole(block: Bytes, place: int) -> bool:
+    """Return whether a number begins here that is not a whole one, such as 12.5; 12.0 and 3e7 are whole."""
+    if block[place] == _MINUS or block[place] == _PLUS:
+        place += 1
+    if not (_ZERO <= block[place] <= _NINE or block[place] == _POINT):
+        return False  # the parser rejects it, or takes it for a missing one
+    n_decimals, exponent = 0, 0
+    while _ZERO <= block[place] <= _NINE:
+        place += 1
+    if block[place] == _POINT:
+        place += 1
+        first = place
+        while _ZERO <= block[place] <= _NINE:
+            place += 1
+            n_decimals = place - first if block[place - 1] != _ZERO else n_decimals
+    if block[place] == _SMALL_E or block[place] == _LARGE_E:
+        place += 1
+        if block[place] == _PLUS:
+            place += 1
+        while _ZERO <= block[place] <= _NINE and exponent < _LONGEST_INTEGER:
+            exponent = 10 * exponent + block[place] - _ZERO
+            place += 1
+    return n_decimals > exponent or not _is_end(block, place)
+
+
+@_compiled
+def _is_out_of_range(block: Bytes, place: int) -> bool:
+    """Return whether a time begins here whose year is not from `FIRST_YEAR` to `LAST_YEAR`."""
+    if _is_end(block, place) or block[place] == _SMALL_N or block[place] == _LARGE_N:  # missing, or NaN
+        return False
+    year, n_digits = 0, 0
+    while _ZERO <= block[place + n_digits] <= _NINE and n_digits < _LONGEST_INTEGER:
+        year = 10 * year + block[place + n_digits] - _ZERO
+        n_digits += 1
+    return n_digits != 4 or not FIRST_YEAR <= year <= LAST_YEAR
+
+
+@_compiled
+def _misread_cell(block: Bytes, start: int, end: int, cells: NDArray[np.int8]) -> int:
+    """Return where a cell of a record begins that the parser would misread; -1 if there is none."""
+    place, cell = start, 0
+    while place < end and cell < cells.size:
+        while block[place] == _SPACE:
+            place += 1
+        quoted = block[place] == _QUOTE
+        place += quoted
+        while block[place] == _SPACE:
+            place += 1
+        is_number, is_time = cells[cell] == _INTEGER, cells[cell] == _TIME
+        if (is_number and _is_not_whole(block, place)) or (is_time and _is_out_of_range(block, place)):
+            return int(place)
+        while place < end and (quoted or block[place] != _COMMA):
+            quoted ^= block[place] == _QUOTE
+            place += 1
+        place += 1
+        cell += 1
+    return -1
 
 
 @_compiled
@@ -237,7 +313,7 @@ def _select(  # noqa: PLR0912, PLR0915 - one pass over the bytes
     """
     place, n_bytes, n_records = 0, 0, 0
     while place < block.size:
-        start, cell, wanted = place, 0, column < 0
+        start, cell, wanted, misread = place, 0, column < 0, -1
         while True:
             begin, kind, usual = place, cells[cell], True
             if kind == _TIME:
@@ -289,11 +365,14 @@ def _select(  # noqa: PLR0912, PLR0915 - one pass over the bytes
             place, fault, fault_at = _scan_record(block, start, cells.size)
             if fault != _NO_FAULT:
                 return n_bytes, n_records, fault, fault_at
+            misread = _misread_cell(block, start, place, cells)
         n_records += 1
         if wanted or place - start > _LONGEST_LINE:
             end = place - 1
             end -= end > start and block[end - 1] == _RETURN
             kept[n_bytes : n_bytes + end - start] = block[start:end]
+            if misread >= 0:
+                kept[n_bytes + misread - start] = _SPOILT
             n_bytes += end - start
             kept[n_bytes] = _LINE_FEED
             n_bytes += 1

@@ -36,7 +36,7 @@ class MimicFiles(StoreSource):
         admissions, csv_files = files["admissions"][0], CsvFiles(store)
 
         def read(table: str, schema: Schema) -> ir.Table:
-            return read_table(files[table], schema, store, csv_files)
+            return read_table(files[table], schema, store, csv_files, not TABLES[table].is_needed)
 
         return cls(
             address=str(root),

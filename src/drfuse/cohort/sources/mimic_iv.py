@@ -14,6 +14,9 @@ from drfuse.errors import MissingInputError
 Schema = Mapping[str, str]
 """The columns to read from a table, and their types."""
 
+FIRST_YEAR, LAST_YEAR = 1900, 2300
+"""Times of other years are typing errors; the calendars of MIMIC's patients are shifted to 2100 and later."""
+
 
 class RawTable(NamedTuple):
     """A table of MIMIC-IV.
@@ -79,6 +82,7 @@ class MimicIV(TypedDict):
     admissions: ir.Table
     events: Mapping[EventKind, ir.Table]
     diagnoses: ir.Table | None
+    keys: Mapping[str, tuple[ir.Table, Sequence[str]]]
 
 
 def read_mimic_iv(
@@ -118,6 +122,11 @@ def read_mimic_iv(
         ),
         events={"chartevents": raw["chartevents"], "labevents": raw["labevents"]},
         diagnoses=raw.get("diagnoses_icd"),
+        keys={
+            "patients": (patients, ("subject_id",)),
+            "admissions": (admissions, ("subject_id", "hadm_id")),
+            "icustays": (raw["icustays"], ("stay_id",)),
+        },
     )
 
 
@@ -171,7 +180,8 @@ def find_mimic_iv(
 def typed(table: ir.Table, schema: Schema) -> ir.Table:
     """Return the columns of a schema with its types.
 
-    NaN (pandas writes it for a missing number) and infinity become null. A 32-bit float becomes the decimal
+    NaN (pandas writes it for a missing number) and infinity become null, and so do numbers with a fraction
+    where a whole one is expected. A 32-bit float becomes the decimal
     that it stands for: 36.6, not 36.599998.
     """
     columns = {}
@@ -181,6 +191,8 @@ def typed(table: ir.Table, schema: Schema) -> ir.Table:
             # not `isnan`: DuckDB answers tests for NaN and for ranges from the minimum and maximum that a
             # Parquet file states, without reading the values, and NaN is not among those
             column = (column - column == 0).ifelse(column, ibis.null(column.type()))
+        if column.type().is_floating() and kind == "int64":
+            column = (column == column.floor()).ifelse(column, ibis.null(column.type()))
         if column.type().is_float32() and kind == "float64":
             column = column.cast("string")
         columns[name] = column.cast(kind)

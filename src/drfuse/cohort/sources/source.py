@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -104,6 +104,7 @@ class Source(ABC):
         events: One row per measurement: `subject_id`, `hadm_id`, `itemid`, `charttime`, `storetime`, `value`
             (text), `valuenum`; chart events also have `stay_id`, laboratory results `specimen_id`. One table
             for each kind, because engines write a union to disk if a query reads it twice.
+        keys: The records' own tables of which no two rows may share some columns, with these columns.
         diagnoses: One row per diagnosis: `hadm_id`, `icd_code`, `icd_version`; None if there are none.
         root: The folder; None for a database.
         record_files: The files behind these tables; none for a database: it cannot be checked for changes.
@@ -128,6 +129,7 @@ class Source(ABC):
     root: Path | None = None
     record_files: tuple[SourceFile, ...] = ()
     images: Images | None = None
+    keys: Mapping[str, tuple[ir.Table, Sequence[str]]] = field(default_factory=dict)
     errors: tuple[type[Exception], ...] = ()
 
     @classmethod

@@ -4,20 +4,23 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drfuse.cohort.sources.csv_files import CsvFiles
+from drfuse.cohort.sources.csv_files import CsvFiles, no_rows
 from drfuse.cohort.sources.mimic_iv import Schema, typed
 from drfuse.cohort.sources.source import SourceFile, Table
 from drfuse.cohort.store import Store
 from drfuse.errors import InputError, MissingInputError
 
 _FORMATS = (".parquet", ".csv.gz", ".csv")
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LONGEST_HEADER = 100_000  # bytes; a binary file may have no line break at all
 _MAX_DEPTH = 4  # physionet.org/files/mimiciv/2.2, as wget lays a mirror out
 
@@ -88,18 +91,16 @@ def columns_of(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: If the file is not of the kind that its name says, or two columns have one name.
     """
-    kind = {".parquet": "a Parquet file", ".gz": "a gzip-compressed CSV file"}.get(path.suffix, "a CSV file")
-    try:
+    if not path.stat().st_size:
+        raise InputError(f"{path} is empty; fetch it again")
+    with _explain_other_kind(path):
         if path.suffix == ".parquet":
             names = pq.read_schema(path).names
         else:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            with _open_csv(path) as file:
                 header = file.readline(_LONGEST_HEADER).decode("utf-8-sig")
+            _check_header(path, header)
             names = next(csv.reader([header]), [])
-    except (pa.ArrowInvalid, gzip.BadGzipFile, zlib.error, EOFError, csv.Error) as error:
-        raise InputError(f"{path} is not {kind}, as its name says; fetch it again") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not {kind} in UTF-8, as its name says; fetch it again") from error
     columns = tuple(name or f"unnamed {place}" for place, name in enumerate(names))
     folded = [name.casefold() for name in columns]
     if twice := [name for name, fold in zip(columns, folded, strict=True) if folded.count(fold) > 1]:
@@ -107,11 +108,58 @@ def columns_of(path: Path) -> tuple[str, ...]:
     return columns
 
 
-def read_table(files: Sequence[SourceFile], schema: Schema, store: Store, csv_files: CsvFiles) -> ir.Table:
+def _open_csv(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
+@contextmanager
+def _explain_other_kind(path: Path) -> Iterator[None]:
+    """Turn the errors of a file that is not what its name says into an InputError."""
+    kind = {".parquet": "a Parquet file", ".gz": "a gzip-compressed CSV file"}.get(path.suffix, "a CSV file")
+    try:
+        yield
+    except (pa.ArrowInvalid, gzip.BadGzipFile, zlib.error, EOFError, csv.Error) as error:
+        raise InputError(f"{path} is not {kind}, as its name says; fetch it again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not {kind} in UTF-8, as its name says; fetch it again") from error
+
+
+def _check_header(path: Path, header: str) -> None:
+    """Check that the first line of a file can be the header of a CSV file.
+
+    Raises:
+        InputError: If it cannot; the message says what the file looks like instead.
+    """
+    line = header.strip()
+    if not line:
+        raise InputError(
+            f"{path} begins with an empty line; expected the names of its columns: fetch it again"
+        )
+    if line.startswith("<"):
+        raise InputError(
+            f"{path} is a web page, perhaps a login form, not a CSV file; fetch it again with your user name"
+        )
+    if line.startswith("version https://git-lfs"):
+        raise InputError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
+    if not line.replace("\t", "").isprintable():
+        raise InputError(f"{path} is not a CSV file, as its name says; fetch it again")
+    for separator, name in _SEPARATORS.items():
+        if separator in line and "," not in line:
+            raise InputError(f"{path} has {name} between its columns; expected commas: save it with commas")
+
+
+def read_table(
+    files: Sequence[SourceFile],
+    schema: Schema,
+    store: Store,
+    csv_files: CsvFiles,
+    may_be_empty: bool = False,
+) -> ir.Table:
     """Return the columns of a schema with its types, from all parts of a table; no other column is parsed.
 
     Raises:
         MissingInputError: If a column is missing.
+        InputError: If the table has no row, unless it may be empty.
     """
     for file in files:
         if missing := [column for column in schema if column not in file.columns]:
@@ -119,7 +167,9 @@ def read_table(files: Sequence[SourceFile], schema: Schema, store: Store, csv_fi
                 f"{file.path} lacks the column {', '.join(missing)} of the table {file.kind}"
             )
     if files[0].path.suffix != ".parquet":
-        return csv_files.table(files, schema)
+        return csv_files.table(files, schema, may_be_empty)
+    if not may_be_empty and not any(pq.read_metadata(file.path).num_rows for file in files):
+        raise no_rows(files)
     # in brackets, so that DuckDB finds no pattern in a path
     paths = [re.sub(r"([*?\[])", r"[\1]", str(file.path)) for file in files]
     return typed(store.read_parquet(paths, union_by_name=len(paths) > 1), schema)
