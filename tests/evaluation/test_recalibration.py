@@ -220,6 +220,11 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(content | {"slopes": [0.5, 0.5, 0.5]}))
     with pytest.raises(InputError, match=r"not those that drfuse wrote.*run `drfuse evaluate`"):
         Recalibration.read(tmp_path)
+    recalibration = example("temperature")[1]
+    recalibration.write(path)
+    assert Recalibration.read(tmp_path, recalibration.label_names) == recalibration
+    with pytest.raises(InputError, match="learned from other labels than the run predicts"):
+        Recalibration.read(tmp_path, recalibration.label_names[::-1])
     path.write_text("{")
     with pytest.raises(InputError, match="is damaged"):
         Recalibration.read(tmp_path)

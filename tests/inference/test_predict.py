@@ -17,7 +17,7 @@ from drfuse.errors import InputError
 from drfuse.evaluation import Recalibration
 from drfuse.inference import Predictor
 from drfuse.inference.predict import predict
-from drfuse.models import DrFuse
+from drfuse.models import CxrResNet, DrFuse
 from drfuse.run import Predictions, Run
 from drfuse.training import train
 from tests.training.own_model import FirstHour
@@ -84,6 +84,19 @@ def test_runs_of_other_batch_sizes_are_predicted_in_the_same_blocks(
     monkeypatch.setattr("drfuse.inference.predictor._STAYS_A_BLOCK", 40)
     predict(runs[0], small_cohort, more_runs=[other], out=tmp_path / "several.parquet")
     assert pl.read_parquet(tmp_path / "one.parquet").equals(pl.read_parquet(tmp_path / "several.parquet"))
+
+
+def test_stays_without_a_prediction_are_counted(
+    small_cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = {"embedding_size": 16, "hidden_sizes": [16], "depths": [1], "layer_type": "basic"}
+    model = partial(CxrResNet, dim=8, cxr_backbone=backbone)
+    run = train(small_cohort, tmp_path / "run", model, **QUICK).folder
+    predict(run, small_cohort, out=tmp_path / "all.parquet")
+    table = pl.read_parquet(tmp_path / "all.parquet")
+    assert table["probability"].is_null().equals(~table["has_cxr"])
+    n_without = int((~Cohort.open(small_cohort).has_cxr).sum())
+    assert f"{n_without} of 80 stays have no prediction" in caplog.text
 
 
 def test_records_are_predicted_without_diagnoses(

@@ -90,11 +90,15 @@ class Recalibration:
         write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
-    def read(cls, run: Path) -> "Recalibration | None":
+    def read(cls, run: Path, label_names: Sequence[str] | None = None) -> "Recalibration | None":
         """Return the recalibration of a run; None if it has none.
 
+        Args:
+            run: The run.
+            label_names: The labels of the run, in order, which must be those that it was learned from.
+
         Raises:
-            InputError: If the file is damaged.
+            InputError: If the file is damaged, or of other labels.
         """
         path = Run(run).recalibration
         if not path.is_file():
@@ -109,6 +113,8 @@ class Recalibration:
                 raise InputError("its values are not those that drfuse wrote")
             found = cls(**{name: as_annotated(name, stored[name], kind) for name, kind in types.items()})
             found._check()
+            if label_names is not None and list(found.label_names) != list(label_names):
+                raise InputError("it was learned from other labels than the run predicts")
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is damaged: {error}; delete it and run `drfuse evaluate`") from error
         return found

@@ -115,7 +115,7 @@ def predict(
         n_stays = sum(map(len, batches))
         if out is None and n_stays > MOST_SHOWN:
             raise InputError(f"there are {n_stays} stays to predict; choose a file for them with --out")
-        tables = []
+        tables, n_without = [], 0
         with _file_for_tables(out) as append:
             blocks = zip(
                 *(
@@ -126,9 +126,17 @@ def predict(
             )
             for outputs in blocks:
                 table = prediction_table(stays, facts.label_names, outputs, recalibrations)
+                n_without += table.filter(pl.col("probability").is_null())["stay_id"].n_unique()
                 append(table)
                 if n_stays <= MOST_SHOWN:
                     tables.append(table)
+    if n_without:
+        logger.warning(
+            "%d of %d stays have no prediction, because a run makes none for them; a model of radiographs "
+            "alone needs one",
+            n_without,
+            n_stays,
+        )
     methods = [None if one is None else one.method for one in recalibrations]
     return Predicted(out, n_stays, runs, methods, pl.concat(tables) if tables else None)
 

@@ -82,8 +82,8 @@ class Predictor:
 
         facts = RunFacts.read(run)
         model = load_model(Path(run), facts, FusionModel)  # type: ignore[type-abstract]
-        predictor = cls(model, facts, recalibration=Recalibration.read(Path(run)))
-        return predictor.to(torch.device("cpu"))
+        recalibration = Recalibration.read(Path(run), facts.label_names)
+        return cls(model, facts, recalibration=recalibration).to(torch.device("cpu"))
 
     def to(self, device: torch.device) -> Self:
         """Return a predictor on another device; the model itself moves, in the memory layout of training."""
