@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from drfuse.errors import InputError, describe_os_error, is_full_disk
+from drfuse.escapes import on_one_line
 from drfuse.imports import describe_error
 
 DEBUG = "--debug"
@@ -51,15 +52,11 @@ def explained_failures(program: str, console: Console, debug: bool = False) -> I
             sentence, own = _sentence(error), traceback_of_user(error)
             if sentence is None and not own:
                 raise
-            if debug:
-                console.print(
-                    "".join(traceback.format_exception(error)), markup=False, highlight=False, soft_wrap=True
-                )
-            elif own:
-                console.print(own, markup=False, highlight=False, soft_wrap=True)
             said = sentence or f"code of your own raised {describe_error(error)}"
-            message = f"{program}: error: {said}"
+            message = on_one_line(f"{program}: error: {said}")
             console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+            if shown := "".join(traceback.format_exception(error)) if debug else own:
+                console.print(shown, markup=False, highlight=False, soft_wrap=True)
             raise SystemExit(2) from None
 
 

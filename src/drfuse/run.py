@@ -52,6 +52,7 @@ class Run:
         shift_table: In such a folder, how the cohort differs from that of the training.
         checkpoints: What an interrupted run resumes from.
         last_checkpoint: The state after the last complete epoch.
+        not_finite: The `stay_id` of each stay of the batch whose loss ended a training, if one did.
         logs: Losses and validation PRAUC of each epoch, for TensorBoard and as CSV (one folder per start).
     """
 
@@ -72,6 +73,7 @@ class Run:
         self.shift_table = folder / "shift.csv"
         self.checkpoints = folder / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.not_finite = folder / "not_finite.csv"
         self.logs = folder / "logs"
 
     @classmethod

@@ -1,5 +1,6 @@
 """From a cohort to a run on disk."""
 
+import math
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -409,6 +411,29 @@ def test_a_loss_that_is_not_finite_ends_the_run(fit: Trainer, tmp_path: Path) ->
     ):
         fit(lr=1e30, epochs=3)
     assert not (tmp_path / "run" / "predictions.parquet").exists()
+
+
+class NotFinite(FirstHour):
+    """A model whose training loss is NaN."""
+
+    def loss(self, output: FusionOutput, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"total": super().loss(output, batch)["total"] * (math.nan if self.training else 1)}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_stays_of_a_loss_that_is_not_finite_are_in_a_file(
+    fit: Trainer, small_cohort: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    run, noted = Run(tmp_path / "run"), Noted()
+    if overwrite:
+        fit(model=FirstHour, epochs=1)
+    before = run.predictions.read_bytes() if overwrite else None
+    with pytest.raises(InputError, match=r"logarithm of 0; .*run/not_finite\.csv has the stays of the first"):
+        fit(model=NotFinite, epochs=1, callbacks=[noted], overwrite=overwrite)
+    assert pl.read_csv(run.not_finite)["stay_id"].to_list() == noted.batches[0][1]
+    assert (run.predictions.read_bytes() if overwrite else None) == before
+    fit(model=FirstHour, epochs=1, overwrite=overwrite)
+    assert not run.not_finite.exists()
 
 
 def test_one_phenotype_is_enough(tmp_path: Path) -> None:

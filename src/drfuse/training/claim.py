@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import yaml
 
 from drfuse.errors import DamagedRunError, InputError
 from drfuse.files import (
+    atomic_file,
     beside,
     find_foreign,
     is_temporary,
@@ -78,11 +79,15 @@ def claim(
             if checkpoint is None:
                 shutil.rmtree(run.checkpoints, ignore_errors=True)  # of an epoch that was not completed
             write_whole(run.config, yaml.safe_dump(config, sort_keys=False))
+            run.not_finite.unlink(missing_ok=True)  # of an earlier start
             yield checkpoint
         except BaseException:
             if not _has_weights(run):
+                not_finite = run.not_finite.read_bytes() if run.not_finite.is_file() else None
                 _discard(run, replaced)
-                if own_config is not None and not run.folder.exists():  # perhaps a file of the user's
+                if not_finite is not None:  # the reason why the training ended
+                    _keep(run, config, not_finite)
+                elif own_config is not None and not run.folder.exists():  # perhaps a file of the user's
                     make_own_folder(run.folder)
                     run.config.write_bytes(own_config)
             elif replaced.exists():
@@ -133,6 +138,15 @@ def _discard(run: Run, replaced: Path) -> None:
         if run.folder.exists():
             run.folder.rmdir()
         replaced.rename(run.folder)
+
+
+def _keep(run: Run, config: Mapping[str, Any], not_finite: bytes) -> None:
+    """Write what a training that failed has to tell into the replaced run, or into a run without weights."""
+    make_own_folder(run.folder)
+    if not run.config.exists():
+        write_whole(run.config, yaml.safe_dump(dict(config), sort_keys=False))
+    with atomic_file(run.not_finite) as partial:
+        partial.write_bytes(not_finite)
 
 
 def _put_aside(run: Run, replaced: Path) -> None:

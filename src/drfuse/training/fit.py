@@ -84,9 +84,8 @@ def fit_run(
         if is_on and not ranks.is_alone:
             raise InputError(f"{option} works on one device; leave it or --devices out")
     arrange(network, options)
-    fusion = FusionTraining(network, options, opened.fingerprint, ranks)
-
     run = Run(out.resolve())
+    fusion = FusionTraining(network, options, opened.fingerprint, ranks, run.not_finite)
     trainer = make_trainer(
         ranks,
         options.accelerator,

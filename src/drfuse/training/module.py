@@ -3,15 +3,18 @@
 import logging
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import polars as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from drfuse.data.batch import Batch
 from drfuse.errors import InputError
+from drfuse.files import write_whole
 from drfuse.models.base import FusionModel, FusionOutput
 from drfuse.training.distributed import Ranks
 from drfuse.training.metrics import MONITORED, MacroPrauc, MeanLosses
@@ -37,10 +40,16 @@ class FusionTraining(L.LightningModule):
         options: How it is trained.
         cohort: Fingerprint of the cohort, stored in every checkpoint.
         ranks: The processes that train it together, each on its part of every batch.
+        not_finite: Where to write the stays of a batch whose loss is not finite.
     """
 
     def __init__(
-        self, model: FusionModel, options: TrainOptions, cohort: str = "", ranks: Ranks | None = None
+        self,
+        model: FusionModel,
+        options: TrainOptions,
+        cohort: str = "",
+        ranks: Ranks | None = None,
+        not_finite: Path | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -50,6 +59,8 @@ class FusionTraining(L.LightningModule):
         self.val_losses = MeanLosses()
         self.rank = 0 if ranks is None else ranks.rank
         self.split = None if ranks is None or ranks.is_alone else SplitModel(model)
+        self.not_finite = not_finite
+        self._unchecked: list[tuple[Tensor, Tensor]] = []  # the loss and the stays of each batch
         self.val_prauc = MacroPrauc()
         self.latest_val_prauc = math.nan
 
@@ -62,6 +73,7 @@ class FusionTraining(L.LightningModule):
         output, batch = self._run(batch, batch_idx)
         losses = self.model.loss(output, batch)
         self.train_losses.update(losses, len(batch))
+        self._unchecked.append((losses["total"].detach(), batch.stay_id))
         return losses["total"] * self._weight(batch_idx) if self.options.accumulate > 1 else losses["total"]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -76,8 +88,18 @@ class FusionTraining(L.LightningModule):
                 raise InputError(
                     f"the training loss is {total} in epoch {self.current_epoch}; "
                     "lower --lr or --weight-decay, or check the model for a division by zero or a "
-                    "logarithm of 0"
+                    f"logarithm of 0{self._write_not_finite()}"
                 )
+            self._unchecked.clear()
+
+    def _write_not_finite(self) -> str:
+        """Write the stays of the first batch whose loss was not finite, and return where they are."""
+        found = next((stays for loss, stays in self._unchecked if not loss.isfinite()), None)
+        if found is None or self.not_finite is None:
+            return ""
+        if self.rank == 0:
+            write_whole(self.not_finite, pl.DataFrame({"stay_id": found.cpu().numpy()}).write_csv())
+        return f"; {self.not_finite} has the stays of the first such batch"
 
     def on_train_epoch_end(self) -> None:
         """Log the mean training losses."""
