@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
 from drfuse import __version__
 from drfuse.command_line import Parser, run_command
+from drfuse.logs import Terminal
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result, called_with = run_command(
         command.function, f"drfuse {name}", rest, command.positional, command.python_only
     )
-    console = Console(markup=False)  # a phenotype's name may contain brackets
+    console = Terminal(markup=False)  # a phenotype's name may contain brackets
     for shown in command.show(result, called_with):
         if isinstance(shown, str):
             console.print(shown, soft_wrap=True, highlight=False)

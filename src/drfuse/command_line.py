@@ -9,27 +9,39 @@ import json
 import re
 import sys
 from argparse import SUPPRESS
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast, get_args, get_origin
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 from jsonargparse._actions import ActionConfigFile  # type checkers do not find it in the package itself
-from rich.console import Console
 
 from drfuse.errors import InputError
+from drfuse.escapes import on_one_line
 from drfuse.failures import DEBUG, explained_failures, split_debug
-from drfuse.imports import ClassOf, LazyClass, describe_error, failed_to_import, import_class
-from drfuse.logs import log_to
+from drfuse.files import private
+from drfuse.imports import (
+    ClassOf,
+    LazyClass,
+    describe_error,
+    failed_to_import,
+    import_class,
+    importable_here,
+)
+from drfuse.logs import Terminal, log_to
 from drfuse.yaml_files import read_yaml
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
 _BOOLEANS = ("true", "false")
 _UNREAD_CLASS = str | dict[str, Any]
+_CLASS_OPTIONS = ("model", "optimizer")
+_TRUSTED = ("drfuse.", "torch.")
+"""The packages whose classes a file of options may name."""
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) "
     r"Given value type: (?:\w+|<class '[\w.]+'>) Given value: "
@@ -83,7 +95,7 @@ class Parser(ArgumentParser):
         problem = _NOT_A_NAME.sub(rf"expected one of {names}, or the import path of a class, got \1", problem)
         problem = _OF_A_CLASS.sub(lambda found: f"{found[1]}.{found[2]}: {found[3] or _NO_ARGUMENT}", problem)
         problem = _NOT_A_CLASS.sub(r"expected the import path of a class, got \2 (\1)", problem)
-        self.exit(2, f"{self.prog}: error: {problem}; see `{self.prog} --help`\n")
+        self.exit(2, f"{self.prog}: error: {on_one_line(problem)}; see `{self.prog} --help`\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:  # noqa: D102
         self._print_message(message or "", sys.stderr)
@@ -118,8 +130,7 @@ def run_command(
     Raises:
         SystemExit: With exit code 2 after invalid input, 130 or 143 after an interruption; stderr says why.
     """
-    errors = Console(stderr=True)
-    sys.path.append(str(Path.cwd()))  # where a user's own model may be
+    errors = Terminal(stderr=True)
     given, debug = split_debug(list(sys.argv[1:] if arguments is None else arguments))
     with explained_failures(program, errors, debug):
         if isinstance(function, str):  # imported here, so that an interruption is caught as well
@@ -128,6 +139,8 @@ def run_command(
                 function = cast(Callable[..., Any], getattr(import_module(module), name))
         log_to(errors)
         parameters = _as_parameters(given, function)
+        classes = _Signature.of(function).classes
+        named = _named_classes(parameters, classes) if classes else []
 
         def parse(with_classes: bool) -> dict[str, Any]:
             parser = _parser(function, program, positional, python_only, with_classes)
@@ -135,29 +148,74 @@ def run_command(
 
         def load(name: str) -> Any:
             with errors.status(f"{program}: loading"):
-                return _with_imports_explained(parse)[name]
+                return _import_classes(parse, classes, named)[name]
 
-        classes = _Signature.of(function).classes
         shown = re.compile(rf"--(print|({'|'.join(classes)})\.help)")  # what shows the options of a class
         if classes and any(map(shown.match, parameters)):
-            _with_imports_explained(parse)
+            _import_classes(parse, classes, named)
         called_with = _call_arguments(parse(with_classes=False), function)
         called_with |= {name: LazyClass(partial(load, name)) for name in classes}
-        return function(**called_with), called_with
+        with private():
+            return function(**called_with), called_with
 
 
-def _with_imports_explained(parse: Callable[[bool], dict[str, Any]]) -> dict[str, Any]:
-    """Return the options with their classes imported.
+def _import_classes(
+    parse: Callable[[bool], dict[str, Any]], classes: Mapping[str, ClassOf], named: Sequence[str]
+) -> dict[str, Any]:
+    """Return the options with their classes imported; modules of the named ones may be in the current folder.
 
     Raises:
         InputError: If a module of a class cannot be imported.
     """
+    for one in classes.values():  # before the current folder is searched
+        import_module(one.package)
     try:
-        return parse(True)
+        with importable_here(named):
+            return parse(True)
     except (Exception, SystemExit) as error:  # a user's module may raise anything, or end the program
         if isinstance(error, OSError | InputError) or not failed_to_import(error):
             raise
         raise InputError(f"an import failed ({describe_error(error)})") from error
+
+
+def _named_classes(parameters: Sequence[str], options: Iterable[str]) -> list[str]:
+    """Return the import paths that were typed for options that take a class.
+
+    >>> _named_classes(["--model=mine.A", "--model.dim=3", "cohort.v2", "--model", "mine.B"], ["model"])
+    ['mine.A', 'mine.B']
+    """
+    option = re.compile(rf"--({'|'.join(options)})(\.class_path|\.help)?(=(?P<value>.*))?", re.DOTALL)
+    typed = [
+        following if found["value"] is None else found["value"]
+        for word, following in zip_longest(parameters, parameters[1:], fillvalue="")
+        if (found := option.fullmatch(word))
+    ]
+    return [path for value in typed for path in re.findall(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+", value)]
+
+
+def _check_classes(file: Path, options: dict[str, Any], named: Sequence[str]) -> None:
+    """Check that a file of options names no class but those of drfuse, PyTorch and the command line.
+
+    The file may be of a run that came from someone else.
+
+    Raises:
+        InputError: If it does.
+    """
+    left, seen = list[Any]([options]), set[int]()
+    while left:
+        one = left.pop()
+        if not isinstance(one, dict | list) or id(one) in seen:  # YAML can repeat a value, even inside itself
+            continue
+        seen.add(id(one))
+        left += one.values() if isinstance(one, dict) else one
+        for key, path in one.items() if isinstance(one, dict) else ():
+            is_class = key in ("class_path", *_CLASS_OPTIONS) and isinstance(path, str) and "." in path
+            if is_class and not path.startswith(_TRUSTED) and path not in named:
+                option = key if key in _CLASS_OPTIONS else "model"
+                raise InputError(
+                    f"{file} names the class {path}, whose code would be run; if you trust it, add "
+                    f"--{option} {path}"
+                )
 
 
 def _forget_other_class(_parser: Any, earlier: Any, value: Any) -> None:
@@ -281,12 +339,13 @@ def _as_parameters(arguments: Sequence[str], function: Callable[..., Any]) -> li
     files: list[str] = []
     named: list[str] = []
     left = list(arguments)
+    classes = _named_classes(left, _CLASS_OPTIONS)
     while left:
         argument = left.pop(0)
         option, equals, value = argument.partition("=")
         if re.fullmatch("--conf?i?g?", option) and (equals or left):
             files.append(value if equals else left.pop(0))
-            read_yaml(Path(files[-1]))  # says in one sentence what is wrong with it
+            _check_classes(Path(files[-1]), read_yaml(Path(files[-1])), classes)
             continue
         if not _OPTION.fullmatch(option):
             named.append(argument)

@@ -1,8 +1,10 @@
 """Classes that users choose by import path: models and optimizers."""
 
 import re
+import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +13,9 @@ from traceback import extract_tb
 from typing import Any
 
 from drfuse.errors import InputError
+
+_from_here: list[str] = []
+"""The modules that came from the current folder; see `importable_here`."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,56 @@ class LazyClass:
         return self.load()(*arguments)
 
 
+@contextmanager
+def importable_here(paths: Iterable[str]) -> Iterator[None]:
+    """While classes that the user named are imported, also look for modules in the current folder.
+
+    The folder is not searched if their modules are installed, nor ever for the imports of drfuse itself: it
+    may be a folder that came from someone else.
+
+    Args:
+        paths: Import paths of the classes.
+    """
+    modules = [path.rpartition(".")[0] for path in paths]
+    missing = [module for module in modules if module and not _is_installed(module.partition(".")[0])]
+    folder = str(Path.cwd())
+    if not missing:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        _from_here.extend(module for module in missing if module in sys.modules)
+
+
+def modules_from_here() -> list[str]:
+    """Return the modules that came from the current folder, for `import_here` in another process."""
+    return list(_from_here)
+
+
+def import_here(modules: Iterable[str]) -> None:
+    """Import modules that may lie in the current folder."""
+    for module in modules:
+        with importable_here([f"{module}."]):
+            import_module(module)
+
+
+def _is_installed(module: str) -> bool:
+    return module in sys.modules or find_spec(module) is not None
+
+
 def import_class(path: str, base: type) -> Any:
-    """Return the class at an import path, such as `drfuse.models.DrFuse`.
+    """Return the class at an import path that the user named, such as `drfuse.models.DrFuse`.
 
     Raises:
         InputError: If it cannot be imported, or is not a subclass of `base`.
     """
     module, _, name = path.rpartition(".")
     try:
-        kind = getattr(import_module(module), name)
+        with importable_here([path]):
+            kind = getattr(import_module(module), name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything, or end the program
         raise InputError(f"{path} cannot be imported ({describe_error(error)})") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):

@@ -1,10 +1,29 @@
-"""Logging to the terminal, in a command's own process and in those that it starts."""
+"""What the terminal shows: log messages, in a command's own process and in those that it starts."""
 
 import logging
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
+from rich.segment import Segment
+from rich.text import Text
+
+from drfuse.escapes import printable
+
+
+class Terminal(Console):
+    """A console that shows the control characters of names escaped, wherever they stand."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text to render; it is escaped here, so that the columns of tables have its width."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the parts of what is shown."""
+        for part in super().render(renderable, options):
+            yield part if part.control else part._replace(text=printable(part.text))
 
 
 def log_to(console: Console, level: int = logging.INFO) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from drfuse.files import write_whole
+from drfuse.files import private, write_whole
 
 _SETTLED_NS = 2_000_000_000
 """A file that changed later than that before it was read might change again within one tick of its clock."""
@@ -50,8 +50,8 @@ def changed_file(folder: Path, sums: Mapping[str, str]) -> str | None:
             if max(stamp[1:]) < started - _SETTLED_NS
         }
         if settled != known:
-            with suppress(OSError):
-                kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(OSError), private():
+                kept.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(kept, json.dumps(settled))
     return None
 

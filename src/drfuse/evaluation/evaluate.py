@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from drfuse.errors import InputError, MissingInputError, check_choice
+from drfuse.escapes import csv_of
 from drfuse.evaluation.calibration import Calibration, calibration
 from drfuse.evaluation.conformal import Conformal, ConformalSets, SetCoverage, measure_sets
 from drfuse.evaluation.decisions import DecisionCurves, decision_curves_in
@@ -437,7 +438,7 @@ def _columns(measured: Mapping[str, Any], names: Iterable[str]) -> dict[str, flo
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as a CSV file; without rows, remove what it held, which is no longer in `metrics.json`."""
     if rows:
-        write_whole(path, pl.DataFrame(rows, infer_schema_length=None).write_csv())
+        write_whole(path, csv_of(pl.DataFrame(rows, infer_schema_length=None)))
     else:
         path.unlink(missing_ok=True)
 

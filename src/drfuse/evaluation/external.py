@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from drfuse.errors import InputError
-from drfuse.files import make_folder, write_whole
+from drfuse.escapes import csv_of
+from drfuse.files import make_own_folder, write_whole
 from drfuse.run import Predictions, Run, RunFacts, predictions_file
 
 if TYPE_CHECKING:
@@ -91,13 +92,14 @@ def predict_elsewhere(
     if not other_people:
         refuse_shared_subjects(trained.stays["subject_id"], cohort, run.folder)
     files = Run(run.external / f"{cohort.folder.resolve().name}-{cohort.fingerprint[:8]}")
-    make_folder(files.folder)
+    for folder in (run.external, files.folder):
+        make_own_folder(folder)
     if not files.is_finished:
         with predictions_file(files.predictions, files) as append:
             for block in predictor.predict_blocks(cohort, rows, progress=progress):
                 append(block.as_split("test"))
     shift = input_shift(predictor.facts, trained, cohort, dataset.task)
-    write_whole(files.shift_table, pl.DataFrame(shift, infer_schema_length=None).write_csv())
+    write_whole(files.shift_table, csv_of(pl.DataFrame(shift, infer_schema_length=None)))
     return files, External(cohort.folder.resolve().name, files.folder, cohort.fingerprint, shift)
 
 

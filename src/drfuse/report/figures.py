@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from drfuse.errors import InputError
+from drfuse.escapes import printable
 from drfuse.evaluation import DecisionPoint, Estimate, MissingPoint, ReliabilityBin
 from drfuse.files import atomic_file, write_whole
 from drfuse.report.tables import Number
@@ -323,7 +324,7 @@ def figure_to_svg(figure: Figure) -> str:
     """Return a figure as an SVG document with real text and without a date."""
     written = io.StringIO()
     figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in printable(written.getvalue()).split("\n")).rstrip() + "\n"
 
 
 @styled()

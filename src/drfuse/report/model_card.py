@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from drfuse.cohort.manifest import CohortSummary
 from drfuse.errors import InputError
+from drfuse.escapes import printable
 from drfuse.evaluation.metrics import METRICS
 from drfuse.evaluation.subgroups import PAIRED
 from drfuse.report.tables import Number, Row, Table, escape_markdown, to_markdown
@@ -137,7 +138,7 @@ def model_card(card: CardFacts) -> ModelCard:
         init_args=json.dumps(card.facts.model["init_args"]),
         is_ours=card.facts.model["class_path"].startswith("drfuse.models."),
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.rstrip()}\n")
+    return ModelCard(printable(f"---\n{data.to_yaml()}\n---\n\n{text.rstrip()}\n"))
 
 
 def _code(text: str) -> Markup:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from drfuse.errors import InputError
+from drfuse.escapes import printable
 from drfuse.report.figures import figure_to_svg
 from drfuse.report.tables import ARROWS, Number, Table, check_key
 
@@ -83,7 +84,7 @@ def render_page(
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.globals |= {"inline_svg": _inline_svg, "arrows": ARROWS}
     page = environment.get_template(template).render(title=title, facts=facts, sections=sections)
-    return page.rstrip() + "\n"
+    return printable(page.rstrip()) + "\n"
 
 
 def _check_unique(what: str, keys: Sequence[str]) -> None:

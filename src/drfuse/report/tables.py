@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drfuse.errors import InputError, check_choice
+from drfuse.escapes import for_spreadsheet, printable
 from drfuse.evaluation import Estimate
 from drfuse.files import write_whole
 
@@ -249,7 +250,8 @@ def to_latex(table: Table) -> str:
 def to_csv(table: Table) -> str:
     """Return a table as tidy CSV (RFC 4180), one line for each cell.
 
-    Numbers are not rounded; undefined ones are empty. The text of a text cell is in the column `note`.
+    Numbers are not rounded; undefined ones are empty. The text of a text cell is in the column `note`. No
+    spreadsheet runs a text as a formula.
     """
     parts = ("value", "low", "high", "spread", "paper", "paper_low", "paper_high")
     text = io.StringIO(newline="")
@@ -259,9 +261,12 @@ def to_csv(table: Table) -> str:
         for column, cell in zip(table.full_columns[1:], row.cells, strict=True):
             if isinstance(cell, Number):
                 numbers = [_exact(getattr(cell, part)) for part in parts]
-                writer.writerow([row.header, column, *numbers, cell.note, cell.mark])
+                note, mark = cell.note, cell.mark
             else:
-                writer.writerow([row.header, column, *[""] * len(parts), cell, ""])
+                numbers, note, mark = [""] * len(parts), cell, ""
+            writer.writerow(
+                [*map(for_spreadsheet, (row.header, column)), *numbers, for_spreadsheet(note), mark]
+            )
     return text.getvalue()
 
 
@@ -311,7 +316,7 @@ def escape_markdown(text: str) -> str:
     >>> print(escape_markdown("a|b_c <d>"))
     a\|b\_c &lt;d&gt;
     """
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text)
 
 
@@ -321,7 +326,7 @@ def _escape_latex(text: str) -> str:
     >>> print(_escape_latex("50 % & a_b"))
     50 \% \& a\_b
     """
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(text.split())))
 
 
 def _latex_groups(table: Table) -> list[str]:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock
 
 from drfuse import __version__
 from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
+from drfuse.escapes import csv_of
 from drfuse.evaluation.external import refuse_shared_subjects
-from drfuse.files import make_folder, write_whole
+from drfuse.files import file_lock, make_output_folder, make_own_folder, write_whole
 from drfuse.report.figures import write_figure
 from drfuse.report.page import Section, render_page
 from drfuse.report.tables import Row, Table, write_table
@@ -70,8 +70,8 @@ def train_and_report(
         results = results.measured_on(other, other_people, options.accelerator)
     sections = [*sections_of(what, results), _how_it_was_made(results, model_args, options, lr, failed)]
     report = out / ("report.html" if what == "all" else f"report-{what}.html")
-    make_folder(out)
-    with FileLock(out / ".report.lock"):
+    make_output_folder(out)
+    with file_lock(out / ".report.lock"):
         _write(report, results, sections)
     if failed:
         raise InputError(
@@ -166,7 +166,7 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
     """Write the tables, the figures, the list of runs and the report."""
     out = report.parent
     for name in ("tables", "figures"):
-        (out / name).mkdir(exist_ok=True)
+        make_own_folder(out / name)
     for section in sections:
         for table in section.tables:
             write_table(table, out / "tables")
@@ -193,4 +193,4 @@ def _runs_as_csv(results: Results) -> str:
         facts = spec.run.read_facts()
         run = (cell.system, cell.train_on, cell.seed, spec.folder.name)
         rows.append((*run, facts.best_epoch, facts.val_prauc_macro))
-    return pl.DataFrame(rows, schema=columns, orient="row").write_csv()
+    return csv_of(pl.DataFrame(rows, schema=columns, orient="row"))

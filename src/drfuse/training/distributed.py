@@ -23,10 +23,10 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from drfuse.errors import InputError
-from drfuse.logs import log_to
+from drfuse.imports import import_here, modules_from_here
+from drfuse.logs import Terminal, log_to
 
 _TIMEOUT = timedelta(hours=1)  # the first process may verify a large cohort while the others wait
 _SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0
@@ -196,7 +196,8 @@ def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns when every parameter is used
     pids = context.Array("i", size)
     n_threads = max(1, torch.get_num_threads() // size)
-    settings = (pids, store.port, n_threads, logging.getLogger("drfuse").getEffectiveLevel())
+    level = logging.getLogger("drfuse").getEffectiveLevel()
+    settings = (pids, store.port, n_threads, level, modules_from_here())
     with ProcessPoolExecutor(size, context, _begin_rank, settings) as pool:
         ranks = [pool.submit(_run, function, dict(arguments)) for _ in range(size)]
         try:
@@ -213,7 +214,7 @@ def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], 
             raise
 
 
-def _begin_rank(pids: Any, port: int, n_threads: int, level: int) -> None:
+def _begin_rank(pids: Any, port: int, n_threads: int, level: int, modules: Sequence[str]) -> None:
     """Give this process the next free rank."""
     with pids.get_lock():
         rank = pids[:].index(0)
@@ -230,7 +231,8 @@ def _begin_rank(pids: Any, port: int, n_threads: int, level: int) -> None:
         "LOCAL_WORLD_SIZE": str(len(pids)),
     }
     torch.set_num_threads(n_threads)
-    log_to(Console(stderr=True), level if rank == 0 else logging.ERROR)
+    log_to(Terminal(stderr=True), level if rank == 0 else logging.ERROR)
+    import_here(modules)
     die_with_parent()
 
 

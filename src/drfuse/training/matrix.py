@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from drfuse.data import Cohort
 from drfuse.errors import BusyError, DamagedRunError, InputError, describe_os_error
 from drfuse.files import is_locked, make_folder
 from drfuse.imports import describe_error, import_class, import_path
-from drfuse.logs import log_to
+from drfuse.logs import Terminal, log_to
 from drfuse.models import FusionModel
 from drfuse.run import Run
 from drfuse.training.network import make_network
@@ -310,7 +309,7 @@ def _prepare_worker(n_started: Any, n_threads: int, gpus: Sequence[str], level: 
         number, n_started.value = n_started.value, n_started.value + 1
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]  # before CUDA starts in this process
     torch.set_num_threads(n_threads)
-    log_to(Console(stderr=True), level)
+    log_to(Terminal(stderr=True), level)
     from drfuse.training.distributed import die_with_parent
 
     die_with_parent()

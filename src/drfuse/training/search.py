@@ -22,7 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from drfuse.data import Cohort
 from drfuse.errors import InputError
-from drfuse.files import make_folder, write_whole
+from drfuse.escapes import csv_of
+from drfuse.files import file_lock, make_output_folder, make_own_folder, private, refuse_link, write_whole
 from drfuse.imports import import_path
 from drfuse.models import DrFuse
 from drfuse.run import Run
@@ -68,6 +69,7 @@ class _Search:
     seed: int
 
 
+@private()
 def run_search(
     cohort: Path,
     out: Path,
@@ -85,7 +87,8 @@ def run_search(
     run_of = partial(_run_of, opened, out / "runs", model_args, options)
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     check_models([run_of(points[0])], data_module(opened, options))  # reports errors before any training
-    make_folder(out / "runs")
+    make_output_folder(out)
+    make_own_folder(out / "runs")
     if sampler == "grid":
         specs = [run_of(point) for point in points]
         failed = train_all(specs, workers, ray)
@@ -99,7 +102,9 @@ def run_search(
             for point, spec in zip(points, specs, strict=True)
         ]
     else:
-        storage = storage or str(out / "study.journal")
+        if storage is None:
+            refuse_link(out / "study.journal")
+            storage = str(out / "study.journal")
         study_name = run_of(dict.fromkeys(grid, 1.0)).folder.name  # each configuration has its own study
         search = _Search(grid, run_of, out, storage, study_name, trials, options.seed)
         with _quiet_optuna():
@@ -145,7 +150,7 @@ def _work(search: _Search) -> None:
     study = _open(search)
     while True:
         with ExitStack() as locks:
-            with FileLock(search.out / ".lock"):
+            with file_lock(search.out / ".lock"):
                 trial = _propose(study, search)
                 if trial is None:
                     return
@@ -187,7 +192,7 @@ def _trial_lock(search: _Search, number: int) -> FileLock:
 
     Entering it raises Timeout if another process holds it.
     """
-    return FileLock(search.out / f".trial-{number}.lock", blocking=False)
+    return file_lock(search.out / f".trial-{number}.lock", seconds=0)
 
 
 def _train(study: optuna.Study, trial: optuna.Trial, spec: RunSpec) -> None:
@@ -275,7 +280,7 @@ def _write(out: Path, trials: pl.DataFrame) -> Tuned:
     best_run = trials.filter(pl.col("state") == "complete")["run"][0]
     config = Run.open(out / "runs" / best_run).read_options()
     del config["cohort"]
-    with FileLock(out / ".lock"):  # another command may finish at the same time
+    with file_lock(out / ".lock"):  # another command may finish at the same time
         write_whole(out / "best.yaml", yaml.safe_dump(config, sort_keys=False))
-        write_whole(out / "trials.csv", trials.write_csv())
+        write_whole(out / "trials.csv", csv_of(trials))
     return Tuned(out, trials, out / "best.yaml")
