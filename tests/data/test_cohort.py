@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from drfuse.cohort.patients import Patients
 from drfuse.data import Cohort, StayDataset, Task
 from drfuse.errors import InputError, MissingInputError
 from drfuse.sums import sha256
@@ -43,6 +45,35 @@ def test_arrays_are_memory_mapped_and_cannot_be_written(folder: Path) -> None:
     for array in (cohort.ehr, cohort.cxr):
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
+
+
+def test_batches_read_no_column_of_the_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = Cohort.open(folder)
+    dataset = StayDataset(cohort, Task.unlabelled(cohort, "phenotyping", ["gout"]))
+
+    def read(*names: str) -> None:
+        raise AssertionError(f"a forked process would wait forever for {names}")
+
+    monkeypatch.setattr(Cohort, "columns", read)
+    assert dataset[[0, 1]].stay_id.tolist() == [1000, 1010]
+
+
+def test_stays_in_no_folder_are_copied_to_another_process(folder: Path) -> None:
+    cohort = Cohort.open(folder)
+    patients = _first_patient(cohort)
+    given = Cohort.of_patients(patients, cohort.normalization, window_hours=8)
+    copy = pickle.loads(pickle.dumps(given))
+    assert (copy.stay_id.tolist(), copy.cxr_row.tolist()) == ([1000], [0])
+    np.testing.assert_array_equal(copy.ehr, given.ehr)
+    np.testing.assert_array_equal(copy.cxr, given.cxr)
+
+
+def _first_patient(cohort: Cohort) -> Patients:
+    """Return the first stay, which has the first radiograph."""
+    n_hours, ehr = cohort.n_hours[:1], cohort.ehr[:1]
+    return Patients(
+        cohort.manifest.variables, cohort.stay_id[:1], n_hours, ehr, cohort.cxr[:1], np.zeros(1, np.int64), 0
+    )
 
 
 def test_rows_of_a_split_are_all_or_the_matched_ones_in_order(folder: Path) -> None:

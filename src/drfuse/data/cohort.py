@@ -2,7 +2,7 @@
 
 import json
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -156,7 +156,12 @@ class Cohort:
         return len(self.stay_id)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle only the path: another process maps the same files instead of copying them."""
+        """Pickle only the path: another process maps the same files instead of copying them.
+
+        Stays that are in no folder are copied.
+        """
+        if self.table is not None:
+            return Cohort, tuple(getattr(self, field.name) for field in fields(self))
         return _reopen, (self.folder, self.fingerprint)
 
     @property
@@ -274,9 +279,7 @@ class Cohort:
         """
         row = np.searchsorted(self.stay_id, stay_id)
         if row == len(self) or self.stay_id[row] != stay_id:
-            raise InputError(
-                f"the cohort {self.folder} has no stay {stay_id}; choose one in its stays.parquet"
-            )
+            raise InputError(f"{self.folder} has no stay {stay_id}; choose one of its stay_id")
         return int(row)
 
 

@@ -40,21 +40,23 @@ class StayDataset(Dataset[StoredBatch]):
         self.task = task if isinstance(task, Task) else Task.of(cohort, task)
         self.cxr = cxr
         self.features = features or EhrFeatures(cohort.manifest.variables, cohort.normalization)
+        # read the columns of every batch now: a forked worker process would wait for Polars forever
+        self._columns = cohort.stay_id, cohort.n_hours, cohort.cxr_row
 
     def __len__(self) -> int:
         return len(self.cohort)
 
     def __getitem__(self, rows: list[int]) -> StoredBatch:
         """Return the batch of the given rows, in their order."""
-        cohort, at = self.cohort, np.asarray(rows, np.int64)
-        n_hours = cohort.n_hours[at]
-        values = torch.from_numpy(cohort.ehr[at, : n_hours.max()])
-        cxr_of = torch.from_numpy(np.flatnonzero(cohort.has_cxr[at] & (self.cxr != "nothing")))
-        cxr_row = torch.from_numpy(cohort.cxr_row[at])[cxr_of]
+        at = np.asarray(rows, np.int64)
+        stay_id, n_hours, rows_of_cxr = (column[at] for column in self._columns)
+        values = torch.from_numpy(self.cohort.ehr[at, : n_hours.max()])
+        cxr_of = torch.from_numpy(np.flatnonzero((rows_of_cxr >= 0) & (self.cxr != "nothing")))
+        cxr_row = torch.from_numpy(rows_of_cxr)[cxr_of]
         hours = torch.from_numpy(n_hours)
         without_pixels = torch.empty((len(cxr_row), 1, 0, 0), dtype=torch.uint8)
         return StoredBatch(
-            stay_id=torch.from_numpy(cohort.stay_id[at]),
+            stay_id=torch.from_numpy(stay_id),
             ehr=self.features(values, hours),
             n_hours=hours,
             cxr_of=cxr_of,
