@@ -9,7 +9,6 @@ from drfuse.errors import InputError
 from drfuse.imports import import_class
 from drfuse.inference import Explanation, Predictor, explain_stay
 from drfuse.inference.attributions import MOST_STEPS, CxrMethod, EhrMethod
-from drfuse.inference.explanation import row_of
 from drfuse.inference.inputs import open_stays
 from drfuse.models import FusionModel
 
@@ -89,7 +88,7 @@ def explain(
 def _row(stays: Cohort, stay: int | None) -> int:
     """Return the row of a stay, which may be left out if it is the only one."""
     if stay is not None:
-        return row_of(stays, stay)
+        return stays.row_of(stay)
     if len(stays) != 1:
         raise InputError(f"{stays.folder} has {len(stays):,} stays; choose one with --stay")
     return 0

@@ -15,7 +15,7 @@ from drfuse.data.loader import EvaluationBatches
 from drfuse.demo import Demo, run_of
 from drfuse.errors import InputError
 from drfuse.inference import Predictor, explain_stay
-from drfuse.inference.explanation import GIVEN, row_of, shapley_values
+from drfuse.inference.explanation import GIVEN, shapley_values
 from drfuse.models import FittingData, LogisticEhr, LogisticLate
 from drfuse.run import Run
 
@@ -169,10 +169,7 @@ def test_incomplete_attributions_carry_a_warning(
         assert "After 2 steps the gap is" in note
 
 
-def test_stays_and_phenotypes_that_are_not_there_are_refused(fused: Predictor, cohort: Cohort) -> None:
-    with pytest.raises(InputError, match=r"has no stay 5; choose one of its stays\.parquet"):
-        row_of(cohort, 5)
-    assert row_of(cohort, int(cohort.stay_id[3])) == 3
+def test_rows_and_phenotypes_that_are_not_there_are_refused(fused: Predictor, cohort: Cohort) -> None:
     with pytest.raises(InputError, match=r"phenotype is 'gout'; expected one of Acute and"):
         explain_stay(fused, cohort, 0, "gout")
     with pytest.raises(InputError, match=r"row is -1; .* has rows 0 to"):

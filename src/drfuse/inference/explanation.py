@@ -210,18 +210,6 @@ def explain_stay(
     )
 
 
-def row_of(cohort: Cohort, stay_id: int) -> int:
-    """Return the row of a stay in a cohort.
-
-    Raises:
-        InputError: If the cohort has no such stay.
-    """
-    rows = np.flatnonzero(cohort.stay_id == stay_id)
-    if not len(rows):
-        raise InputError(f"{cohort.folder} has no stay {stay_id}; choose one of its stays.parquet")
-    return int(rows[0])
-
-
 def shapley_values(logits: Mapping[Given, NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return the Shapley values (C, 2) of EHR and radiograph in a game whose payoff is a logit.
 
