@@ -15,7 +15,7 @@ from drfuse.data.summary import summarize_inputs
 from drfuse.errors import InputError
 from drfuse.evaluation import evaluate, evaluate_test_set
 from drfuse.inference import Predictor
-from drfuse.run import Predictions, Run
+from drfuse.run import Run
 from drfuse.training import train
 from tests.training.own_model import FirstHour
 
@@ -82,11 +82,13 @@ def test_a_variable_that_was_never_observed_has_no_mean(small_cohort: Path) -> N
 
 
 def test_subjects_of_the_training_are_refused(copied: Path, small_cohort: Path) -> None:
-    with pytest.raises(InputError, match=r"subjects of .* have ids of subjects in the training split of"):
+    run, stays = Run(copied), Cohort.open(small_cohort).columns("subject_id", "split")
+    learned = stays.filter(pl.col("split") != "test")["subject_id"].n_unique()
+    with pytest.raises(InputError, match=rf"{learned} subjects of .* in the training or validation split of"):
         evaluate(copied, on=small_cohort)
     assert not (copied / "external").exists()
     measured = evaluate(copied, n_resamples=20, on=small_cohort, other_people=True)
-    assert measured[-1].n_stays == len(Predictions.read(Run(copied).predictions).stays)
+    assert measured[-1].n_stays == len(run.read_predictions().stays)
 
 
 def test_a_cohort_of_other_variables_or_labels_is_refused(

@@ -152,7 +152,7 @@ def evaluate(
         on: Another cohort, to measure the run on all of its stays as well (docs/external.md). The results go
             to `external/` in the run.
         other_people: A subject of that cohort and one of the run with the same id are different people;
-            without it, a cohort with a subject that the run was trained on is refused.
+            without it, a cohort with a subject of the run's training or validation split is refused.
         accelerator: Where the stays of `on` are predicted: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
     Returns:

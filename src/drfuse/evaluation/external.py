@@ -78,7 +78,7 @@ def predict_elsewhere(
         progress: Whether to show a progress bar.
 
     Raises:
-        InputError: If the cohort does not fit the run, or has a subject that the run was trained on.
+        InputError: If the cohort does not fit the run, or has a subject of its training or validation split.
     """
     from drfuse.data import Cohort  # not sooner, because it needs PyTorch
     from drfuse.inference import Predictor
@@ -90,7 +90,9 @@ def predict_elsewhere(
     rows = dataset.task.rows()
     trained = run.read_predictions("train", logits_only=True)
     if not other_people:
-        refuse_shared_subjects(trained.stays["subject_id"], cohort, run.folder)
+        validated = run.read_predictions("validation", logits_only=True)
+        learned = pl.concat([trained.stays["subject_id"], validated.stays["subject_id"]])
+        refuse_shared_subjects(learned, cohort, run.folder)
     files = Run(run.external / f"{cohort.folder.resolve().name}-{cohort.fingerprint[:8]}")
     for folder in (run.external, files.folder):
         make_own_folder(folder)
@@ -103,14 +105,22 @@ def predict_elsewhere(
     return files, External(cohort.folder.resolve().name, files.folder, cohort.fingerprint, shift)
 
 
-def refuse_shared_subjects(trained: pl.Series, cohort: "Cohort", of: Path) -> None:
-    """Raise InputError if a cohort has one of the subjects in the training split of a run or cohort."""
+def refuse_shared_subjects(learned: pl.Series, cohort: "Cohort", of: Path) -> None:
+    """Raise InputError if a cohort has one of the subjects that a run learned from.
+
+    The validation split counts too: the best epoch, the recalibration and the prediction sets come from it.
+
+    Args:
+        learned: The `subject_id` of the training and validation splits.
+        cohort: The other cohort.
+        of: The run or its cohort, for the message.
+    """
     there = cohort.columns("subject_id")["subject_id"]
-    if shared := trained.unique().is_in(there.implode()).sum():
+    if shared := learned.unique().is_in(there.implode()).sum():
         raise InputError(
-            f"{shared} subjects of {cohort.folder} have ids of subjects in the training split of {of}, so "
-            "predictions of them would look too good; choose a cohort of other people, or, if the ids only "
-            "happen to be the same, --other-people"
+            f"{shared} subjects of {cohort.folder} have ids of subjects in the training or validation split "
+            f"of {of}, so predictions of them would look too good; choose a cohort of other people, or, if "
+            "the ids only happen to be the same, --other-people"
         )
 
 

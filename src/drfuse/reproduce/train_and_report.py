@@ -86,7 +86,7 @@ def _open_other(folder: Path, cohort: Cohort, other_people: bool) -> Cohort:
     """Return another cohort to measure runs on; what does not fit fails before anything is trained.
 
     Raises:
-        InputError: If it was not prepared like `cohort`, or shares a subject with its training split.
+        InputError: If it was not prepared like `cohort`, or shares a subject that runs learn from.
     """
     other = Cohort.open(folder, verify=True)
     ours, theirs = cohort.manifest, other.manifest
@@ -99,8 +99,8 @@ def _open_other(folder: Path, cohort: Cohort, other_people: bool) -> Cohort:
         )
     if not other_people:
         stays = cohort.columns("subject_id", "split")
-        trained = stays.filter(split="train")["subject_id"]
-        refuse_shared_subjects(trained, other, cohort.folder)
+        learned = stays.filter(pl.col("split") != "test")["subject_id"]
+        refuse_shared_subjects(learned, other, cohort.folder)
     return other
 
 

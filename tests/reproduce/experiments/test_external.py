@@ -85,5 +85,5 @@ def test_a_run_predicts_the_other_cohort_once(
     monkeypatch.setattr("drfuse.inference.Predictor.predict_blocks", refused)
     again = reproduce("external", small_cohort, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert repr(again.tables[0]) == repr(done.tables[0])
-    with pytest.raises(InputError, match="subjects in the training split of"):
+    with pytest.raises(InputError, match="subjects in the training or validation split of"):
         reproduce("external", small_cohort, tmp_path / "out", **options | {"also_test_on": small_cohort})  # type: ignore[arg-type]
