@@ -209,7 +209,7 @@ class RunFacts:
         view: View positions of its radiographs.
         cohort_summary: What its cohort was made of, and how many stays it has; like the next, None in a run
             of an earlier version.
-        inputs: What was measured of the stays of the training split (see `summarize_inputs`).
+        inputs: What was measured of the task's stays of the training split (see `summarize_inputs`).
     """
 
     drfuse: str
@@ -297,8 +297,8 @@ class RunFacts:
         n_features = len(EhrFeatures(self.variables, self.normalization))
         for name, least, most in (
             ("n_features", n_features, n_features),
-            ("window_hours", 1, math.inf),
-            ("image_size", 1, math.inf),
+            ("window_hours", 1, 8760),  # as in `prepare`, also the next
+            ("image_size", 1, 4096),
             ("crop_size", 1, self.image_size),
             ("batch_size", 1, math.inf),
             ("best_epoch", 0, math.inf),
@@ -306,7 +306,11 @@ class RunFacts:
         ):
             if not least <= (value := getattr(self, name)) <= most:
                 raise InputError(f"{name} is {value}, which is out of range")
-        as_annotated("label_names", self.label_names, Sequence[str])
+        as_annotated("preset", self.preset, Literal["extended", "benchmark"] | None)
+        if self.before_hours is not None and not 0 <= self.before_hours <= 168:
+            raise InputError(f"before_hours is {self.before_hours}, which is out of range")
+        if len(set(as_annotated("label_names", self.label_names, Sequence[str]))) < self.n_labels:
+            raise InputError("label_names has a name twice")
         _check_model(self.model)
 
 

@@ -26,6 +26,7 @@ from torch.utils.data import get_worker_info
 from drfuse.cohort import prepare
 from drfuse.cohort.phenotypes import read_phenotypes
 from drfuse.data import Batch, Cohort, CohortDataModule, StayDataset, StoredBatch, Task, TaskName
+from drfuse.data.summary import summarize_inputs
 from drfuse.errors import BusyError, InputError, MissingInputError
 from drfuse.files import beside
 from drfuse.inference import Predictor
@@ -731,7 +732,10 @@ def test_a_task_predicts_the_stays_that_take_part(
     assert predictions.logits.shape == (len(stay_ids), n_labels)
     np.testing.assert_array_equal(predictions.labels, of_cohort.labels[of_cohort.eligible])
     assert predictions.phenotypes == of_cohort.label_names
-    assert RunFacts.read(result.folder).task == task
+    facts, rows = RunFacts.read(result.folder), of_cohort.rows("train")
+    assert facts.task == task
+    assert facts.inputs == summarize_inputs(of_cohort.cohort, rows)
+    assert facts.inputs != summarize_inputs(of_cohort.cohort, of_cohort.cohort.rows("train"))
     assert yaml.safe_load((result.folder / "config.yaml").read_text())["task"] == task
     assert Predictor.open(result.folder).model.head.out_features == n_labels
 

@@ -199,7 +199,7 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
         best_epoch=result.best_epoch,
         val_prauc_macro=result.val_prauc,
         cohort_summary=manifest.summary,
-        inputs=summarize_inputs(dataset.cohort, dataset.cohort.rows("train")),
+        inputs=summarize_inputs(dataset.cohort, dataset.task.rows("train")),
         **{name: manifest.options.get(name) for name in ("preset", "before_hours", "view")},
     ).write(run.facts)
     save_weights(network, run.model)
