@@ -19,6 +19,7 @@ from drfuse.errors import InputError, MissingInputError
 _CSV_COLUMNS = {"phenotype": pl.String, "icd_version": pl.Int64, "icd_code": pl.String}
 _SHIPPED = ("phenotype_codes.csv", "phenotype_codes_since_2019.csv")
 _INITIALS = {9: f"{digits}EV", 10: ascii_uppercase}
+_LONGEST_NAME = 200
 _LENGTHS = {9: (3, 5), 10: (3, 7)}
 
 Match = Literal["listed", "start listed", "unlisted", "not ICD"]
@@ -109,6 +110,11 @@ def _read(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} defines no phenotype; expected codes, and in YAML use_in_benchmark: true")
     if codes["phenotype"].str.strip_chars().replace("", None).has_nulls() or codes["icd_code"].has_nulls():
         raise InputError(f"{path} has a code without a phenotype, or a phenotype without a code; give both")
+    if long := [name for name in phenotype_names(codes) if len(name) > _LONGEST_NAME]:
+        raise InputError(
+            f"{path} has a phenotype whose name is longer than {_LONGEST_NAME} characters "
+            f"({long[0][:20]}...); shorten it"
+        )
     if unprintable := [name for name in phenotype_names(codes) if not name.isprintable()]:
         raise InputError(f"{path} has control characters in the phenotype {unprintable[0]!r}; remove them")
     if unknown := set(codes["icd_version"].unique()) - {9, 10, None}:
