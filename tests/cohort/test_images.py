@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from drfuse.cohort.images import Stored, decode, is_readable, store_images
 from tests.mimic import draw
@@ -117,6 +117,19 @@ def test_colours_of_16_bits_are_unreadable_instead_of_black(
     with Image.open(image) as opened:
         assert opened.size == (32, 32)  # it is an image
     assert not is_readable(image, image.parent)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path: Path, kind: str, orientation: int) -> None:
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[:16, :40] = 255
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(tmp_path / f"image.{kind}", exif=exif)
+    with Image.open(tmp_path / f"image.{kind}") as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    np.testing.assert_array_equal(decode(tmp_path / f"image.{kind}", 64), expected)
 
 
 def test_a_large_jpeg_looks_the_same_when_decoded_small(tmp_path: Path) -> None:

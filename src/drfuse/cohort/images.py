@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from drfuse.cohort.arrays import array_in_order, item_of
 
@@ -20,6 +20,17 @@ MOST_PIXELS = 100_000_000
 _DECODED_AHEAD = 256  # images in memory that are decoded and not yet written
 _FORMATS = ("JPEG", "PNG")
 """Pillow would start a program for some others."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF tag `Orientation`. Pillow's own function also writes the tags
+again, which fails if one of them is wrong."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MOST_PIXELS is the limit here
 
 
@@ -29,7 +40,8 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     A grey image of more than 8 bits is scaled by its own range, as MIMIC-CXR-JPG was made from
     DICOM: the minimum becomes 0, the maximum 255, and values in between are rounded down. Unlike in
     MIMIC-CXR-JPG, the histogram is not equalised. In colour images, and in grey ones with alpha, Pillow reads
-    only the upper 8 of 16 bits, which makes 12-bit data black: such images are refused.
+    only the upper 8 of 16 bits, which makes 12-bit data black: such images are refused. An image is turned
+    as its EXIF data say.
 
     Raises:
         OSError: If there is no such file, or it is not a readable JPEG or PNG.
@@ -47,6 +59,8 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
             raise ValueError("a colour has 16 bits, of which Pillow reads 8")
         else:
             grey = image.convert("L")
+        if (turn := _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
+            grey = grey.transpose(turn)
     return np.asarray(ImageOps.fit(grey, (size, size), method=Image.Resampling.BICUBIC))
 
 
