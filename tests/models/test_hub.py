@@ -114,6 +114,8 @@ def test_the_card_stays_with_its_weights_and_the_licence_with_the_model(saved: P
     model.save_pretrained(tmp_path / "changed")
     assert left_in(tmp_path / "changed") == PLAIN | {"LICENSE.md"}
     assert "with the weights alone" in (tmp_path / "changed" / "README.md").read_text()
+    model.save_pretrained(tmp_path / "same")
+    assert left_in(tmp_path / "same") == PLAIN | {"LICENSE.md"}, "a recalibration of other weights is left"
 
 
 def test_arguments_may_be_changed(saved: Path, tmp_path: Path) -> None:

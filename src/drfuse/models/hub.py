@@ -187,6 +187,7 @@ class HubModel(
         else:
             n_features, n_labels = list(self.init_args.values())[:2]
             ModelFacts(__version__, described, n_features, n_labels).write(saved.facts)
+        saved.recalibration.unlink(missing_ok=True)  # it may be of other weights
         are_unchanged = self._origin.weights == sha256(saved.model)
         for name, content in self._origin.files.items():
             if (are_unchanged or name == LICENSE) and not (save_directory / name).exists():
@@ -217,7 +218,7 @@ def load_model(folder: Path, facts: RunFacts | ModelFacts, kind: type[_Model], *
     if found is None:
         raise InputError(
             f"the model of {folder} is {path}, which is not one of drfuse's; import it before you open the "
-            "folder, if you trust it"
+            f"folder (on the command line: --model {path}), if you trust it"
         )
     if not issubclass(found, kind):
         raise InputError(
