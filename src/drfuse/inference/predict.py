@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drfuse.arguments import check_arguments
@@ -20,7 +21,7 @@ from drfuse.files import atomic_file, make_folder
 from drfuse.imports import import_class
 from drfuse.inference.inputs import open_stays
 from drfuse.inference.predictor import Predictor, find_device
-from drfuse.inference.table import prediction_table
+from drfuse.inference.table import FIRST_COLUMNS, prediction_table
 from drfuse.models import FusionModel
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,23 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} is a folder; choose a different --out")
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists; choose a different --out, or replace it with --overwrite")
+    if out.exists() and not _is_of_predictions(out):
+        raise InputError(f"{out} is not a table of `drfuse predict`; choose a different --out")
     make_folder(out.resolve().parent)
+
+
+def _is_of_predictions(out: Path) -> bool:
+    """Return whether a file is empty, or begins as a table of predictions does."""
+    columns: list[str] = []
+    if out.is_file():
+        if not out.stat().st_size:
+            return True
+        with suppress(pa.ArrowException, UnicodeDecodeError), out.open("rb") as file:
+            if out.suffix == ".parquet":
+                columns = pq.read_schema(file).names
+            else:
+                columns = file.readline().decode().split(",")
+    return columns[: len(FIRST_COLUMNS)] == FIRST_COLUMNS
 
 
 @contextmanager

@@ -13,6 +13,9 @@ from drfuse.inference.predictor import Outputs
 
 Floats = NDArray[np.float64]
 
+FIRST_COLUMNS = ["stay_id", "phenotype", "probability"]
+"""The columns that a table of predictions begins with."""
+
 _WEIGHTS = ("weight_ehr", "weight_shared", "weight_cxr")
 
 
