@@ -11,9 +11,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
+from numpy.typing import NDArray
 
 from drfuse.cohort.arrays import array_in_order, blocks_of, items_a_block
 from drfuse.cohort.manifest import Variable
+from drfuse.cohort.moments import Moments
 from drfuse.cohort.split import hash_split
 from drfuse.cohort.store import count
 from drfuse.errors import InputError
@@ -134,21 +136,16 @@ def write_normalization(path: Path, ehr: Path, stays: Path, variables: Sequence[
     normal value; if it never varies, its deviation is 1.
     """
     training = pl.read_parquet(stays, columns=["split"], glob=False)["split"].to_numpy() == "train"
-    n, total, squares = (np.zeros(len(variables)) for _ in range(3))
-    normal = np.array([variable.normal for variable in variables])
-    row = 0
-    for block in blocks_of(ehr):
-        values = (
-            block[training[row : row + len(block)]] - normal
-        )  # small numbers, whose squares lose no digits
-        row += len(block)
-        n += np.isfinite(values).sum(axis=(0, 1))
-        total += np.nansum(values, axis=(0, 1))
-        squares += np.nansum(values**2, axis=(0, 1))
-    mean = total / np.maximum(n, 1)
-    deviation = np.sqrt(np.maximum(squares / np.maximum(n, 1) - mean**2, 0))
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        row = 0
+        for block in blocks_of(ehr):
+            yield block[training[row : row + len(block)]]
+            row += len(block)
+
+    found = Moments.of(blocks(), variables)
     statistics = {
-        variable.name: {"mean": float(normal[i] + mean[i]), "std": float(deviation[i]) or 1.0}
+        variable.name: {"mean": float(found.mean[i]), "std": float(found.std[i]) or 1.0}
         for i, variable in enumerate(variables)
         if variable.kind == "continuous"
     }
