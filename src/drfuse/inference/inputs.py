@@ -48,9 +48,10 @@ def open_stays(
         raise InputError(
             f"expected stays from one of COHORT, --mimic-iv and --ehr, got {' and '.join(given) or 'none'}"
         )
-    for images, of, name in ((mimic_cxr, mimic_iv, "--mimic-cxr"), (cxr, ehr, "--cxr")):
-        if images is not None and of is None:
-            raise InputError(f"{name} needs --{'mimic-iv' if name == '--mimic-cxr' else 'ehr'}; give both")
+    if mimic_cxr is not None and mimic_iv is None:
+        raise InputError("--mimic-cxr needs --mimic-iv; give both")
+    if cxr is not None and ehr is None:
+        raise InputError("--cxr needs --ehr; give both")
     options: dict[str, Any] = {
         name: value
         for name in ("preset", "window_hours", "before_hours", "image_size")
@@ -67,8 +68,7 @@ def open_stays(
                 patients.n_unused,
             )
         yield Cohort.of_patients(patients, facts.normalization, **options, view=facts.view)
-    else:
-        assert mimic_iv is not None
+    elif mimic_iv is not None:
         if facts.view is not None:
             options["view"] = facts.view
         with TemporaryDirectory(prefix="drfuse-", dir=temp_dir) as folder:
