@@ -8,6 +8,8 @@ from pathlib import Path
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ERRNO = re.compile(r"(?:os error|\[?errno) (\d+)", re.IGNORECASE)  # as libraries write it
 
+_OF_PYTORCH = re.compile(r"^\[enforce fail at [^\]]*\] *\. *")
+
 
 class InputError(ValueError):
     """Invalid input; the message says what was expected, what arrived and what to do."""
@@ -56,7 +58,7 @@ def unwritable(path: Path, error: BaseException) -> OSError:
     """Return the error of a file that a library could not write."""
     if is_full_disk(error):
         return OSError(errno.ENOSPC, "No space left on device", str(path))
-    reason = str(error).strip().split("\n", 1)[0]
+    reason = _OF_PYTORCH.sub("", str(error).strip()).split("\n", 1)[0]
     return OSError(
         f"{path} cannot be written ({reason}); if the disk is full, free some space, and run the same "
         "command again to go on"

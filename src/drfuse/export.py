@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from drfuse.arguments import check_arguments
-from drfuse.cohort.manifest import CohortSummary, Manifest
 from drfuse.errors import InputError
 from drfuse.files import atomic_folder
 from drfuse.imports import imported_classes
 from drfuse.report.model_card import SHARING, CardFacts, Origin, model_card
-from drfuse.run import Run, RunFacts
-from drfuse.sums import sha256
+from drfuse.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +79,7 @@ def export(
     kind: Any = imported_classes(FusionModel).get(facts.model["class_path"], FusionModel)
     card = CardFacts(
         facts,
-        facts.cohort_summary if cohort is None else _summary(cohort, facts, run),
+        facts.cohort_summary if cohort is None else opened.check_cohort(cohort).summary,
         options={name: options[name] for name in TrainOptions.names("decides") if name in options},
         started=[modality for modality in ("ehr", "cxr") if options.get(f"init_{modality}")],
         reads=kind.reads,
@@ -111,18 +109,6 @@ def export(
         )
         files = sorted(path.name for path in folder.iterdir())
     return Exported(out, files, SHARING[card.origin])
-
-
-def _summary(cohort: Path, facts: RunFacts, run: Path) -> CohortSummary:
-    """Return the summary of the cohort of a run.
-
-    Raises:
-        InputError: If it is another cohort.
-    """
-    manifest = Manifest.read(cohort)
-    if sha256(cohort / "manifest.json") != facts.cohort:
-        raise InputError(f"{cohort} is not the cohort that {run} was trained on; choose a different --cohort")
-    return manifest.summary
 
 
 def _test_sets(run: Run) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,7 @@ from drfuse.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from drfuse.cohort import CohortSummary, Variable
+    from drfuse.cohort.manifest import Manifest
     from drfuse.data import TaskName
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,25 @@ class Run:
     def read_facts(self) -> "RunFacts":
         """Return what a prediction needs besides the weights; see `RunFacts.read`."""
         return RunFacts.read(self.folder)
+
+    def check_cohort(self, cohort: Path) -> "Manifest":
+        """Return the manifest of the cohort that the run was trained on, whose stays are unchanged.
+
+        Raises:
+            MissingInputError: If `cohort` is not a cohort.
+            InputError: If it is another cohort, or its stays are not those that `prepare` wrote.
+        """
+        from drfuse.cohort.manifest import Manifest
+
+        manifest = Manifest.read(cohort)
+        if sha256(cohort / "manifest.json") != self.read_facts().cohort:
+            raise InputError(
+                f"{cohort} is not the cohort that {self.folder} was trained on; choose a different --cohort"
+            )
+        stays = {name: sum_ for name, sum_ in manifest.files.items() if name == "stays.parquet"}
+        if not stays or not (cohort / "stays.parquet").is_file() or changed_file(cohort, stays) is not None:
+            raise InputError(f"{cohort}/stays.parquet is not what `drfuse prepare` wrote; run it again")
+        return manifest
 
     def read_predictions(self, split: Split | None = None, logits_only: bool = False) -> "Predictions":
         """Return the predictions, of one split if it is given; see `Predictions.read`."""
@@ -495,8 +515,8 @@ class Predictions:
             chosen = stored if split is None else stored.filter(pl.col("split") == split)
             table = chosen.select(*_STAY, *names).collect()
             arrays = {name: table[name].to_numpy() for name in names}
-            return cls(
-                phenotypes=phenotypes,
+            found = cls(
+                phenotypes=as_annotated("phenotypes", phenotypes, Sequence[str]),
                 stays=table.select(_STAY),
                 logits=arrays["logits"],
                 labels=arrays["labels"],
@@ -505,6 +525,35 @@ class Predictions:
             )
         except (pl.exceptions.PolarsError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(f"{path} holds no predictions of `drfuse train`; train the run again") from error
+        if (problem := found._problem()) is not None:
+            raise InputError(f"{path} holds no predictions of `drfuse train`: {problem}; train the run again")
+        return found
+
+    def _problem(self) -> str | None:
+        """Return what no prediction can be, if there is something."""
+        n, n_labels = self.stays.height, len(self.phenotypes)
+        kinds = {"subject_id": pl.Int64, "stay_id": pl.Int64, "split": pl.String, "has_cxr": pl.Boolean}
+        for name, kind in kinds.items():
+            column = self.stays[name]
+            is_kind = column.dtype.is_integer() if kind == pl.Int64 else column.dtype == kind
+            if not is_kind or column.null_count():
+                return f"{name} is of type {column.dtype} with {column.null_count()} nulls; expected {kind}"
+        for name, array in self._arrays.items():
+            shape = (n, n_labels, 3) if name == "modality_weights" else (n, n_labels)
+            if array.shape != shape:
+                return f"{name} has the shape {array.shape}, expected {shape}"
+        found = {name: array.dtype.kind for name, array in self._arrays.items()}
+        if wrong := [name for name, one in found.items() if one not in ("ui" if name == "labels" else "f")]:
+            return f"{wrong[0]} is of type {self._arrays[wrong[0]].dtype}"
+        logits = [array for name, array in self._arrays.items() if name.startswith("logits")]
+        counts = {
+            "stays have a split that is not train, validation or test": n
+            - self.stays["split"].is_in(get_args(Split)).sum(),
+            "stays occur more than once": n - self.stays["stay_id"].n_unique(),
+            "labels are neither 0 nor 1": int((~np.isin(self.labels, (0, 1))).sum()),
+            "logits are infinite": sum(int(np.isinf(array).sum()) for array in logits),
+        }
+        return next((f"{count} {what}" for what, count in counts.items() if count), None)
 
     @staticmethod
     def join(parts: Sequence[Path], path: Path, of: Run | None = None) -> None:

@@ -182,6 +182,8 @@ def evaluate(
         recalibration=recalibration,
         sets=_conformal_sets(validation),
     )
+    if cohort is not None and files.facts.is_file():  # a run of an earlier version does not know its cohort
+        files.check_cohort(Path(cohort))
     attributes = None if cohort is None else _attributes(Path(cohort), predictions)
     metrics = _measure_sets(predictions, test_on, partial(measure, attributes=attributes))
     _write(files, metrics)

@@ -105,7 +105,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         try:
             with file.open("wb") as opened:
                 torch.save(checkpoint, opened)
-        except RuntimeError as error:  # what PyTorch raises if the disk is full
+        except (RuntimeError, OSError) as error:  # PyTorch hides why the disk refused
             raise unwritable(path, error) from error
         _add_sum(path, sha256(file))  # before the file appears: a kill in between leaves one that is known
         if path.name == _LAST and path.exists():
