@@ -81,12 +81,21 @@ def traceback_of_user(error: BaseException) -> str:
         one = one.__cause__
     for cause in reversed(chain):
         frames = traceback.extract_tb(cause.__traceback__)
-        own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
-        is_syntax = isinstance(cause, SyntaxError) and not str(cause.filename).startswith(_NOT_THE_USERS)
+        own = [frame for frame in frames if _is_of_user(frame.filename)]
+        is_syntax = isinstance(cause, SyntaxError) and _is_of_user(str(cause.filename))
         if own or is_syntax:
             lines = [*traceback.format_list(own), *traceback.format_exception_only(cause)]
             return "Traceback of your own code:\n" + "".join(lines).rstrip()
     return ""
+
+
+def _is_of_user(file: str) -> bool:
+    """Return whether a file of a traceback is the user's; compiled libraries give theirs a relative path.
+
+    >>> _is_of_user("/home/me/model.py"), _is_of_user("pyarrow/_parquet.pyx"), _is_of_user(traceback.__file__)
+    (True, False, False)
+    """
+    return Path(file).is_absolute() and not file.startswith(_NOT_THE_USERS)
 
 
 @contextmanager
