@@ -59,11 +59,11 @@ class ConformalSets:
     ) -> "ConformalSets":
         """Return the sets of held-out stays, those of the validation split.
 
-        A set contains an outcome unless fewer than the share 1 - `coverage` of the held-out stays of its kind
-        conform as badly (Mondrian, or label-conditional, split conformal prediction: Vovk et al., Algorithmic
-        Learning in a Random World 2005, Section 4.5). Of a kind are stays with the same outcome that all have
-        a radiograph, or all have none. With fewer than `coverage` / (1 - `coverage`) of them, 9 at 90 %,
-        every set contains the outcome.
+        Held-out stays are compared by kind: same outcome, and all with or all without a radiograph. A set
+        leaves an outcome out if the stay's logit would be among the share 1 - `coverage` of that kind that
+        fits the outcome worst (Mondrian, or label-conditional, split conformal prediction: Vovk et al.,
+        Algorithmic Learning in a Random World 2005, Section 4.5). With fewer than `coverage` /
+        (1 - `coverage`) stays of a kind, 9 at 90 %, every set contains its outcome.
 
         Args:
             labels: (n, C), 0 or 1.

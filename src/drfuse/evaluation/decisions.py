@@ -18,13 +18,13 @@ THRESHOLDS = (0.01, 0.02, 0.03, 0.04, *(percent / 100 for percent in range(5, 95
 
 @dataclass(frozen=True)
 class DecisionPoint:
-    """The use of predictions to those who treat from one threshold probability on.
+    """The net benefit of predictions at one threshold probability.
 
     Attributes:
-        threshold: The probability from which a stay is treated. Who treats at 0.1 accepts 9 treatments that
-            were not needed for one that was.
-        net_benefit: Share of the stays that are rightly treated, minus the share that is wrongly treated,
-            weighted by the odds of the threshold. That of treating none is 0.
+        threshold: The probability from which on a stay is treated. Treating from 0.1 on accepts 9 treatments
+            that are not needed for each one that is.
+        net_benefit: Share of the stays that are treated and have the label, minus the share that is treated
+            without it, times the odds of the threshold. Treating no stay has a net benefit of 0.
         treat_all: The net benefit of treating every stay.
         gain: `net_benefit` minus `treat_all`.
     """

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 class Recalibration:
     """How the logits of a run become probabilities; the content of `recalibration.json`.
 
-    A label with a curve follows it. Any other has the probability expit(slope * logit + intercept).
+    A label's probability is read off its curve; without one, it is expit(slope * logit + intercept).
 
     Attributes:
         method: The method with the lowest log loss.

@@ -71,12 +71,12 @@ def predict(
     """Predict stays with one trained run or several.
 
     The stays come from a cohort, from a hospital's records, or from files of single patients; they need no
-    labels. A run needs nothing beside it: neither its cohort nor the files that this was made from. A stay
-    without a radiograph is predicted from its record alone.
+    labels. The run alone is enough: its own cohort is not needed. A stay without a radiograph is predicted
+    from its record alone.
 
     Args:
         run: Folder of a run, or one that `drfuse export` wrote.
-        cohort: Folder of a cohort with the variables of the training, whoever's.
+        cohort: Folder of a cohort with the variables of the training, of any hospital.
         mimic_iv: In place of a cohort, records as `drfuse prepare` takes them; diagnoses may be absent.
         mimic_cxr: The radiographs that belong to them.
         ehr: In place of a cohort, a CSV or Parquet file of measurements with the columns stay_id, hours

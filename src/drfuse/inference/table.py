@@ -34,11 +34,11 @@ def prediction_table(
         recalibrations: The recalibration of each run (R); None for one without.
 
     Returns:
-        The columns `stay_id`, `phenotype`, `probability` (the mean over the runs, null where none makes a
-        prediction), `low` and `high` (the least and the greatest of the runs), `probability_without_cxr` (the
-        same with the radiograph taken away), `weight_ehr`, `weight_shared`, `weight_cxr` (the mean modality
-        weights, null if a run's model has none), `has_cxr`, and `unobserved` (the variables without a value
-        in the window, separated by semicolons).
+        The columns `stay_id`, `phenotype`, `probability` (the mean over the runs, null if one of them makes
+        no prediction), `low` and `high` (the least and the greatest of the runs), `probability_without_cxr`
+        (the mean with the radiograph taken away), `weight_ehr`, `weight_shared`, `weight_cxr` (the mean
+        modality weights, null if a run's model has none), `has_cxr`, and `unobserved` (the variables without
+        a value in the window, separated by semicolons).
     """
     rows, n_labels = outputs[0].rows, len(label_names)
     by_run = np.stack(

@@ -101,7 +101,7 @@ class Results:
         """Return the results with those of the same runs on another cohort; each run predicts it once.
 
         Raises:
-            InputError: If the cohort does not fit a run, or has a subject of the training split (see
+            InputError: If the cohort does not fit a run, or has a subject that it learned from (see
                 `predict_elsewhere`).
         """
         read = lru_cache(_RUNS_IN_MEMORY)(partial(Predictions.read, split="test"))
