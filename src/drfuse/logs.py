@@ -14,11 +14,14 @@ from drfuse.escapes import printable
 
 
 class Terminal(Console):
-    """A console that shows the control characters of names escaped, wherever they stand."""
+    """A console that shows names as they are, and their control characters escaped, wherever they stand."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return text to render; it is escaped here, so that the columns of tables have its width."""
-        return super().render_str(printable(text), **options)
+        """Return text to render; it is escaped here, so that the columns of tables have its width.
+
+        A word between colons does not become an emoji.
+        """
+        return super().render_str(printable(text), **options | {"emoji": False})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the parts of what is shown."""

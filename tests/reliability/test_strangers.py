@@ -51,6 +51,15 @@ def test_a_terminal_and_a_report_show_a_name_escaped(name: str) -> None:
         assert not {*name} & {*text} - {"a", "b", "\r", "[", "2", "J", "3", "1", "m"}
 
 
+def test_a_terminal_shows_words_between_colons_as_they_are() -> None:
+    screen = io.StringIO()
+    shown = ScreenTable(":heart:")
+    shown.add_row(":heart:")
+    for one in (":heart:", shown):
+        Terminal(file=screen, width=200).print(one, markup=False)
+    assert screen.getvalue().count(":heart:") == 3
+
+
 @pytest.mark.parametrize("name", [CLEARS_SCREEN, "a\nb: error: c"])
 def test_an_error_and_a_log_show_a_name_escaped(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["evaluate", f"/nowhere/{name}"], ["evaluate", "run", "--test-on", name]):
