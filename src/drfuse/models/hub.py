@@ -56,7 +56,7 @@ If the weights were trained on MIMIC, they may be shared only as a credentialed 
 
 
 @dataclass(frozen=True)
-class Origin:
+class OpenedFolder:
     """What the folder of a model holds besides the weights, for `save_pretrained` to write back.
 
     Attributes:
@@ -84,12 +84,12 @@ class HubModel(
     """
 
     init_args: dict[str, Any]
-    _origin = Origin()
+    _opened = OpenedFolder()
 
     @property
     def facts(self) -> RunFacts | None:
         """What a prediction needs besides the model, if it was read from a folder that has it."""
-        return self._origin.facts
+        return self._opened.facts
 
     @classmethod
     def from_pretrained(
@@ -142,7 +142,7 @@ class HubModel(
         facts = ModelFacts.read(folder) or RunFacts.read(folder)
         model = load_model(folder, facts, cls, **model_kwargs)
         kept = {name: path.read_bytes() for name in _KEPT if (path := folder / name).is_file()}
-        model._origin = Origin(
+        model._opened = OpenedFolder(
             facts if isinstance(facts, RunFacts) else None, sha256(Run(folder).model), kept
         )
         return model.to(map_location)
@@ -188,8 +188,8 @@ class HubModel(
             n_features, n_labels = list(self.init_args.values())[:2]
             ModelFacts(__version__, described, n_features, n_labels).write(saved.facts)
         saved.recalibration.unlink(missing_ok=True)  # it may be of other weights
-        are_unchanged = self._origin.weights == sha256(saved.model)
-        for name, content in self._origin.files.items():
+        are_unchanged = self._opened.weights == sha256(saved.model)
+        for name, content in self._opened.files.items():
             if (are_unchanged or name == LICENSE) and not (save_directory / name).exists():
                 (save_directory / name).write_bytes(content)
         saved.write_sums()
