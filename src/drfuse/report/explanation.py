@@ -22,7 +22,7 @@ from drfuse.report.tables import Number, Row, Table
 
 if TYPE_CHECKING:
     from drfuse.inference import Explanation
-    from drfuse.inference.attributions import Completeness
+    from drfuse.inference.attributions import Completeness, RecordAttribution
 
 JSON = "explanation.json"
 PAGE = "explanation.html"
@@ -207,7 +207,7 @@ def explanation_tables(explanation: "Explanation") -> list[ScreenTable]:
     """Return tables for 100 columns: of all phenotypes, then of the variables behind the one explained."""
     tables = [_phenotypes_on_screen(explanation)]
     if explanation.record is not None:
-        tables.append(_variables_on_screen(explanation))
+        tables.append(_variables_on_screen(explanation, explanation.record))
     return tables
 
 
@@ -239,7 +239,7 @@ def explanation_page(explanation: "Explanation", figures: dict[str, tuple[str, F
                 "The record",
                 f"Hours and variables by {_NAMES[explanation.record.method]}, given the radiograph, if there "
                 f"is one. {_sum_in_words(explanation.record.completeness)}",
-                [_variables_in_page(explanation)],
+                [_variables_in_page(explanation, explanation.record)],
                 [figures["record"]],
             )
         )
@@ -293,9 +293,7 @@ def _phenotypes_on_screen(explanation: "Explanation") -> ScreenTable:
     return table
 
 
-def _variables_on_screen(explanation: "Explanation") -> ScreenTable:
-    found = explanation.record
-    assert found is not None
+def _variables_on_screen(explanation: "Explanation", found: "RecordAttribution") -> ScreenTable:
     table = ScreenTable(
         title=f"What moved the EHR side of {explanation.phenotype} ({_NAMES[found.method]})",
         title_justify="left",
@@ -306,16 +304,14 @@ def _variables_on_screen(explanation: "Explanation") -> ScreenTable:
     table.add_column("variable", overflow="fold")
     for head in ("logit", "lowest", "last", "highest", "observed", "strongest hours"):
         table.add_column(head, justify="right", no_wrap=True)
-    for row in _variable_rows(explanation)[:_MOST_VARIABLES]:
+    for row in _variable_rows(explanation, found)[:_MOST_VARIABLES]:
         table.add_row(*row)
     table.caption = _sum_in_words(found.completeness)
     return table
 
 
-def _variable_rows(explanation: "Explanation") -> list[list[str]]:
+def _variable_rows(explanation: "Explanation", found: "RecordAttribution") -> list[list[str]]:
     """Return each variable's name, contribution, observed values and strongest hours, the strongest first."""
-    found = explanation.record
-    assert found is not None
     rows = []
     for v in np.argsort(-np.abs(found.variables), kind="stable"):
         seen = explanation.values[np.isfinite(explanation.values[:, v]), v]
@@ -346,9 +342,9 @@ def _phenotypes_in_page(explanation: "Explanation") -> Table:
     return Table("phenotypes", "All phenotypes", caption, columns, rows, groups)
 
 
-def _variables_in_page(explanation: "Explanation") -> Table:
+def _variables_in_page(explanation: "Explanation", found: "RecordAttribution") -> Table:
     columns = ["variable", "logit", "lowest", "last", "highest", "observed", "strongest hours"]
-    rows = [Row(row[0], row[1:]) for row in _variable_rows(explanation)]
+    rows = [Row(row[0], row[1:]) for row in _variable_rows(explanation, found)]
     caption = f"What each variable contributed to the logit of {explanation.phenotype}, over all hours."
     return Table("variables", "Variables", caption, columns, rows)
 
