@@ -207,6 +207,7 @@ def test_names_are_shown_as_they_are(run: Path) -> None:
     facts = Run(run).read_facts()
     model = {"class_path": "m.`{{ 7 }}`</code>.Kind: *x*\n---\n", "init_args": {"a": "</code>`{% raw %}"}}
     change_facts(run, label_names=[name, *facts.label_names[1:]], model=model)
+    Run(run).recalibration.unlink()  # it is of other labels
     change_metrics(run, lambda found: found["phenotypes"][0].update(phenotype=name))
     card = card_of(run)
     shown = "| a\\|b &lt;script&gt;alert(1)&lt;/script&gt; {{ 7 \\* 7 }} \\`x\\` \\*\\*y\\*\\* --- \\# z |"
@@ -244,6 +245,16 @@ def test_a_file_without_metrics_is_refused(run: Path, text: str) -> None:
     Run(run).metrics.write_text(text)
     with pytest.raises(InputError, match=r"metrics\.json is damaged; run `drfuse evaluate` again"):
         card_of(run)
+
+
+def test_a_recalibration_that_is_a_link_to_another_file_is_not_handed_on(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a password")
+    Run(run).recalibration.unlink()
+    Run(run).recalibration.symlink_to(tmp_path / "secret")
+    Run(run).sums.unlink()
+    with pytest.raises(InputError, match=r"recalibration\.json is damaged"):
+        export(run, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_nothing_but_an_export_is_replaced(run: Path, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def export(
             given for weights trained on MIMIC.
     """
     opened = Run.open(run)  # a wrong folder is refused before anything is imported
+    from drfuse.evaluation import Recalibration
     from drfuse.models import FusionModel
     from drfuse.models.hub import CARD, HUB_FILES, LICENSE
     from drfuse.training import TrainOptions
@@ -84,7 +85,7 @@ def export(
         started=[modality for modality in ("ehr", "cxr") if options.get(f"init_{modality}")],
         reads=kind.reads,
         test_sets=_test_sets(opened),
-        has_recalibration=opened.recalibration.is_file(),
+        has_recalibration=Recalibration.read(run, facts.label_names) is not None,
         license_id=license,
     )
     if license is not None and card.origin == "mimic":
