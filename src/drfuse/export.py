@@ -95,8 +95,9 @@ def export(
         )
     try:
         text = str(model_card(card))
-    except InputError as error:
-        raise InputError(f"{opened.metrics}: {error}; run `drfuse evaluate` again") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # metrics of an earlier version
+        reason = error if isinstance(error, InputError) else f"its form is not that of today ({error!r})"
+        raise InputError(f"{opened.metrics}: {reason}; run `drfuse evaluate` again") from error
     note = _NOTES[card.origin].format(license=license or "not stated")
     with atomic_folder(out, "folder of `drfuse export`", CARD, HUB_FILES, overwrite) as folder:
         folder.chmod(0o700)
@@ -123,8 +124,5 @@ def _test_sets(run: Run) -> Mapping[str, Any]:
             "%s was not evaluated; run `drfuse evaluate` first to have its metrics in the card", run.folder
         )
         return {}
-    try:
-        found = dict(run.read_metrics()["test"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run.metrics} is damaged; run `drfuse evaluate` again") from error
+    found: Mapping[str, Any] = run.read_metrics()["test"]
     return found

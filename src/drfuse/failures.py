@@ -78,7 +78,7 @@ def traceback_of_user(error: BaseException) -> str:
     one: BaseException | None = error
     while one is not None and one not in chain:
         chain.append(one)
-        one = one.__cause__
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     for cause in reversed(chain):
         frames = traceback.extract_tb(cause.__traceback__)
         own = [frame for frame in frames if _is_of_user(frame.filename)]

@@ -172,11 +172,18 @@ class Run:
 
         Raises:
             MissingInputError: If `drfuse evaluate` has not measured the run.
+            InputError: If the file is damaged.
         """
         if not self.metrics.is_file():
             raise MissingInputError(f"{self.folder} has no {self.metrics.name}; run `drfuse evaluate` on it")
-        metrics: dict[str, Any] = json.loads(self.metrics.read_text("utf-8"))
-        return metrics
+        try:
+            stored: dict[str, Any] = as_annotated(
+                "its content", json.loads(self.metrics.read_text("utf-8")), dict[str, Any]
+            )
+            test_sets = as_annotated("test", stored.get("test"), dict[str, dict[str, Any]])
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self.metrics} is damaged: {error}; run `drfuse evaluate` again") from error
+        return stored | {"test": test_sets}
 
     @property
     def is_finished(self) -> bool:

@@ -359,14 +359,22 @@ def _write(files: Run, measured: list[Evaluation]) -> None:
 
     Numbers that are not finite become null.
     """
-    sets: dict[str, Any] = {}
+    new: dict[str, Any] = {one.test_on: _plain(_as_json(one)) for one in measured}
+    sets, tables = new, _tables(files, new)
     if files.metrics.is_file():
         try:
-            sets = dict(json.loads(files.metrics.read_text(encoding="utf-8"))["test"])
-        except (ValueError, KeyError, TypeError):
+            sets = files.read_metrics()["test"] | new
+            tables = _tables(files, sets)
+        except (ValueError, LookupError, TypeError, AttributeError):  # perhaps of an earlier version
             logger.warning("%s was damaged; it now holds only these test sets", files.metrics)
-    sets |= {one.test_on: _plain(_as_json(one)) for one in measured}
+            sets = new
     write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
+    for path, rows in tables.items():
+        _write_table(path, rows)
+
+
+def _tables(files: Run, sets: Mapping[str, Any]) -> dict[Path, list[dict[str, Any]]]:
+    """Return the rows of each table that belongs to `metrics.json`."""
     by_label = [
         {"test_on": test_on}
         | {"phenotype": one["phenotype"], "n_stays": of_set["n_stays"], "n_positive": one["n_positive"]}
@@ -378,7 +386,6 @@ def _write(files: Run, measured: list[Evaluation]) -> None:
             | {name: of_set.get(f"{name}_macro") for name in METRICS},
         ]
     ]
-    _write_table(files.metrics_table, by_label)
     curves = [
         {"test_on": test_on, "phenotype": name}
         | {"threshold": point["threshold"], "treat_all": point["treat_all"]}
@@ -388,9 +395,12 @@ def _write(files: Run, measured: list[Evaluation]) -> None:
         for name, curve in [*found["by_label"].items(), ("macro", found["macro"])]
         for point in curve
     ]
-    _write_table(files.decision_curves_table, curves)
-    _write_table(files.conformal_table, _rows(SetCoverage, sets, "conformal", "measured"))
-    _write_table(files.subgroups_table, _rows(GroupMetrics, sets, "subgroups", "groups"))
+    return {
+        files.metrics_table: by_label,
+        files.decision_curves_table: curves,
+        files.conformal_table: _rows(SetCoverage, sets, "conformal", "measured"),
+        files.subgroups_table: _rows(GroupMetrics, sets, "subgroups", "groups"),
+    }
 
 
 def _rows(kind: Any, sets: Mapping[str, Any], measured: str, part: str) -> list[dict[str, Any]]:
