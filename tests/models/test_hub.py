@@ -118,6 +118,19 @@ def test_the_card_stays_with_its_weights_and_the_licence_with_the_model(saved: P
     assert left_in(tmp_path / "same") == PLAIN | {"LICENSE.md"}, "a recalibration of other weights is left"
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_saved_again(
+    saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "secret").write_text("a password")
+    for name in ("README.md", "LICENSE.md", "recalibration.json"):
+        (saved / name).unlink(missing_ok=True)
+        (saved / name).symlink_to(tmp_path / "secret")
+    read(saved).save_pretrained(tmp_path / "again")
+    assert left_in(tmp_path / "again") == PLAIN
+    assert "a password" not in (tmp_path / "again" / "README.md").read_text()
+    assert caplog.text.count("is a link that leads out of the folder") == 3
+
+
 def test_arguments_may_be_changed(saved: Path, tmp_path: Path) -> None:
     model = read(saved, dropout=0.5)
     assert model.init_args["dropout"] == 0.5

@@ -4,6 +4,7 @@ A folder is data. Nothing in it is executed, imported or unpickled: its weights 
 its class must be one that this program has imported.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -23,6 +24,8 @@ from drfuse.imports import import_path, imported_classes
 from drfuse.models.cxr_encoders import only_new_backbones, pretrained_configs
 from drfuse.run import ModelFacts, Run, RunFacts
 from drfuse.sums import sha256
+
+logger = logging.getLogger(__name__)
 
 _Model = TypeVar("_Model", bound="HubModel")
 
@@ -141,9 +144,8 @@ class HubModel(
         Run(folder).check()
         facts = ModelFacts.read(folder) or RunFacts.read(folder)
         model = load_model(folder, facts, cls, **model_kwargs)
-        kept = {name: path.read_bytes() for name in _KEPT if (path := folder / name).is_file()}
         model._opened = OpenedFolder(
-            facts if isinstance(facts, RunFacts) else None, sha256(Run(folder).model), kept
+            facts if isinstance(facts, RunFacts) else None, sha256(Run(folder).model), _read_kept(folder)
         )
         return model.to(map_location)
 
@@ -265,6 +267,24 @@ def describe_model(model: HubModel, self_contained: bool = False) -> dict[str, A
             if isinstance(value, str) and value in configs
         }
     return {"class_path": import_path(type(model)), "init_args": arguments}
+
+
+def _read_kept(folder: Path) -> dict[str, bytes]:
+    """Return the files that `save_pretrained` writes back, by name.
+
+    Links to what is neither in the folder nor in the hub's cache are left out, with a warning: a stranger's
+    `README.md` could lead to a file of the user's, which would then be uploaded.
+    """
+    found = {}
+    own = folder.resolve()
+    for path in (folder / name for name in _KEPT if (folder / name).is_file()):
+        if path.resolve().parent in (own, own.parent.parent / "blobs"):
+            found[path.name] = path.read_bytes()
+        else:
+            logger.warning(
+                "%s is a link that leads out of the folder, so save_pretrained leaves it out", path
+            )
+    return found
 
 
 def _plain(value: Any) -> Any:
