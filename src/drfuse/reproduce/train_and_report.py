@@ -60,6 +60,8 @@ def train_and_report(
                 "cohort, or one with a different --seed or --split-file"
             )
         check_models([spec for cell, spec in cells.items() if cell.train_on == train_on], data)
+    make_output_folder(out)
+    make_own_folder(out / "runs")
     failed = train_all(list(cells.values()), workers, ray)
     logger.info("measuring")
     results, damaged = Results.read(opened, Task.of(opened, options.task), systems, cells, n_resamples)
@@ -70,7 +72,6 @@ def train_and_report(
         results = results.measured_on(other, other_people, options.accelerator)
     sections = [*sections_of(what, results), _how_it_was_made(results, model_args, options, lr, failed)]
     report = out / ("report.html" if what == "all" else f"report-{what}.html")
-    make_output_folder(out)
     with file_lock(out / ".report.lock"):
         _write(report, results, sections)
     if failed:
