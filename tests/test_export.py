@@ -243,7 +243,7 @@ def test_damaged_metrics_are_refused(run: Path, damage: Callable[[dict[str, Any]
 @pytest.mark.parametrize("text", ["{", "[]", '{"test": 3}'])
 def test_a_file_without_metrics_is_refused(run: Path, text: str) -> None:
     Run(run).metrics.write_text(text)
-    with pytest.raises(InputError, match=r"metrics\.json is damaged; run `drfuse evaluate` again"):
+    with pytest.raises(InputError, match=r"metrics\.json is damaged: .*; run `drfuse evaluate` again"):
         card_of(run)
 
 
