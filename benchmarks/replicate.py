@@ -64,7 +64,7 @@ def replicate(mimic_iv: Path, out: Path, copies: int, form: Form = "csv.gz") -> 
         return out
     tables = {table: _read(path) for table, path in sources.items()}
     strides = {name: _stride([table[name] for table in tables.values() if name in table]) for name in _IDS}
-    with atomic_folder(out, "copy", _MARKER, {_MARKER, "hosp", "icu"}, overwrite=True) as folder:
+    with atomic_folder(out, "copy", _MARKER, {_MARKER, "hosp/*", "icu/*"}, overwrite=True) as folder:
         for table, frame in tables.items():
             path = folder / f"{table}.{form}"
             path.parent.mkdir(exist_ok=True)

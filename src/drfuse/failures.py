@@ -73,13 +73,16 @@ def _sentence(error: Exception) -> str | None:
 
 
 def traceback_of_user(error: BaseException) -> str:
-    """Return the frames of an error, and of what caused it, that are in files of the user's; may be empty."""
+    """Return the frames of an error's causes that are in files of the user's; may be empty.
+
+    An InputError says in its sentence what is wrong, so that only what caused it counts.
+    """
     chain: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in chain:
         chain.append(one)
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-    for cause in reversed(chain):
+    for cause in (one for one in reversed(chain) if not isinstance(one, InputError)):
         frames = traceback.extract_tb(cause.__traceback__)
         own = [frame for frame in frames if _is_of_user(frame.filename)]
         is_syntax = isinstance(cause, SyntaxError) and _is_of_user(str(cause.filename))

@@ -177,13 +177,16 @@ class Run:
         if not self.metrics.is_file():
             raise MissingInputError(f"{self.folder} has no {self.metrics.name}; run `drfuse evaluate` on it")
         try:
-            stored: dict[str, Any] = as_annotated(
-                "its content", json.loads(self.metrics.read_text("utf-8")), dict[str, Any]
-            )
-            test_sets = as_annotated("test", stored.get("test"), dict[str, dict[str, Any]])
+            stored: Any = json.loads(self.metrics.read_text("utf-8"))
+            test_sets = stored.get("test") if isinstance(stored, dict) else None
+            if not isinstance(test_sets, dict) or not all(
+                isinstance(one, dict) for one in test_sets.values()
+            ):
+                raise InputError("it has no test sets")
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self.metrics} is damaged: {error}; run `drfuse evaluate` again") from error
-        return stored | {"test": test_sets}
+        metrics: dict[str, Any] = stored
+        return metrics
 
     @property
     def is_finished(self) -> bool:

@@ -221,7 +221,8 @@ def test_a_split_file_whose_name_is_a_pattern_is_read_itself(hospital: Path) -> 
 def test_overwrite_keeps_what_is_not_the_cohorts(hospital: Path) -> None:
     make(hospital)
     (hospital / "cohort" / "run").mkdir()
-    with pytest.raises(InputError, match=r"holds more than a cohort \(run\)"):
+    (hospital / "cohort" / "run" / "notes").touch()
+    with pytest.raises(InputError, match=r"holds more than a cohort \(run/notes\)"):
         make(hospital, seed=1, overwrite=True)
     assert (hospital / "cohort" / "stays.parquet").is_file()
 
@@ -289,7 +290,9 @@ def test_what_a_replaced_cohort_left_is_no_obstacle(hospital: Path) -> None:
 
 def test_a_cohort_set_aside_by_a_killed_command_comes_back_when_the_next_one_fails(hospital: Path) -> None:
     make(hospital)
-    (hospital / "cohort").rename(hospital / ".cohort.0123456789abcdef.replaced")  # killed between the two renames
+    (hospital / "cohort").rename(
+        hospital / ".cohort.0123456789abcdef.replaced"
+    )  # killed between the two renames
     (hospital / "mimic-iv/icu/chartevents.csv.gz").write_bytes(b"damaged")
     with pytest.raises(InputError):
         make(hospital)

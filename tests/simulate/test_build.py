@@ -81,7 +81,14 @@ def test_the_cohort_has_the_stays_asked_for(simulated: Simulated) -> None:
 
 def test_nothing_is_left_out_but_by_the_inclusion_rules(simulated: Simulated) -> None:
     warnings = dict(simulated.manifest.warnings)
-    diagnoses = warnings.pop("diagnoses")
+    diagnoses, without = warnings.pop("diagnoses"), warnings.pop("stays_without")
+    n_imaged = simulated.simulation.with_cxr
+    assert without == {
+        "chart events": 0,
+        "laboratory results": 0,
+        "labels": 0,
+        "radiograph": simulated.stays.height - n_imaged,
+    }
     assert diagnoses["listed"] > diagnoses["unlisted"] > 0  # some of its diagnoses are of no phenotype
     assert diagnoses["start listed"] == diagnoses["not ICD"] == 0
     assert warnings == {
@@ -90,6 +97,7 @@ def test_nothing_is_left_out_but_by_the_inclusion_rules(simulated: Simulated) ->
         "undated_images": 0,
         "stays_with_unknown": {"phenotypes": 0, "in_hospital_mortality": 0, "los": 0},
         "phenotypes_without_positive": [],
+        "stays_that_end_before_they_begin": 0,
     }
 
 

@@ -91,6 +91,8 @@ def reproduce(
             f"got {len(seeds)} seeds and n_resamples {n_resamples}; expected at least one seed, and "
             "n_resamples of at least 1"
         )
+    if workers < 1:
+        raise InputError(f"workers is {workers}; expected at least 1")
     options = options.changed(**changes)
     refuse_decided(options, DECIDED, "reproduce")
     Manifest.read(cohort)  # a wrong folder is refused before PyTorch is imported, which takes seconds
