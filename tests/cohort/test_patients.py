@@ -50,6 +50,7 @@ def values(found: Patients, stay: int = 0) -> dict[tuple[str, int], float]:
         ((1, 2, "mean_blood_pressure", 10, "kPa"), {("mean_blood_pressure", 1): 75.006}),
         ((1, 2, "oxygen_saturation", 0.97, "fraction"), {("oxygen_saturation", 1): 97}),
         ((1, 2, "fraction_inspired_oxygen", 40, "%"), {("fraction_inspired_oxygen", 1): 0.4}),
+        ((1, 2, "fraction_inspired_oxygen", 102, "%"), {("fraction_inspired_oxygen", 1): 1}),
         ((1, 2, "gcs_eye_opening", "To Speech", None), {("gcs_eye_opening", 1): 3}),
         ((1, 2, "capillary_refill_rate", "delayed", None), {("capillary_refill_rate", 1): 1}),
     ],

@@ -147,7 +147,10 @@ def test_the_length_of_stay_is_predicted_for_stays_that_outlast_the_window(
     run = train(small_cohort, tmp_path / "run", FirstHour, task="los", **QUICK).folder
     predict(run, small_cohort, out=tmp_path / "all.parquet")
     predicted = set(pl.read_parquet(tmp_path / "all.parquet")["stay_id"])
-    assert predicted == set(Cohort.open(small_cohort).stays.filter(pl.col("los") > 2)["stay_id"])
+    stays = Cohort.open(small_cohort).stays
+    assert predicted == set(stays.filter(pl.col("los") > 2)["stay_id"])
+    with pytest.raises(InputError, match="ended within the window, so its los is not predicted"):
+        Predictor.open(run).explain(small_cohort, stays.filter(pl.col("los") <= 2)["stay_id"][0])
     rows = {"stay_id": [8], "hours": [30.0], "variable": ["heart_rate"], "value": ["80"]}
     pl.DataFrame(rows).write_csv(tmp_path / "short.csv")
     with pytest.raises(InputError, match="no stay of the given patients can be predicted"):

@@ -146,13 +146,18 @@ def explain_stay(
         most_steps: The most steps of integrated gradients.
 
     Raises:
-        InputError: If the cohort does not fit the model, there is no such row or phenotype, or the model
-            makes no prediction for the stay.
+        InputError: If the cohort does not fit the model, there is no such row or phenotype, or the stay is
+            not predicted.
     """
     model, names = predictor.model, predictor.facts.label_names
     dataset = predictor.dataset(cohort, labelled=False)
     if not 0 <= row < len(dataset):
         raise InputError(f"row is {row}; {cohort.folder} has rows 0 to {len(dataset) - 1}")
+    if not dataset.task.eligible[row]:
+        raise InputError(
+            f"stay {cohort.stay_id[row]} ended within the window, so its {predictor.facts.task} is not "
+            "predicted; choose a longer one"
+        )
     transform = CxrTransform(predictor.facts.crop_size)
     (stay,) = EvaluationBatches(dataset, transform, [[row]], device=predictor.device)
     baseline = dataset.features.mean_record(stay.ehr.shape[1]).to(predictor.device)
