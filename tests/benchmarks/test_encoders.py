@@ -29,6 +29,7 @@ def test_categories_are_pooled_as_numbers() -> None:
     torch.testing.assert_close(pooled, torch.tensor([[11 / 3, 4.0, 2 / 3]]))
 
 
+@pytest.mark.slow
 def test_every_trial_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ehr: dict[str, Any] = {
         "linear": ("LogisticEhr", {}, {}),

@@ -66,6 +66,7 @@ def test_a_flipped_bit_anywhere_is_found(hospital: Path, place: float) -> None:
     assert not (hospital / "cohort").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "zeros"), [("hosp/patients", 1), ("icu/chartevents", 500), ("icu/chartevents", 2_000_000)]
 )
@@ -200,6 +201,7 @@ def test_a_phenotype_called_like_a_column_is_refused(hospital: Path, name: str) 
         make(hospital, phenotypes=hospital / "codes.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["window_end", "first_careunit", "self", 'a "b", c.d', "hadm_id_right"])
 def test_any_other_name_is_a_name(hospital: Path, name: str) -> None:
     codes = read_phenotypes().filter(pl.col("phenotype") == "Essential hypertension")

@@ -88,6 +88,7 @@ def test_without_overwrite_another_option_is_refused(hospital: Path) -> None:
     assert content(hospital / "cohort") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "spoilt"),
     [
@@ -271,6 +272,7 @@ def edit_inputs(folder: Path, change: str) -> None:
     changed[change].write_parquet(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["permuted", "repeated", "out of range", "negative", "text", "lacking a column"]
 )

@@ -375,6 +375,7 @@ SAID: dict[str, tuple[Change, str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAID)
 def test_it_is_left_out_counted_and_said(name: str, hospital: Path, caplog: pytest.LogCaptureFixture) -> None:
     change, sentence, counts = SAID[name]

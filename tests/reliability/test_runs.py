@@ -477,6 +477,7 @@ def test_debug_shows_where_an_error_was_raised(
     assert ("Traceback (most recent call last)" in said) == bool(options)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_training_as_an_interruption(cohort: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]

@@ -290,6 +290,7 @@ def test_an_interrupted_run_goes_on_after_its_last_epoch_not_its_best(
     assert len(list((tmp_path / "run" / "logs").glob("version_*/metrics.csv"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_kill_between_two_checkpoints_changes_nothing(
     fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
@@ -319,6 +320,7 @@ def test_out_may_be_a_link(fit: Trainer, tmp_path: Path) -> None:
     assert Run(tmp_path / "real").predictions.is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_goes_on(fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(epochs=4, out=tmp_path / "whole")
     cut(fit, 2, monkeypatch, epochs=4)
@@ -371,6 +373,7 @@ def test_a_replaced_run_comes_back_even_after_a_kill(
     assert Run(tmp_path / "run").predictions.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_commands_never_write_one_run(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with FileLock(beside(tmp_path / "run", "lock")):
@@ -389,6 +392,7 @@ def test_a_command_that_was_killed_at_its_start_is_in_nobodys_way(fit: Trainer, 
     assert Run(fit(epochs=1).folder).predictions.is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [FirstHour, LogisticEhr], ids=lambda model: model.__name__)
 def test_a_killed_process_that_makes_batches_is_told_in_a_sentence(
     model: type[FusionModel], fit: Trainer, monkeypatch: pytest.MonkeyPatch
@@ -1005,6 +1009,7 @@ def test_what_cannot_be_frozen_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_how_an_interrupted_run_is_computed_may_change(
     fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,6 +199,7 @@ def test_the_seed_decides_what_is_proposed(tpe: Search, monkeypatch: pytest.Monk
     assert points(1) == points(1)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_another_study(tpe: Search) -> None:
     tpe(trials=2)
     other = tpe(trials=1, batch_size=8)
@@ -329,6 +330,7 @@ def test_a_full_disk_is_no_trial(tpe: Search, monkeypatch: pytest.MonkeyPatch) -
     assert tpe(trials=1).trials["state"].to_list() == ["complete"]
 
 
+@pytest.mark.slow
 def test_a_database_keeps_the_study(tpe: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = partial(tpe, trials=1, storage=f"sqlite:///{tmp_path}/studies.db")
     found = kept()
