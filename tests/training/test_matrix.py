@@ -345,6 +345,11 @@ def test_workers_die_with_a_command_that_is_killed(run: Specify, small_cohort: P
     wait_until(lambda: not is_locked(spec.folder))  # what dies lets go of its lock
 
 
+def open_run(run: Path) -> Predictor:
+    """Return the predictor of a run; Ray takes functions, and no bound methods."""
+    return Predictor.open(run)
+
+
 @pytest.mark.extras
 def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
@@ -356,7 +361,7 @@ def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path)
         (failed,) = train_all([too_large, *specs], ray=True)
         assert failed.startswith("too large: crop_size is 512")
         with pytest.raises(MissingInputError, match="it is not a finished run"):  # as it was raised there
-            list(spread(Predictor.open, [tmp_path], workers=1, ray=True))
+            list(spread(open_run, [tmp_path], workers=1, ray=True))
     finally:
         ray.shutdown()
     here = specify(cohort, tmp_path / "here", "tiny", TINY, **QUICK, seed=0)
