@@ -127,7 +127,7 @@ def test_a_hospitals_stays_read_as_patients_are_those_of_its_cohort(small_cohort
             None,
             "3 rows, the first row 3, have the variable 'x'",
         ),
-        ([], None, "has no row"),
+        ([], None, "is empty; expected a row for each measurement"),
         ([(1, 1, "ph", "7,3")], None, "row 1 has a comma in a number; write 36.5"),
         ([(1, 1, "glucose", "1,200")], None, "row 1 has a comma in a number"),
         (

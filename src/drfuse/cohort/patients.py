@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import ibis
-import ibis.expr.types as ir
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -78,8 +76,19 @@ class _Records(StoreSource):
 
     @classmethod
     def open(cls, address: str, store: Store) -> "_Records":
-        """Do nothing: the records are not at an address."""
-        raise NotImplementedError
+        """Return the store's tables `stays`, `chartevents` and `labevents` as a source."""
+        stays, chart, labs = map(store.table, ("stays", "chartevents", "labevents"))
+        return cls(
+            name="patients",
+            address=address,
+            release="",
+            engine=store,
+            store=store,
+            stays=stays,
+            admissions=stays,
+            events={"chartevents": chart, "labevents": labs},
+            diagnoses=None,
+        )
 
 
 def read_patients(
@@ -153,7 +162,8 @@ def _read(path: Path) -> pl.DataFrame:
 def _checked(table: pl.DataFrame, where: str) -> pl.DataFrame:
     """Return the columns that are read, with their types, and `row`, the number of each row from 1.
 
-    The minute before admission counts as admission, as in `measure`: charted times have no seconds.
+    A time less than a minute before admission counts as the admission, as in `measure`, because charted times
+    have no seconds.
     """
     given = _columns(table, where)
     absent = {name: pl.lit(None, pl.String) for name in _COLUMNS if name not in given.columns}
@@ -175,7 +185,7 @@ def _checked(table: pl.DataFrame, where: str) -> pl.DataFrame:
     ):
         _refuse(typed.filter(is_wrong), f"{where}: {{}} no usable {name}; expected {expected}")
     if typed.is_empty():
-        raise InputError(f"{where} has no row; expected a row for each measurement")
+        raise InputError(f"{where} is empty; expected a row for each measurement")
     spelled = typed.select("row", "stay_id", spelled=text["stay_id"])
     if spelled["spelled"].n_unique() > spelled["stay_id"].n_unique():
         first = pl.col("spelled").first().over("stay_id")
@@ -342,23 +352,10 @@ def _queries(
         before_hours: As in `prepare`.
     """
     with open_store(1, _MEMORY) as store:
-        tables: dict[Any, ir.Table] = {
-            name: store.create_table(name, ibis.memtable(pl.DataFrame(schema=dict(columns))))
-            for name, columns in schema
-        }
-        stays = tables.pop("stays")
-        source = _Records(
-            name="patients",
-            address="",
-            release="",
-            engine=store,
-            store=store,
-            stays=stays,
-            admissions=stays,
-            events=tables,
-            diagnoses=None,
-        )
-        first = measure(source, stays, preset, before_hours)
+        for name, columns in schema:
+            store.create_table(name, ibis.memtable(pl.DataFrame(schema=dict(columns))))
+        source = _Records.open("patients", store)
+        first = measure(source, source.stays, preset, before_hours)
         measured = store.create_table("measured", schema=first.schema())
         return store.compile(first), store.compile(last_of_each_hour(measured, preset))
 
