@@ -19,7 +19,7 @@ from drfuse.evaluation import Evaluation, evaluate, evaluate_test_set
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
 from drfuse.models.hub import describe_model
 from drfuse.run import Predictions, Run
-from drfuse.simulate import Reader, Truth, oracle, simulate
+from drfuse.simulate import Disease, Reader, Truth, oracle, simulate
 from drfuse.subsets import Subset
 from drfuse.training import TrainOptions, train
 from drfuse.training.options import DEFAULTS
@@ -211,7 +211,8 @@ def _is_done(settings: Path, options: dict[str, Any]) -> bool:
     try:
         written = yaml.safe_load(settings.read_text(encoding="utf-8"))
         # an option missing from an older run had its default value
-        written = written["options"] if settings.suffix == ".json" else DEFAULTS.written() | written
+        is_hospital = settings.suffix == ".json"
+        written = {"kind": Disease.kind} | written["options"] if is_hospital else DEFAULTS.written() | written
         different = [name for name, value in options.items() if written.get(name) != value]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{settings} is damaged; delete {folder}, or choose a different --out") from error

@@ -17,7 +17,8 @@ from drfuse.cohort.sources.mimic_cxr import image_path
 from drfuse.errors import InputError, check_choice
 from drfuse.files import atomic_folder, write_whole
 from drfuse.simulate.block import INDICES_PER_BLOCK, STAYS_PER_BLOCK, Block, n_blocks
-from drfuse.simulate.disease import Disease
+from drfuse.simulate.disease import Disease, Kind
+from drfuse.simulate.entangled import KINDS
 from drfuse.simulate.hospital import INDEX_DIGITS, diagnosis_titles
 from drfuse.simulate.imaging import Missing
 from drfuse.simulate.radiographs import draw_radiographs
@@ -41,7 +42,7 @@ class Simulation:
 
     Attributes:
         drfuse: The version of this package that made it.
-        options: The options of `simulate`.
+        options: The options of `simulate`, without `kind` in an independent hospital.
         icu_stays: All ICU stays.
         eligible: Those that the inclusion rules keep.
         with_cxr: Eligible stays with an AP radiograph in their window.
@@ -65,6 +66,7 @@ def simulate(
     cxr_missing: Missing = "severity",
     image_size: int = 128,
     seed: int = 0,
+    kind: Kind = Disease.kind,
     overwrite: bool = False,
 ) -> Simulation:
     """Write the raw files of a simulated hospital, in the layout of MIMIC-IV and MIMIC-CXR-JPG.
@@ -76,9 +78,12 @@ def simulate(
         out: Folder to write. It appears when it is complete.
         stays: ICU stays that can be included; there are some more, for the inclusion rules to remove.
         cxr_rate: Mean share of them with a radiograph that counts.
-        cxr_missing: `severity` images the severely ill more often; `mcar` leaves it to chance.
+        cxr_missing: `severity` images the severely ill more often, and in an entangled hospital also those
+            whose image would show more; `mcar` leaves it to chance.
         image_size: Side of the radiographs, in pixels.
         seed: Seed of everything. The same seed gives the same bytes; two seeds share no stay.
+        kind: `independent`: given the disease, the readings of EHR and image are independent. `entangled`:
+            factors are correlated, phenotypes need both modalities, and these share noise.
         overwrite: Replace the simulated hospital at `out`.
 
     Returns:
@@ -97,18 +102,22 @@ def simulate(
         if not least <= value <= most:
             raise InputError(f"{name} is {value}; expected {least:,} to {most:,}")
     check_choice("cxr_missing", cxr_missing, get_args(Missing))
+    check_choice("kind", kind, get_args(Kind))
+    # an independent hospital keeps the bytes that it had before there was another kind
+    of_kind = {} if kind == Disease.kind else {"kind": kind}
     options = {
         "stays": stays,
         "cxr_rate": cxr_rate,
         "cxr_missing": cxr_missing,
         "image_size": image_size,
         "seed": seed,
+        **of_kind,
     }
-    disease = Disease.load()
+    disease = KINDS[kind].load()
     counts = Counter[str]()
     with (
         atomic_folder(Path(out), "simulated hospital", SETTINGS, _CONTENTS, overwrite) as folder,
-        _Tables(folder) as tables,
+        _Tables(folder, {"phenotypes": json.dumps(disease.phenotypes), **of_kind}) as tables,
         Progress(transient=True) as progress,
     ):
         task = progress.add_task("simulating stays", total=stays)
@@ -139,7 +148,9 @@ def _write_block(tables: "_Tables", folder: Path, block: Block, disease: Disease
     }.items():
         tables.write(table, rows)
     eligible = block.census.eligible
-    tables.write_truth(describe_truth(hospital.icustays, block.patients, eligible, imaging.has_cxr))
+    tables.write_truth(
+        describe_truth(hospital.icustays, block.patients, eligible, imaging.has_cxr, imaging.cxr_rate)
+    )
     images = draw_radiographs(disease.factors, *block.radiographs())
     ids = metadata.select("subject_id", "study_id", "dicom_id").iter_rows()
     for of_image, image in zip(ids, images, strict=True):
@@ -156,11 +167,12 @@ def _write_block(tables: "_Tables", folder: Path, block: Block, disease: Disease
 
 
 class _Tables(ExitStack):
-    """The tables of the hospital, open for appending."""
+    """The tables of the hospital, open for appending. `of_truth` is the metadata of the truth."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, of_truth: dict[str, str]) -> None:
         super().__init__()
         self._folder = folder
+        self._of_truth = of_truth
         self._files: dict[str, gzip.GzipFile] = {}
         self._truth: pq.ParquetWriter | None = None
 
@@ -179,6 +191,6 @@ class _Tables(ExitStack):
         """Append rows to `truth.parquet`."""
         table = rows.to_arrow()
         if self._truth is None:
-            schema = table.schema.with_metadata({"phenotypes": json.dumps(Disease.load().phenotypes)})
+            schema = table.schema.with_metadata(self._of_truth)
             self._truth = self.enter_context(pq.ParquetWriter(self._folder / TRUTH, schema))
         self._truth.write_table(table)

@@ -4,11 +4,14 @@ A stay has K independent standard-normal factors f. A modality of reliability r 
 the reading z = sqrt(r) f + sqrt(1 - r) e, with its own error e; all of its data are made from its readings
 and chance. So what a perfect reader can know is known exactly: f given z is normal with mean sqrt(r) z and
 variance 1 - r.
+
+`Disease` is the independent kind of hospital, and what `drfuse.simulate.entangled` overrides for the other.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
@@ -20,10 +23,16 @@ from drfuse.simulate.definitions import read_definitions
 
 Floats = NDArray[np.float64]
 Modality = Literal["ehr", "cxr"]
+Kind = Literal["independent", "entangled"]
+"""Of hospital: whether readings are independent given the factors. docs/simulator.md describes both."""
 
 _NODES, _WEIGHTS = hermegauss(40)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-_LOWEST_RELIABILITY, _HIGHEST_RELIABILITY = 0.4, 0.98
+RELIABILITIES = (0.4, 0.98)
+"""The lowest and the highest; all between them are equally likely."""
+SHARED_NOISE = 0.5
+"""The share of the variance of an error that is the stay's disturbance, where there is one."""
+_SLOPE = 1.0  # what a standard deviation of severity adds to the log-odds of a radiograph
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,10 @@ class Disease:
     acute: NDArray[np.bool_]
     weights: Floats
     intercepts: Floats
+    kind: ClassVar[Kind] = "independent"
 
     @classmethod
-    def load(cls) -> "Disease":
+    def load(cls) -> Self:
         """Return the model that `definitions/` describes."""
         factors, prevalence = read_definitions("factors"), read_definitions("prevalence")
         names, phenotypes = factors["factor"].to_list(), prevalence["phenotype"].to_list()
@@ -69,17 +79,72 @@ class Disease:
 
     def draw(self, n_stays: int, generator: np.random.Generator) -> "Patients":
         """Return the hidden state of `n_stays` stays."""
-        factors = generator.standard_normal((n_stays, len(self.factors)))
-        reliability = generator.uniform(_LOWEST_RELIABILITY, _HIGHEST_RELIABILITY, (n_stays, 2))
-        log_odds = self.intercepts + factors @ self.weights.T
+        return self._patients(generator.standard_normal((n_stays, len(self.factors))), None, generator)
+
+    def _patients(
+        self, factors: Floats, disturbance: Floats | None, generator: np.random.Generator
+    ) -> "Patients":
+        """Return stays with these factors (n, K): their reliabilities, readings and labels."""
+        reliability = generator.uniform(*RELIABILITIES, (len(factors), 2))
+        log_odds = self.log_odds(factors)
         return Patients(
             disease=self,
             factors=factors,
-            ehr=Readings.draw(factors, reliability[:, 0], self.seen["ehr"], generator),
-            cxr=Readings.draw(factors, reliability[:, 1], self.seen["cxr"], generator),
+            ehr=Readings.draw(factors, reliability[:, 0], self.seen["ehr"], generator, disturbance),
+            cxr=Readings.draw(factors, reliability[:, 1], self.seen["cxr"], generator, disturbance),
             log_odds=log_odds,
             labels=generator.random(log_odds.shape) < expit(log_odds),
+            disturbance=disturbance,
         )
+
+    def log_odds(self, factors: Floats) -> Floats:
+        """Return the log-odds of each phenotype (n, C) for factors (n, K)."""
+        log_odds: Floats = self.intercepts + factors @ self.weights.T
+        return log_odds
+
+    def severity(self, ehr: "Readings") -> Floats:
+        """Return how ill each patient is according to the EHR (n,): standard normal."""
+        acute = self.acute & self.seen["ehr"]
+        total: Floats = ehr.values[:, acute].sum(axis=1) / np.sqrt(acute.sum())
+        return total
+
+    def imaged_share(self, patients: "Patients", cxr_rate: float) -> Floats:
+        """Return the probability that each stay has a radiograph (n,), `cxr_rate` on average."""
+        share: Floats = expit(intercept_for(cxr_rate, _SLOPE) + _SLOPE * patients.severity)
+        return share
+
+    def factors_given(self, *readings: "Readings") -> tuple[Floats, Floats]:
+        """Return the mean and variance (n, K) of the factors given what modalities show of them."""
+        return factors_given(*readings)
+
+    def probability_given(
+        self,
+        readings: Mapping[Modality, "Readings"],
+        imaged: "Imaged | None" = None,  # noqa: ARG002
+    ) -> Floats:
+        """Return the probability of each phenotype (n, C) given what modalities show.
+
+        In the independent hospital, `imaged` changes nothing: its perfect readers do not ask who has a
+        radiograph.
+        """
+        given = self.factors_given(*readings.values())
+        mean, variance = (np.broadcast_to(moment, moment.shape or len(self.factors)) for moment in given)
+        return expected_probability(
+            self.intercepts + mean @ self.weights.T, np.sqrt(variance @ self.weights.T**2)
+        )
+
+
+@dataclass(frozen=True)
+class Imaged:
+    """Who of n stays has a radiograph, where that tells something about the patient.
+
+    Attributes:
+        has_cxr: Whether each stay has one (n,).
+        cxr_rate: The mean share of stays with one, between 0 and 1.
+    """
+
+    has_cxr: NDArray[np.bool_]
+    cxr_rate: float
 
 
 @dataclass(frozen=True)
@@ -103,16 +168,33 @@ class Readings:
         reliability: Floats,
         seen: NDArray[np.bool_],
         generator: np.random.Generator,
+        disturbance: Floats | None = None,
     ) -> "Readings":
-        """Return readings of factors (n, K) at reliabilities (n,)."""
+        """Return readings of factors (n, K) at reliabilities (n,).
+
+        A `disturbance` (n,) is a part, `SHARED_NOISE`, of the variance of each error of its stay.
+        """
         r = reliability[:, None]
-        values = np.sqrt(r) * factors + np.sqrt(1 - r) * generator.standard_normal(factors.shape)
+        error = generator.standard_normal(factors.shape)
+        if disturbance is not None:
+            error = np.sqrt(1 - SHARED_NOISE) * error + np.sqrt(SHARED_NOISE) * disturbance[:, None]
+        values = np.sqrt(r) * factors + np.sqrt(1 - r) * error
         return cls(values * seen, reliability, seen)
 
 
 @dataclass(frozen=True)
 class Patients:
-    """The hidden state of n stays, and what can be known about their phenotypes."""
+    """The hidden state of n stays, and what can be known about their phenotypes.
+
+    Attributes:
+        disease: The model that they are drawn from.
+        factors: (n, K).
+        ehr: What the EHR shows.
+        cxr: What a radiograph shows, or would show.
+        log_odds: Of each phenotype (n, C).
+        labels: Whether each stay has each phenotype (n, C).
+        disturbance: What the errors of all readings of a stay share (n,); None in an independent hospital.
+    """
 
     disease: Disease
     factors: Floats
@@ -120,6 +202,7 @@ class Patients:
     cxr: Readings
     log_odds: Floats
     labels: NDArray[np.bool_]
+    disturbance: Floats | None = None
 
     @cached_property
     def severity(self) -> Floats:
@@ -128,9 +211,7 @@ class Patients:
         It is made from readings, not from the factors, so that a length of stay, a death or a radiograph that
         depends on it tells no more about the patient than the EHR does.
         """
-        acute = self.disease.acute & self.disease.seen["ehr"]
-        total: Floats = self.ehr.values[:, acute].sum(axis=1) / np.sqrt(acute.sum())
-        return total
+        return self.disease.severity(self.ehr)
 
     @property
     def probability(self) -> Floats:
@@ -138,14 +219,14 @@ class Patients:
         probability: Floats = expit(self.log_odds)
         return probability
 
-    def given(self, *modalities: Modality) -> Floats:
-        """Return the probability of each phenotype given everything that these modalities show (n, C)."""
-        given = factors_given(*(getattr(self, modality) for modality in modalities))
-        mean, variance = (np.broadcast_to(moment, self.factors.shape) for moment in given)
-        weights = self.disease.weights
-        return expected_probability(
-            self.disease.intercepts + mean @ weights.T, np.sqrt(variance @ weights.T**2)
-        )
+    def given(self, *modalities: Modality, imaged: Imaged | None = None) -> Floats:
+        """Return the probability of each phenotype given everything that these modalities show (n, C).
+
+        The reader also knows who has a radiograph, where `imaged` says that this tells something.
+        """
+        readings: dict[Modality, Readings] = {modality: getattr(self, modality) for modality in modalities}
+        given = self.disease.probability_given(readings, imaged)
+        return np.broadcast_to(given, (len(self.factors), given.shape[-1]))
 
 
 def factors_given(*readings: Readings) -> tuple[Floats, Floats]:

@@ -6,15 +6,13 @@ from typing import Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import expit
 
-from drfuse.simulate.disease import Floats, Patients, Readings, intercept_for
+from drfuse.simulate.disease import Floats, Patients, Readings
 from drfuse.simulate.radiographs import View
 
 Missing = Literal["severity", "mcar"]
 
 _WINDOW_HOURS = 48
-_SLOPE = 1.0  # what a standard deviation of severity adds to the log-odds of a radiograph
 # shares of stays with a study that does not count
 _EARLIER_IN_WINDOW, _BEFORE, _AFTER, _OTHER_VIEWS = 0.35, 0.10, 0.20, 0.08
 _EARLIER_RELIABILITY = 0.5  # relative to the last study's
@@ -30,11 +28,13 @@ class Imaging:
         metadata: The rows of MIMIC-CXR-JPG's metadata table, and `row`, the index of each image's stay.
         readings: What each image shows.
         has_cxr: Whether each stay has an AP radiograph in its window (n,).
+        cxr_rate: The mean share of them; None if chance alone decides which they are.
     """
 
     metadata: pl.DataFrame
     readings: Readings
     has_cxr: NDArray[np.bool_]
+    cxr_rate: float | None = None
 
 
 def draw_studies(
@@ -49,13 +49,12 @@ def draw_studies(
 
     A share of `cxr_rate` of the stays have an AP study in the window; the last one shows `patients.cxr`.
     `drfuse prepare` must leave out the others: earlier, less reliable ones in the window; some before ICU
-    admission or after the window; some with a PA and a lateral view. Images of the severely ill are more
-    frequent if `missing` is `severity`; with `mcar`, chance decides. `size` is in pixels.
+    admission or after the window; some with a PA and a lateral view. If `missing` is `severity`, the disease
+    decides who is imaged: the severely ill more often; with `mcar`, chance decides. `size` is in pixels.
     """
     n = icustays.height
-    share = np.full(n, cxr_rate)
-    if missing == "severity" and 0 < cxr_rate < 1:
-        share = expit(intercept_for(cxr_rate, _SLOPE) + _SLOPE * patients.severity)
+    by_chance = missing == "mcar" or cxr_rate in (0, 1)
+    share = np.full(n, cxr_rate) if by_chance else patients.disease.imaged_share(patients, cxr_rate)
     has_cxr = generator.random(n) < share
     seconds = (icustays["outtime"] - icustays["intime"]).dt.total_seconds().to_numpy()
     window = np.minimum(seconds, _WINDOW_HOURS * 3600.0)
@@ -78,6 +77,7 @@ def draw_studies(
         metadata=_metadata(icustays, studies, size, generator),
         readings=_readings(patients, studies, generator),
         has_cxr=has_cxr,
+        cxr_rate=None if by_chance else cxr_rate,
     )
 
 
@@ -93,7 +93,8 @@ def _readings(patients: Patients, studies: pl.DataFrame, generator: np.random.Ge
     """Return what the images show; an earlier one in the window has readings of its own."""
     rows, is_earlier = studies["row"].to_numpy(), (studies["kind"] == 1).to_numpy()
     reliability = patients.cxr.reliability[rows] * np.where(is_earlier, _EARLIER_RELIABILITY, 1)
-    own = Readings.draw(patients.factors[rows], reliability, patients.cxr.seen, generator)
+    disturbance = None if patients.disturbance is None else patients.disturbance[rows]
+    own = Readings.draw(patients.factors[rows], reliability, patients.cxr.seen, generator, disturbance)
     values = np.where(is_earlier[:, None], own.values, patients.cxr.values[rows])
     return Readings(values, reliability, patients.cxr.seen)
 

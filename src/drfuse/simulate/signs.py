@@ -11,6 +11,7 @@ from drfuse.errors import InputError, MissingInputError
 from drfuse.simulate.block import Block, n_blocks
 from drfuse.simulate.build import SETTINGS
 from drfuse.simulate.disease import Disease
+from drfuse.simulate.entangled import KINDS
 from drfuse.simulate.radiographs import draw_signs
 
 
@@ -32,7 +33,7 @@ def drawn_signs(hospital: Path, signs: Sequence[str]) -> dict[str, NDArray[np.bo
     if not settings.is_file():
         raise MissingInputError(f"{hospital} has no {SETTINGS}; choose a folder that `drfuse simulate` wrote")
     options = json.loads(settings.read_text(encoding="utf-8"))["options"]
-    disease = Disease.load()
+    disease = KINDS[options.pop("kind", Disease.kind)].load()
     shown = [name for name, seen in zip(disease.factors, disease.seen["cxr"], strict=True) if seen]
     if unknown := [sign for sign in signs if sign not in shown]:
         raise InputError(f"images do not show {unknown[0]!r}; expected some of {', '.join(shown)}")

@@ -15,7 +15,16 @@ from scipy.special import logit
 from drfuse.errors import InputError, MissingInputError
 from drfuse.evaluation import prauc_auroc
 from drfuse.run import Predictions
-from drfuse.simulate.disease import Disease, Modality, Patients, Readings, expected_advantage
+from drfuse.simulate.disease import (
+    Disease,
+    Imaged,
+    Kind,
+    Modality,
+    Patients,
+    Readings,
+    expected_advantage,
+)
+from drfuse.simulate.entangled import KINDS
 
 TRUTH = "truth.parquet"
 Reader = Literal["fused", "ehr", "cxr"]
@@ -41,6 +50,8 @@ class Truth:
         given_cxr: The probability given everything that a radiograph can show (N, C), even if there is none.
         cxr_advantage: What `expected_advantage` returns, in nats (N, C); positive if the radiograph predicts
             the phenotype better than the EHR.
+        kind: Of hospital. In an entangled one, all that is given includes whether there is a radiograph, and
+            `stays` also has `disturbance`.
     """
 
     phenotypes: list[str]
@@ -52,6 +63,7 @@ class Truth:
     given_ehr: NDArray[np.float32]
     given_cxr: NDArray[np.float32]
     cxr_advantage: NDArray[np.float32]
+    kind: Kind = Disease.kind
 
     @classmethod
     def read(cls, folder: Path) -> "Truth":
@@ -66,10 +78,12 @@ class Truth:
             raise MissingInputError(f"{folder} has no {TRUTH}; choose a folder that `drfuse simulate` wrote")
         try:
             table = pl.read_parquet(path, glob=False)
-            phenotypes = json.loads((pq.read_metadata(path).metadata or {})[b"phenotypes"])
+            metadata = pq.read_metadata(path).metadata or {}
+            phenotypes = json.loads(metadata[b"phenotypes"])
+            kind = KINDS[metadata[b"kind"].decode()].kind if b"kind" in metadata else Disease.kind
             labels = table["labels"].to_numpy().astype(bool)
             arrays = {name: table[name].to_numpy() for name in _ARRAYS}
-            return cls(phenotypes, table.drop("labels", *_ARRAYS), labels, **arrays)
+            return cls(phenotypes, table.drop("labels", *_ARRAYS), labels, **arrays, kind=kind)
         except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); simulate the hospital again") from error
 
@@ -89,11 +103,16 @@ class Truth:
                 "the cohort was prepared from"
             )
         arrays = {name: getattr(self, name)[rows] for name in ("labels", *_ARRAYS)}
-        return Truth(phenotypes=self.phenotypes, stays=self.stays[rows], **arrays)
+        return dataclasses.replace(self, stays=self.stays[rows], **arrays)
+
+    @property
+    def disease(self) -> Disease:
+        """The model that the stays were drawn from."""
+        return KINDS[self.kind].load()
 
     def readings(self, modality: Modality) -> Readings:
         """Return what a modality shows of the factors of the stays."""
-        disease = Disease.load()
+        disease = self.disease
         seen = disease.seen[modality]
         shown = [
             self.stays[f"{modality}_{name}"].to_numpy() if visible else np.zeros(self.stays.height)
@@ -136,7 +155,7 @@ def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
     and view.
 
     Raises:
-        InputError: If the run is not of this hospital, or has other phenotypes, radiographs or views.
+        InputError: If the run is not of this hospital, or has other phenotypes, labels, radiographs or views.
     """
     if run.phenotypes != truth.phenotypes:
         raise InputError(
@@ -144,6 +163,11 @@ def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
             "--phenotypes"
         )
     here = truth.of(run.stays["stay_id"].to_numpy())
+    if not np.array_equal(run.labels, here.labels):
+        raise InputError(
+            "the run has other labels than the simulated hospital; choose the one, of the same --kind and "
+            "--seed, that the cohort was prepared from"
+        )
     if (run.stays["has_cxr"] & ~here.stays["has_cxr"]).any():
         raise InputError(
             "the run has radiographs of another window or view than the truth; prepare its cohort with the "
@@ -157,10 +181,15 @@ def oracle(truth: Truth, run: Predictions) -> dict[Reader, Predictions]:
 
 
 def describe_truth(
-    icustays: pl.DataFrame, patients: Patients, eligible: NDArray[np.bool_], has_cxr: NDArray[np.bool_]
+    icustays: pl.DataFrame,
+    patients: Patients,
+    eligible: NDArray[np.bool_],
+    has_cxr: NDArray[np.bool_],
+    cxr_rate: float | None = None,
 ) -> pl.DataFrame:
-    """Return the rows of `truth.parquet` for some stays."""
+    """Return the rows of `truth.parquet` for some stays; `cxr_rate` is that of `Imaging`."""
     disease = patients.disease
+    imaged = None if cxr_rate is None else Imaged(has_cxr, cxr_rate)
     columns: dict[str, NDArray[np.float64]] = dict(zip(disease.factors, patients.factors.T, strict=True))
     for modality, readings in (("ehr", patients.ehr), ("cxr", patients.cxr)):
         columns[f"{modality}_reliability"] = readings.reliability
@@ -171,10 +200,12 @@ def describe_truth(
         }
     given = {
         "probability": patients.probability,
-        "given_both": patients.given("ehr", "cxr"),
-        "given_ehr": patients.given("ehr"),
-        "given_cxr": patients.given("cxr"),
+        "given_both": patients.given("ehr", "cxr", imaged=imaged),
+        "given_ehr": patients.given("ehr", imaged=imaged),
+        "given_cxr": patients.given("cxr", imaged=imaged),
     }
+    if patients.disturbance is not None:
+        columns["disturbance"] = patients.disturbance
     advantage = expected_advantage(given["probability"], given["given_cxr"], given["given_ehr"])
     arrays = {"log_odds": patients.log_odds, **given, "cxr_advantage": advantage}
     width = len(disease.phenotypes)
