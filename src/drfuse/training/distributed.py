@@ -6,14 +6,12 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import wait as wait_for_process
 from typing import Any, Self, TypeVar, cast
 
 import torch
@@ -23,10 +21,19 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed.rendezvous import rendezvous
 
 from drfuse.errors import InputError
 from drfuse.imports import import_here, modules_from_here
 from drfuse.logs import Terminal, log_to
+from drfuse.processes import end_with_parent
+from drfuse.training.peers import (
+    SECONDS_TO_MEET,
+    PeerEndedError,
+    ends_with_peers,
+    is_lost_connection,
+    watch_peers,
+)
 
 _TIMEOUT = timedelta(hours=1)  # the first process may verify a large cohort while the others wait
 _SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0
@@ -93,14 +100,36 @@ class Ranks:
         return cls(int(os.environ["RANK"]), size, local)
 
     def join(self) -> None:
-        """Connect this process with the others, until it ends."""
+        """Connect this process with the others, until it ends.
+
+        Raises:
+            InputError: If one of them is missing.
+        """
         # tells Lightning's loggers who writes; under srun, a process that trains alone does as well
         cast(Any, rank_zero_only).rank = self.rank
-        if self.is_alone or dist.is_initialized():  # by the user's own script, or by an earlier run
+        if self.is_alone:
             return
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT
-        )
+        try:
+            if not dist.is_initialized():  # by the user's own script, or by an earlier run
+                self._meet()
+            watch_peers(self.rank, self.size)
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"the {self.size} processes of this training did not meet within {SECONDS_TO_MEET} seconds "
+                f"({reason}): one has failed, and its message says why, or does not reach "
+                f"{os.environ.get('MASTER_ADDR')}; start all of them again"
+            ) from None
+
+    def _meet(self) -> None:
+        """Connect this process with the others; what they do later may take longer than that."""
+        soon = timedelta(seconds=SECONDS_TO_MEET)
+        store, rank, size = next(rendezvous("env://", timeout=soon))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=soon)
+        dist.distributed_c10d._set_pg_timeout(_TIMEOUT)
         atexit.register(dist.destroy_process_group)
 
     def placement(self) -> dict[str, Any]:
@@ -233,11 +262,12 @@ def _begin_rank(pids: Any, port: int, n_threads: int, level: int, modules: Seque
     torch.set_num_threads(n_threads)
     log_to(Terminal(stderr=True), level if rank == 0 else logging.ERROR)
     import_here(modules)
-    die_with_parent()
+    end_with_parent()
 
 
 def _run(function: Callable[..., _Result], arguments: dict[str, Any]) -> tuple[int, _Result]:
-    return int(os.environ["RANK"]), function(**arguments)
+    with ends_with_peers():
+        return int(os.environ["RANK"]), function(**arguments)
 
 
 def _result_of_first(ranks: Sequence[Future[tuple[int, _Result]]]) -> _Result:
@@ -248,6 +278,7 @@ def _result_of_first(ranks: Sequence[Future[tuple[int, _Result]]]) -> _Result:
         Exception: The first that a process raised.
     """
     results: dict[int, _Result] = {}
+    ended: PeerEndedError | None = None
     running = set(ranks)
     while running:
         # wake every second: a signal that another thread receives is only handled when this one runs
@@ -256,22 +287,15 @@ def _result_of_first(ranks: Sequence[Future[tuple[int, _Result]]]) -> _Result:
             with suppress(SystemExit):  # the first process reports why
                 try:
                     number, result = rank.result()
+                except PeerEndedError as error:  # the other process knows more
+                    ended = error
+                    continue
                 except BrokenProcessPool as error:
                     raise InputError(
                         "a process that trained the run died, perhaps because memory ran out; run the same "
                         "command again to resume"
                     ) from error
                 results[number] = result
+    if ended is not None:
+        raise ended
     return results[0]
-
-
-def die_with_parent() -> None:
-    """End this process as soon as the one that started it ends, even if that was killed."""
-
-    def watch(sentinel: int) -> None:
-        wait_for_process([sentinel])
-        os._exit(1)
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -28,6 +28,7 @@ from drfuse.files import is_locked, make_folder
 from drfuse.imports import describe_error, import_class, import_path
 from drfuse.logs import Terminal, log_to
 from drfuse.models import FusionModel
+from drfuse.processes import end_with_parent
 from drfuse.run import Run
 from drfuse.training.network import make_network
 from drfuse.training.options import DEFAULTS, TrainOptions
@@ -310,9 +311,7 @@ def _prepare_worker(n_started: Any, n_threads: int, gpus: Sequence[str], level: 
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]  # before CUDA starts in this process
     torch.set_num_threads(n_threads)
     log_to(Terminal(stderr=True), level)
-    from drfuse.training.distributed import die_with_parent
-
-    die_with_parent()
+    end_with_parent()
 
 
 def _on_ray(

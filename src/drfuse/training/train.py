@@ -73,6 +73,8 @@ def train(
         model = model.load()
     from drfuse.models import FusionModel
     from drfuse.training.fit import fit_run
+    from drfuse.training.peers import ends_with_peers
 
     chosen = import_class(model, FusionModel) if isinstance(model, str) else model
-    return fit_run(cohort, out, chosen, options, overwrite, progress, callbacks)
+    with ends_with_peers():
+        return fit_run(cohort, out, chosen, options, overwrite, progress, callbacks)
