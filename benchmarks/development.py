@@ -9,7 +9,7 @@ from drfuse.data import Cohort, Subset
 from drfuse.errors import InputError
 from drfuse.evaluation import macro_mean, prauc_auroc
 from drfuse.run import Predictions
-from drfuse.simulate import simulate
+from drfuse.simulate import Kind, simulate
 
 MEASURED = (0, 1, 2)
 """The seeds of the hospitals that results are reported on: `claims.py` measures all three."""
@@ -28,22 +28,29 @@ def development_cohorts(
         raise InputError("expected development hospitals of different seeds")
     if measured := [seed for seed in seeds if seed in MEASURED]:
         raise InputError(f"seed {measured[0]} is a hospital that is measured later; choose a different seed")
-    cohorts = []
-    for seed in seeds:
-        options = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed}
-        folder = out / f"hospital-{seed}"
-        cohort, hospital = folder / "cohort", folder / "hospital"
-        if not hospital.exists():
-            simulate(hospital, stays, cxr_rate, image_size=image_size, seed=seed)
-        made = json.loads((hospital / "simulation.json").read_text(encoding="utf-8"))["options"]
-        if different := [name for name, value in options.items() if made[name] != value]:
-            name = different[0]
+    return [make_cohort(out / f"hospital-{seed}", stays, cxr_rate, image_size, seed) for seed in seeds]
+
+
+def make_cohort(
+    folder: Path, stays: int, cxr_rate: float, image_size: int, seed: int, kind: Kind = "independent"
+) -> Cohort:
+    """Return the cohort of a simulated hospital, both in `folder`; what is there is not made again.
+
+    Raises:
+        InputError: If the hospital was made with other options.
+    """
+    cohort, hospital = folder / "cohort", folder / "hospital"
+    if not hospital.exists():
+        simulate(hospital, stays, cxr_rate, image_size=image_size, seed=seed, kind=kind)
+    made = json.loads((hospital / "simulation.json").read_text(encoding="utf-8"))["options"]
+    options = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed, "kind": kind}
+    for name, value in options.items():
+        if (found := made.get(name, "independent")) != value:
             raise InputError(
-                f"{hospital} was made with {name} {made[name]}, not {options[name]}; choose a different --out"
+                f"{hospital} was made with {name} {found}, not {value}; choose a different --out"
             )
-        prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=image_size)
-        cohorts.append(Cohort.open(cohort))
-    return cohorts
+    prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=image_size)
+    return Cohort.open(cohort)
 
 
 def unseen_prauc(runs: Sequence[Predictions], test_on: Subset = "matched") -> list[float]:

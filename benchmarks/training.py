@@ -512,7 +512,7 @@ def _prediction(
 
         def predict(task: FusionTraining = task, precision: Precision = precision) -> None:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, precision == "bf16-mixed"):
-                predict_batch(task.model, batch)
+                predict_batch(task.model, batch, batch.ehr.new_zeros(batch.ehr.shape[-1]))
 
         seconds = in_turns({"": predict}, repeats)[""]
         times = sum(encoded) / (n_images * len(backbones) * (repeats + 1))

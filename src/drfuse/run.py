@@ -433,7 +433,7 @@ def _check_model(model: Mapping[str, Any]) -> None:
 
 
 _STAY = ["subject_id", "stay_id", "split", "has_cxr"]
-_OPTIONAL = ("modality_weights", "logits_without_cxr")
+_OPTIONAL = ("logits_without_cxr", "logits_without_ehr", "modality_weights")
 _FORM: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "use_dictionary": ["split"]}
 
 
@@ -448,6 +448,8 @@ class Predictions:
         labels: Uint8 (N, C).
         modality_weights: Float32 (N, C, 3) over EHR-distinct, shared and CXR-distinct, if the model has them.
         logits_without_cxr: Float32 (N, C), the logits with every radiograph removed, if they were computed.
+        logits_without_ehr: Float32 (N, C), the logits with the EHR removed, if they were computed; NaN where
+            there is no radiograph.
     """
 
     phenotypes: list[str]
@@ -456,6 +458,7 @@ class Predictions:
     labels: NDArray[np.uint8]
     modality_weights: NDArray[np.float32] | None
     logits_without_cxr: NDArray[np.float32] | None = None
+    logits_without_ehr: NDArray[np.float32] | None = None
 
     def rows(self, split: Split, subset: Subset = "full") -> NDArray[np.bool_]:
         """Return a mask (N,) of the stays in a split: all of them, or those with a radiograph (`matched`)."""
@@ -483,7 +486,7 @@ class Predictions:
     @property
     def _arrays(self) -> dict[str, Any]:
         """The arrays with one row per stay, by name."""
-        names = ("logits", "labels", "logits_without_cxr", "modality_weights")
+        names = ("logits", "labels", *_OPTIONAL)
         return {name: array for name in names if (array := getattr(self, name)) is not None}
 
     def write(self, path: Path) -> None:
@@ -507,7 +510,7 @@ class Predictions:
         Args:
             path: The file.
             split: The split to read; by default all.
-            logits_only: Leave out the modality weights and the logits without radiographs.
+            logits_only: Leave out the modality weights and the logits without a modality.
 
         Raises:
             MissingInputError: If the file is missing.
@@ -530,8 +533,7 @@ class Predictions:
                 stays=table.select(_STAY),
                 logits=arrays["logits"],
                 labels=arrays["labels"],
-                modality_weights=arrays.get("modality_weights"),
-                logits_without_cxr=arrays.get("logits_without_cxr"),
+                **{name: arrays.get(name) for name in _OPTIONAL},
             )
         except (pl.exceptions.PolarsError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(f"{path} holds no predictions of `drfuse train`; train the run again") from error

@@ -357,7 +357,7 @@ def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
         expected = model(batch).logits
         alone = model(take_stays(batch, [1, 3]).keep_cxr(torch.tensor([], dtype=torch.int64))).logits
         seen = calls_of(model, monkeypatch)
-        _, logits, without, _ = predict_batch(model, batch)
+        _, logits, without, _, _ = predict_batch(model, batch, torch.zeros(N_FEATURES))
     assert seen == [(4, 2), (2, 0)]
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(without, torch.stack([expected[0], alone[0], expected[2], alone[1]]))
@@ -366,6 +366,6 @@ def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
 def test_without_radiographs_nothing_is_predicted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     model = EhrTransformer(N_FEATURES, N_LABELS, dim=8, heads=2, feedforward=16).eval()
     seen = calls_of(model, monkeypatch)
-    _, logits, without, _ = predict_batch(model, make_batch(cxr_of=()))
+    _, logits, without, _, _ = predict_batch(model, make_batch(cxr_of=()), torch.zeros(N_FEATURES))
     assert seen == [(4, 0)]
     assert torch.equal(logits, without)

@@ -107,3 +107,17 @@ class Batch(Stays):
         rows = self.cxr_of
         matched = {name: getattr(self, name)[rows] for name in ("stay_id", "ehr", "n_hours", "labels")}
         return replace(self.keep_cxr(rows[:0]), **matched)
+
+    def matched_without_ehr(self, mean_hour: Tensor) -> "Batch":
+        """Return the M stays with a radiograph, with a record that says nothing about its patient.
+
+        Args:
+            mean_hour: The features (F,) of every hour, such as one of `EhrFeatures.mean_record`.
+        """
+        rows = self.cxr_of
+        matched = {name: getattr(self, name)[rows] for name in ("stay_id", "n_hours", "labels")}
+        hours = torch.arange(self.ehr.shape[1], device=mean_hour.device)
+        is_hour = hours < self.n_hours[rows, None]  # (M, T)
+        return replace(
+            self, **matched, ehr=is_hour[..., None] * mean_hour, cxr_of=torch.arange(len(rows)).to(rows)
+        )

@@ -5,6 +5,7 @@ dataclasses: PRAUC of resamples, comparisons of systems over seeds, calibration,
 loss without radiographs.
 """
 
+from drfuse.evaluation.advantage import modality_advantage
 from drfuse.evaluation.calibration import Calibration, ReliabilityBin, calibration
 from drfuse.evaluation.compare import Comparison, SeededPrauc, compare, holm, macro_prauc, seeded_prauc
 from drfuse.evaluation.conformal import Conformal, ConformalSets, Limits, SetCoverage, measure_sets
@@ -49,6 +50,7 @@ __all__ = [
     "macro_prauc",
     "measure_sets",
     "missing_curve",
+    "modality_advantage",
     "prauc_auroc",
     "recalibrate",
     "resample",

@@ -22,6 +22,7 @@ from drfuse.data.loader import EvaluationBatches, explain_killed_workers, split_
 from drfuse.errors import InputError, check_choice
 from drfuse.models import FusionModel
 from drfuse.models.hub import load_model
+from drfuse.models.losses import at_least_float32
 from drfuse.run import Predictions, RunFacts
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Outputs(NamedTuple):
         rows: Their rows in the cohort (N,).
         logits: Float32 (N, C); NaN where the model makes no prediction.
         logits_without_cxr: The same with every radiograph removed.
+        logits_without_ehr: The same with the EHR removed; NaN without a radiograph.
         modality_weights: Float32 (N, C, 3) over EHR-distinct, shared and CXR-distinct; None if the model has
             none.
     """
@@ -47,6 +49,7 @@ class Outputs(NamedTuple):
     rows: NDArray[np.int64]
     logits: NDArray[np.float32]
     logits_without_cxr: NDArray[np.float32]
+    logits_without_ehr: NDArray[np.float32]
     modality_weights: NDArray[np.float32] | None
 
 
@@ -143,6 +146,7 @@ class Predictor:
                 labels=dataset.task.labels_of(block.rows).astype("uint8"),
                 modality_weights=block.modality_weights,
                 logits_without_cxr=block.logits_without_cxr,
+                logits_without_ehr=block.logits_without_ehr,
             )
 
     def outputs(
@@ -153,12 +157,14 @@ class Predictor:
         progress: bool = False,
     ) -> Iterator[Outputs]:
         """Yield what the model says of batches of rows of `dataset(...)`, in blocks of about 32,768 stays."""
-        predicted = self._map(partial(predict_batch, self.model), dataset, batches, num_workers, progress)
+        mean_hour = dataset.features.mean_record(1)[0].to(self.device)
+        predict = partial(predict_batch, self.model, mean_hour=mean_hour)
+        predicted = self._map(predict, dataset, batches, num_workers, progress)
         largest = max(map(len, batches), default=1)
         while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // largest))):
-            stay_id, logits, without, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+            stay_id, *logits, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
             rows = np.searchsorted(dataset.cohort.stay_id, stay_id)
-            yield Outputs(rows, logits, without, weights if weights.shape[1] else None)
+            yield Outputs(rows, *logits, weights if weights.shape[1] else None)
             dataset.cohort.release()
 
     def predict_stays(self, ehr: Path | pl.DataFrame, cxr: Path | None = None) -> pl.DataFrame:
@@ -332,16 +338,20 @@ def find_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
 
 
-def predict_batch(model: FusionModel, batch: Batch) -> tuple[Tensor, ...]:
+def predict_batch(model: FusionModel, batch: Batch, mean_hour: Tensor) -> tuple[Tensor, ...]:
     """Return the predictions for B stays, on the CPU, in float32.
 
-    They are the stays' ids (B,), logits (B, C), logits with every radiograph removed (B, C), and modality
-    weights (B, C, 3), or (B, 0) if the model has none.
+    They are the stays' ids (B,), logits (B, C), logits with every radiograph removed (B, C), those with the
+    EHR removed (B, C), and modality weights (B, C, 3), or (B, 0) if the model has none. `mean_hour` (F,) is
+    an hour of a record that says nothing.
     """
     output = model(batch)
-    without, weights = output.logits, output.modality_weights
-    if len(batch.cxr_of):  # only stays with a radiograph need the second pass
-        blind = model(batch.matched_without_cxr())
-        without = without.index_copy(0, batch.cxr_of, blind.logits)
-    results = (output.logits, without, output.logits[:, :0] if weights is None else weights)
+    weights = output.modality_weights
+    without_cxr, without_ehr = output.logits, torch.full_like(output.logits, torch.nan)
+    if len(batch.cxr_of):  # only stays with a radiograph need the other passes
+        blind = model(batch.matched_without_cxr()).logits
+        without_cxr = without_cxr.index_copy(0, batch.cxr_of, blind)
+        alone = model.logits_without_ehr(batch, mean_hour)
+        without_ehr = without_ehr.index_copy(0, batch.cxr_of, at_least_float32(alone))
+    results = (output.logits, without_cxr, without_ehr, output.logits[:, :0] if weights is None else weights)
     return (batch.stay_id.cpu(), *(tensor.float().cpu() for tensor in results))

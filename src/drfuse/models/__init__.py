@@ -9,6 +9,7 @@ from importlib import import_module
 from inspect import isabstract
 from pkgutil import iter_modules
 
+from drfuse.models.additive_evidence import AdditiveEvidence
 from drfuse.models.base import (
     MODALITIES,
     FittedModel,
@@ -31,6 +32,7 @@ __all__ = [
     "DAFT",
     "MMTM",
     "MODALITIES",
+    "AdditiveEvidence",
     "CxrResNet",
     "DrFuse",
     "EhrLstm",

@@ -1,6 +1,7 @@
 """The contract of every model: a batch in, logits and named losses out."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -111,6 +112,20 @@ class FusionModel(HubModel, ABC):
     def shared_encoders(self) -> SharedEncoders:
         """Return the drfuse encoders in the model; none unless a subclass overrides this."""
         return SharedEncoders()
+
+    def logits_without_ehr(self, batch: Batch, mean_hour: Tensor) -> Tensor:
+        """Return the logits (M, C) of the stays with a radiograph when their EHR is taken away.
+
+        The model then reads a record that says nothing about its patient. Override this in a model that can
+        predict from the radiograph alone.
+
+        Args:
+            batch: The stays.
+            mean_hour: The features (F,) of an hour of that record (see `EhrFeatures.mean_record`).
+        """
+        if "cxr" not in self.reads:
+            return mean_hour.new_full((len(batch.cxr_of), batch.labels.shape[-1]), math.nan)
+        return self(batch.matched_without_ehr(mean_hour)).logits
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class LateFusion(FusionModel):
         cxr = self.cxr.loss(self.cxr.classify(h["cxr"], batch), batch)["total"]
         return {"total": ehr + cxr, "ehr": ehr, "cxr": cxr}
 
+    def logits_without_ehr(self, batch: Batch, mean_hour: Tensor) -> Tensor:
+        """Return the logits (M, C) of the radiographs' model."""
+        return self.cxr.logits_without_ehr(batch, mean_hour)
+
     def shared_encoders(self) -> SharedEncoders:
         """Return the encoders."""
         return SharedEncoders(ehr=[self.ehr.encoder], cxr=[self.cxr.encoder])

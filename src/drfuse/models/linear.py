@@ -240,6 +240,10 @@ class LogisticLate(_Logistic):
         pooled = logit_pool(ehr, torch.where(both, cxr, ehr))  # a NaN here would reach gradients
         return FusionOutput(torch.where(both, pooled, ehr))
 
+    def logits_without_ehr(self, batch: Batch, mean_hour: Tensor) -> Tensor:
+        """Return the logits (M, C) of the radiographs' model."""
+        return self.cxr.logits_without_ehr(batch, mean_hour)
+
     def fit(self, data: FittingData) -> None:
         """Fit both models."""
         self.ehr.fit(data)

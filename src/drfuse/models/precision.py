@@ -17,16 +17,17 @@ _Returned = TypeVar("_Returned")
 
 
 def in_float32(forward: Callable[..., _Returned]) -> Callable[..., _Returned]:
-    """Decorate a module's `forward` to run without autocast, on float32 in place of half precision.
+    """Decorate a module's `forward`, or a function of tensors, to run without autocast and half precision.
 
     bfloat16 has 8 significant bits: logits near 3 are at least 1/64 apart, so stays tie in their ranks, and
     modality weights do not add up to 1.
     """
 
     @wraps(forward)
-    def in_full(module: nn.Module, *tensors: Tensor) -> _Returned:
+    def in_full(*arguments: Any) -> _Returned:
+        tensors = [one for one in arguments if isinstance(one, Tensor)]
         with torch.autocast(tensors[0].device.type, enabled=False):
-            return forward(module, *map(at_least_float32, tensors))
+            return forward(*(at_least_float32(one) if isinstance(one, Tensor) else one for one in arguments))
 
     return in_full
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -294,6 +295,32 @@ def labels_figure(
     columns = min(len(systems) + (prevalence is not None), 6) or 1
     handles, _ = axes.get_legend_handles_labels()
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, markerscale=1.1)
+    return settled(figure)
+
+
+@styled()
+def advantage_figure(labels: Sequence[str], shares: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Draw for which share of the stays the radiograph tells more, a row a label and a column a system.
+
+    Args:
+        labels: The C labels.
+        shares: By system, the share for each label (C,).
+    """
+    table = np.column_stack(list(shares.values()))
+    figure = Figure(figsize=(3.6 + 0.62 * len(shares), 0.9 + 0.24 * len(labels)), layout="constrained")
+    axes = figure.add_subplot()
+    # blue: the EHR tells more, orange: the radiograph, as in the other figures
+    colours = LinearSegmentedColormap.from_list("advantage", ["#004c7a", "#f7f7f5", "#b03a00"])
+    axes.imshow(table, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(table):
+        colour = "white" if abs(share - 0.5) > 0.3 else INK
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
+    axes.set_xticks(range(len(shares)), [textwrap.fill(printable(name), 12) for name in shares])
+    axes.set_yticks(range(len(labels)), [textwrap.shorten(printable(name), 44) for name in labels])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("% of stays: orange where the radiograph tells more, blue where the EHR does")
     return settled(figure)
 
 
