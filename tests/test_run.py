@@ -13,6 +13,8 @@ from drfuse.run import Predictions, Run, RunFacts, predictions_file
 from drfuse.subsets import Split
 from tests.builders import left_in
 
+OPTIONAL = ("modality_weights", "logits_without_cxr", "logits_without_ehr")
+
 
 def example(weights: bool) -> Predictions:
     rng = np.random.default_rng(0)
@@ -25,6 +27,7 @@ def example(weights: bool) -> Predictions:
         labels=np.array([[0, 1], [1, 0], [1, 1]], np.uint8),
         modality_weights=rng.random((3, 2, 3)).astype(np.float32) if weights else None,
         logits_without_cxr=np.array([[1, np.nan], [2, 3], [4, 5]], np.float32) if weights else None,
+        logits_without_ehr=np.array([[1, 2], [np.nan, np.nan], [4, 5]], np.float32) if weights else None,
     )
 
 
@@ -37,7 +40,7 @@ def test_what_is_written_is_read(tmp_path: Path, weights: bool) -> None:
     assert read.stays.equals(written.stays)
     np.testing.assert_array_equal(read.logits, written.logits)
     np.testing.assert_array_equal(read.labels, written.labels)
-    for name in ("modality_weights", "logits_without_cxr"):
+    for name in OPTIONAL:
         if weights:
             np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
         else:
@@ -67,11 +70,11 @@ def test_one_split_is_read_as_if_chosen_afterwards(tmp_path: Path, weights: bool
         (Predictions.read(path, "test"), written.of_split("test")),
         (
             Predictions.read(path, "test", logits_only=True),
-            replace(written.of_split("test"), modality_weights=None, logits_without_cxr=None),
+            replace(written.of_split("test"), **dict.fromkeys(OPTIONAL)),
         ),
     ):
         assert read.stays.equals(expected.stays)
-        for name in ("logits", "labels", "modality_weights", "logits_without_cxr"):
+        for name in ("logits", "labels", *OPTIONAL):
             np.testing.assert_array_equal(getattr(read, name), getattr(expected, name))
     assert Predictions.read(path, "validation").logits.shape == (0, 2)
 

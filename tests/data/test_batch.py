@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drfuse.data import Batch, StoredBatch
-from tests.builders import make_batch
+from tests.builders import N_FEATURES, make_batch
 
 
 @pytest.mark.parametrize("cxr_of", [(), (0, 2), (3,), (0, 1, 2, 3)])
@@ -77,3 +77,15 @@ def test_every_field_moves_to_the_device() -> None:
     for field in fields(Batch):
         assert getattr(moved, field.name).device.type == "meta"
     assert moved.has_cxr.device.type == "meta"
+
+
+def test_without_the_ehr_matched_stays_keep_their_hours_and_images() -> None:
+    batch, mean_hour = make_batch(cxr_of=(0, 2), n_hours=(2, 3, 1)), torch.arange(N_FEATURES) + 1.0
+    found = batch.matched_without_ehr(mean_hour)
+    assert found.stay_id.tolist() == [100, 102]
+    assert found.cxr_of.tolist() == [0, 1]
+    assert torch.equal(found.cxr, batch.cxr)
+    assert torch.equal(found.labels, batch.labels[[0, 2]])
+    for row, n_hours in enumerate((2, 1)):
+        assert (found.ehr[row, :n_hours] == mean_hour).all()
+        assert not found.ehr[row, n_hours:].any()

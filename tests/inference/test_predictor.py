@@ -1,5 +1,6 @@
 """A run predicts with nothing beside it: its own cohort to the bit, and another of the same variables."""
 
+import inspect
 import json
 import math
 import shutil
@@ -18,10 +19,19 @@ from drfuse.data import Batch, Cohort
 from drfuse.errors import InputError
 from drfuse.inference import Predictor
 from drfuse.inference.predictor import predict_batch
-from drfuse.models import DAFT, CxrResNet, DrFuse, EhrTransformer, FusionModel, FusionOutput
+from drfuse.models import (
+    DAFT,
+    CxrResNet,
+    DrFuse,
+    EhrTransformer,
+    FittedModel,
+    FusionModel,
+    FusionOutput,
+    shipped_models,
+)
 from drfuse.run import Predictions, Run, RunFacts
 from drfuse.training import train
-from tests.builders import N_FEATURES, N_LABELS, make_batch, take_stays, tiny_drfuse
+from tests.builders import N_FEATURES, N_LABELS, TINY_SIZES, make_batch, take_stays, tiny_drfuse
 from tests.training.own_model import FirstHour
 
 TINY = partial(EhrTransformer, dim=8, heads=2, feedforward=16)
@@ -46,7 +56,7 @@ def test_a_run_predicts_its_own_cohort_to_the_bit(run: Path, small_cohort: Path)
     predicted = Predictor.open(run).predict(Cohort.open(small_cohort))
     assert predicted.stays.equals(written.stays)
     assert predicted.phenotypes == written.phenotypes
-    for name in ("logits", "labels", "logits_without_cxr"):
+    for name in ("logits", "labels", "logits_without_cxr", "logits_without_ehr"):
         np.testing.assert_array_equal(getattr(predicted, name), getattr(written, name))
 
 
@@ -70,7 +80,7 @@ def test_predictions_come_in_blocks_of_whole_batches(
     assert [len(block.stays) for block in blocks[:-1]] == [size] * (-(-len(whole.stays) // size) - 1)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
-    for name in ("logits", "labels", "logits_without_cxr"):
+    for name in ("logits", "labels", "logits_without_cxr", "logits_without_ehr"):
         np.testing.assert_array_equal(getattr(Predictions.concatenate(blocks), name), getattr(whole, name))
 
 
@@ -349,7 +359,7 @@ def calls_of(model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
     return seen
 
 
-def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
+def test_prediction_reads_matched_stays_again_without_either_modality(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, batch = tiny_drfuse().eval(), make_batch(cxr_of=(1, 3))
@@ -358,9 +368,31 @@ def test_prediction_reads_each_radiograph_once_and_matched_stays_again(
         alone = model(take_stays(batch, [1, 3]).keep_cxr(torch.tensor([], dtype=torch.int64))).logits
         seen = calls_of(model, monkeypatch)
         _, logits, without, _, _ = predict_batch(model, batch, torch.zeros(N_FEATURES))
-    assert seen == [(4, 2), (2, 0)]
+    assert seen == [(4, 2), (2, 0), (2, 2)]
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(without, torch.stack([expected[0], alone[0], expected[2], alone[1]]))
+
+
+@pytest.mark.parametrize("name", list(shipped_models()))
+def test_without_the_ehr_a_prediction_does_not_depend_on_the_record(name: str) -> None:
+    kind = shipped_models()[name]
+    torch.manual_seed(0)
+    taken = inspect.signature(kind).parameters
+    model = kind(
+        N_FEATURES, N_LABELS, **{key: size for key, size in TINY_SIZES.items() if key in taken}
+    ).eval()
+    batch, mean_hour = make_batch(cxr_of=(1, 3)), torch.ones(N_FEATURES)
+    other = replace(batch, ehr=batch.ehr + 1)
+    with torch.no_grad():
+        _, logits, _, one, _ = predict_batch(model, batch, mean_hour)
+        _, others, _, two, _ = predict_batch(model, other, mean_hour)
+    assert torch.equal(torch.nan_to_num(one), torch.nan_to_num(two))
+    assert one[[0, 2]].isnan().all()
+    assert one[[1, 3]].isnan().all() == ("cxr" not in model.reads)
+    if "ehr" not in model.reads:
+        assert torch.equal(one[[1, 3]], logits[[1, 3]])
+    elif not isinstance(model, FittedModel):
+        assert not torch.equal(logits, others)
 
 
 def test_without_radiographs_nothing_is_predicted_twice(monkeypatch: pytest.MonkeyPatch) -> None:

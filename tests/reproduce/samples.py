@@ -75,15 +75,17 @@ def predict(
     """Return what a system could say of all stays: noise that leans to the labels (N, C).
 
     One of radiographs alone says nothing of stays without, one of the EHR alone the same with and without.
+    From the radiograph alone, a fusion says something else again.
     """
     rng = np.random.default_rng([*system.encode(), len(train_on), seed])
     without = (rng.normal(size=labels.shape) + labels).astype(np.float32)
     with_cxr = (without + 0.5 * rng.normal(size=labels.shape) + 0.5 * labels).astype(np.float32)
+    alone = (with_cxr + rng.normal(size=labels.shape)).astype(np.float32)
     reads = paper_systems()[system].reads
     if list(reads) == ["ehr"]:
-        with_cxr = without
+        with_cxr, alone = without, np.full_like(without, np.nan)
     elif list(reads) == ["cxr"]:
-        without = np.full_like(without, np.nan)
+        without, alone = np.full_like(without, np.nan), with_cxr
     return Predictions(
         phenotypes=list(names),
         stays=make_cohort().stays.select("subject_id", "stay_id", "split", "has_cxr"),
@@ -91,6 +93,7 @@ def predict(
         labels=labels.astype(np.uint8),
         modality_weights=None,
         logits_without_cxr=without,
+        logits_without_ehr=np.where(HAS_CXR[:, None], alone, np.float32(np.nan)),
     )
 
 
@@ -139,15 +142,8 @@ def with_recalibrations(
 
 def only(predictions: Predictions, rows: NDArray[np.bool_]) -> Predictions:
     """Return the predictions of some stays."""
-    without = predictions.logits_without_cxr
-    return Predictions(
-        predictions.phenotypes,
-        predictions.stays.filter(rows),
-        predictions.logits[rows],
-        predictions.labels[rows],
-        None,
-        None if without is None else without[rows],
-    )
+    arrays = {name: array[rows] for name, array in predictions._arrays.items()}
+    return replace(predictions, stays=predictions.stays.filter(rows), **arrays)
 
 
 def macro(labels: NDArray[Any], scores: Floats) -> float:

@@ -293,7 +293,7 @@ def test_options_reach_every_training(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"what": "table5"}, "what is 'table5'; expected one of 'calibration'"),
+        ({"what": "table5"}, "what is 'table5'; expected one of 'advantage'"),
         ({"seeds": []}, "expected at least one seed"),
         ({"n_resamples": 0}, "n_resamples of at least 1"),
         ({"crop_size": 64}, "crop_size is 64, but the cohort's radiographs are only 48 pixels"),

@@ -17,6 +17,7 @@ from drfuse.run import Predictions, Run, RunFacts
 from drfuse.training import train
 from drfuse.training.matrix import specify
 from drfuse.training.options import TrainOptions
+from tests.reproduce.samples import only
 from tests.training.own_model import FirstHour
 
 Damage = Callable[[Run, Predictions], None]
@@ -54,14 +55,7 @@ def of_the_training_split(run: Run, predictions: Predictions) -> None:
 
 
 def of_half_of_the_stays(run: Run, predictions: Predictions) -> None:
-    half = np.arange(len(predictions.stays)) % 2 == 0
-    replace(
-        predictions,
-        stays=predictions.stays.filter(half),
-        logits=predictions.logits[half],
-        labels=predictions.labels[half],
-        logits_without_cxr=None,
-    ).write(run.predictions)
+    only(predictions, np.arange(len(predictions.stays)) % 2 == 0).write(run.predictions)
 
 
 def of_other_outcomes(run: Run, predictions: Predictions) -> None:

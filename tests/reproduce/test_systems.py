@@ -173,7 +173,7 @@ def test_arguments_go_before_a_system_s_own_and_change_none_of_it() -> None:
 
 def test_systems_are_chosen_by_name_each_once() -> None:
     asked_for = {*paper_systems()} - {system.name for system in choose_systems(None)}
-    assert asked_for == {"medfuse-stages", "medfuse-ii-stages", "lstm", "resnet34"}
+    assert asked_for == {"additive-evidence", "medfuse-stages", "medfuse-ii-stages", "lstm", "resnet34"}
     assert [system.title for system in choose_systems(["lstm"])] == ["LSTM"]
     chosen = choose_systems(["drfuse", "mmtm", "drfuse"])
     assert [system.title for system in chosen] == ["DrFuse", "MMTM"]

@@ -182,7 +182,7 @@ def test_predictions_are_those_of_one_process(both: tuple[TrainedRun, TrainedRun
     assert two.stays.equals(one.stays)
     np.testing.assert_array_equal(two.labels, one.labels)
     assert not list(both[1].folder.glob("**/*part-*"))
-    for name in ("logits", "logits_without_cxr", "modality_weights"):
+    for name in ("logits", "logits_without_cxr", "logits_without_ehr", "modality_weights"):
         if getattr(one, name) is not None:
             # sums in another order: nearly all agree closely, a few of MMTM's differ by 0.005
             of_two, of_one = getattr(two, name), getattr(one, name)
