@@ -41,7 +41,7 @@ def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str]) -> str:
             ("aligned", ["own", "others", "origin"]),
         ):
             lines += part_table(hospitals, systems, part, columns)
-        lines += factor_tables(hospitals, systems)
+        lines += factor_tables(hospitals, systems, perfect)
         if ablations:
             lines += ablation_table(hospitals[0], {OURS: titles[OURS], **ablations})
     return "\n".join(lines)
@@ -120,9 +120,16 @@ def part_table(
     return [*lines, ""]
 
 
-def factor_tables(hospitals: Hospitals, names: Mapping[str, str]) -> list[str]:
-    """Return the R2 of a linear probe for the factors from each representation, a table a system."""
-    lines: list[str] = []
+def factor_tables(hospitals: Hospitals, names: Mapping[str, str], readers: Mapping[str, str]) -> list[str]:
+    """Return the R2 of a linear probe for the factors from each representation, a table a system.
+
+    The first table has what perfect readers can know of them.
+    """
+    lines = _head("mean R2 of the best guess by a", [f"{group} factors" for group in GROUPS])
+    for reader, title in readers.items():
+        means = [_mean(hospitals, reader, "factors", f"shown -> {group}") for group in GROUPS]
+        lines.append(_row(title, [f"{mean:.2f}" for mean in means]))
+    lines.append("")
     for name, title in names.items():
         if not hospitals[-1][name].numbers.get("factors"):
             continue

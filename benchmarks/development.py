@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from drfuse.cohort import prepare
 from drfuse.data import Cohort, Subset
@@ -10,6 +11,14 @@ from drfuse.errors import InputError
 from drfuse.evaluation import macro_mean, prauc_auroc
 from drfuse.run import Predictions
 from drfuse.simulate import Kind, simulate
+
+BACKBONE: dict[str, Any] = {
+    "layer_type": "basic",
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128, 256],
+    "depths": [1, 1, 1, 1],
+}
+"""The ResNet of all systems that are measured, as in `small.yaml`."""
 
 MEASURED = (0, 1, 2)
 """The seeds of the hospitals that results are reported on: `claims.py` measures all three."""

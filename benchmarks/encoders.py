@@ -18,9 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.claims import BACKBONE
 from benchmarks.command import command
-from benchmarks.development import development_cohorts, unseen_prauc
+from benchmarks.development import BACKBONE, development_cohorts, unseen_prauc
 from benchmarks.results import markdown_table
 from drfuse.data import Batch, Cohort, CohortDataModule, Subset
 from drfuse.errors import InputError

@@ -38,6 +38,7 @@ def search(
     stays: int = 3000,
     cxr_rate: float = 0.5,
     image_size: int = 64,
+    systems: Sequence[str] | None = None,
     workers: int = 1,
 ) -> dict[str, dict[str, float]]:
     """Choose the settings of every system of `drfuse reproduce` that is not a variant of DrFuse.
@@ -52,6 +53,7 @@ def search(
         stays: Of each hospital.
         cxr_rate: Share of them with a radiograph.
         image_size: Side of the radiographs, in pixels.
+        systems: Names of systems of `drfuse reproduce`; by default, all that it compares unasked.
         workers: Runs at a time.
 
     Returns:
@@ -65,13 +67,13 @@ def search(
     own = {key: value for key, value in shared.items() if key not in ("seeds", "lr", "settings")}
     options = TrainOptions().changed(**own)
     # a solver fits the linear baselines, which have neither; variants take DrFuse's
-    systems = [system for system in choose_systems(None) if not (system.is_variant or system.reference)]
+    chosen = [system for system in choose_systems(systems) if not (system.is_variant or system.reference)]
     trials: dict[tuple[str, Setting], list[RunSpec]] = defaultdict(list)
     for cohort in development_cohorts(out, hospitals, stays, cxr_rate, image_size):
         for setting in itertools.product(lr, weight_decay):
             rate, decay = setting
             given = options.changed(weight_decay=decay)
-            cells = plan("table2", cohort, out / "runs", systems, [0], model_args, given, lr=rate)
+            cells = plan("table2", cohort, out / "runs", chosen, [0], model_args, given, lr=rate)
             for cell, spec in cells.items():
                 if cell.train_on == "matched":
                     trials[cell.system, setting].append(spec)

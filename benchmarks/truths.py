@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from drfuse.data import Cohort
+from drfuse.data.batch import Modality
 from drfuse.evaluation import SeededPrauc, calibration, missing_curve, modality_advantage, seeded_prauc
 from drfuse.inference import Predictor
 from drfuse.reproduce.representations import FOLDS, probe_origin
@@ -31,7 +32,7 @@ GROUPS = ("shared", "EHR-only", "CXR-only")
 PARTS = ("ehr_shared", "ehr_distinct", "shared", "cxr_shared", "cxr_distinct")
 _STAYS_AT_A_TIME = 256
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,32 @@ def measure_perfect(hospital: Path, cohort: Cohort, seed: int) -> dict[str, Meas
     truth = Truth.read(hospital).of(stays["stay_id"].to_numpy())
     labels = truth.labels.astype(np.uint8)
     columns = stays.select("subject_id", "stay_id", "split", "has_cxr")
+    tested = truth.of(stays["stay_id"].to_numpy()[cohort.rows("test", "matched")])
     found = {}
-    for name, reader in (
-        ("perfect reader of the EHR", "ehr"),
-        ("perfect reader of the radiograph", "cxr"),
-        ("perfect reader of both", "fused"),
+    for name, reader, readings in (
+        ("perfect reader of the EHR", "ehr", ("ehr",)),
+        ("perfect reader of the radiograph", "cxr", ("cxr",)),
+        ("perfect reader of both", "fused", ("ehr", "cxr")),
     ):
         logits = logit(truth.read_by(reader))  # type: ignore[arg-type]
         gone = logit(truth.read_by("ehr")) if reader != "cxr" else None
         one = Predictions(truth.phenotypes, columns, logits, labels, None, gone)
         praucs = _praucs(one, seed)
-        found[name] = Measured({"prauc": {key: float(of.values[0]) for key, of in praucs.items()}}, praucs)
+        numbers = {
+            "prauc": {key: float(of.values[0]) for key, of in praucs.items()},
+            "factors": _knowable_factors(tested, *readings),
+        }
+        found[name] = Measured(numbers, praucs)
     return found
+
+
+def _knowable_factors(truth: Truth, *modalities: Modality) -> dict[str, float]:
+    """Return the R2 of the factors' posterior means given what modalities show, by group of factors."""
+    disease = truth.disease
+    factors = truth.stays.select(disease.factors).to_numpy()
+    means, _ = disease.factors_given(*map(truth.readings, modalities))
+    r2 = r2_score(factors, means, multioutput="raw_values")
+    return {f"shown -> {group}": float(r2[chosen].mean()) for group, chosen in factor_groups(disease).items()}
 
 
 def _praucs(predictions: Predictions, seed: int) -> dict[str, SeededPrauc]:
@@ -185,7 +200,7 @@ def _representations(run: Path, cohort: Cohort, hospital: Path) -> dict[str, dic
         return {}
     subjects = cohort.stays["subject_id"].to_numpy()[rows]
     truth = Truth.read(hospital).of(cohort.stays["stay_id"].to_numpy()[rows])
-    disease = Disease.load()
+    disease = truth.disease
     factors = truth.stays.select(disease.factors).to_numpy()
     own, others = pair_correlations(h["ehr_shared"], h["cxr_shared"])
     told = {name: probe_factors(h[name], factors, subjects) for name in PARTS}

@@ -2,113 +2,183 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata
+import yaml
+from scipy.stats import spearmanr
 
-from benchmarks import claims
-from benchmarks.claims import measure, measure_gain, measure_weights, tables, variant_table
+from benchmarks.claim_tables import OURS, figures, gain, report
+from benchmarks.claims import ABLATIONS, SYSTEMS, claims
+from benchmarks.truths import (
+    PARTS,
+    Measured,
+    correlations,
+    factor_groups,
+    measure_perfect,
+    measure_run,
+    pair_correlations,
+    probe_factors,
+)
 from drfuse.data import Cohort
-from drfuse.demo import Demo, learn, run_of
-from drfuse.evaluation import evaluate_test_set
+from drfuse.demo import Demo, run_of
+from drfuse.evaluation import evaluate_test_set, seeded_prauc
+from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions
-from drfuse.simulate import Truth
-from drfuse.training import TrainOptions
+from drfuse.simulate import KINDS, Truth
+
+TITLES = {"drfuse": "DrFuse", "late-fusion": "late fusion", OURS: "additive evidence"}
 
 
-@pytest.fixture(scope="module")
-def measured(small_demo: Demo) -> dict[str, dict[str, float]]:
-    return measure(small_demo.folder)
+def made_up(seed: int, gain: float = 0.0) -> Measured:
+    """Return numbers of a run that was never trained; all of a seed are of the same stays."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random((200, 3)) < 0.4).astype(np.uint8)
+    scores = generator.normal(size=labels.shape) + labels + gain * labels
+    praucs = {
+        name: seeded_prauc(labels, [scores], np.arange(200), 50, seed) for name in ("matched", "gone", "full")
+    }
+    parts = {
+        "prauc": {name: float(one.values[0]) for name, one in praucs.items()},
+        "missing": {f"{share} %": 0.5 for share in (0, 25, 50, 75, 100)},
+        "weights": {
+            f"{said} {key}": 0.1
+            for said in ("advantage", "own", "knowable")
+            for key in ("pooled", "between", "within phenotypes", "within stays")
+        },
+        "calibration": {"both": 0.01, "EHR alone": 0.02, "radiograph alone": 0.03},
+        "aligned": {"own": 0.5, "others": 0.0, "origin": 0.9},
+        "factors": {
+            f"{part} -> {group}": 0.3
+            for part in (*PARTS, "shown")
+            for group in ("shared", "EHR-only", "CXR-only")
+        },
+    }
+    return Measured(parts, praucs)
 
 
-@pytest.mark.slow
-def test_everything_is_measured_and_shown(measured: dict[str, dict[str, float]]) -> None:
-    report = tables([measured, measured]) + variant_table({"DrFuse": measured})
-    assert "nan" not in report
-    for said in ("perfect model of both", "within phenotypes", "CXR-only factors", "Shock", "divergence"):
-        assert said in report
+@pytest.fixture
+def measured() -> dict[str, list[dict[str, Measured]]]:
+    def hospital(seed: int) -> dict[str, Measured]:
+        better = {name: made_up(seed, 0.5 if name == OURS else 0.0) for name in TITLES}
+        return better | {"perfect reader of both": made_up(seed, 1.0)}
+
+    first = hospital(0) | {name: made_up(0) for name in ABLATIONS}
+    return {kind: [first, hospital(1), hospital(2)] for kind in KINDS}
 
 
-@pytest.mark.slow
-def test_the_macro_prauc_is_that_of_the_demo(measured: dict[str, dict[str, float]], small_demo: Demo) -> None:
-    for contestant, reader in zip(small_demo.contestants, ("ehr", "cxr", "fused"), strict=True):
-        for test_set, one in contestant.measured.items():
-            assert measured["prauc"][f"{reader} {test_set}"] == one.prauc_macro.value
-            perfect = contestant.ceiling[test_set].prauc_macro.value
-            assert measured["prauc"][f"perfect {reader} {test_set}"] == perfect
+def test_every_number_is_shown(measured: dict[str, list[dict[str, Measured]]], tmp_path: Path) -> None:
+    text = report(measured, TITLES | {name: name for name in ABLATIONS})
+    assert "nan" not in text
+    for said in (
+        "Entangled hospitals",
+        "perfect reader",
+        "late fusion",
+        "CLUB",
+        "within phenotypes",
+        "corrected",
+    ):
+        assert said in text
+    widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert min(widths) >= 4
+    figures(measured, TITLES, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"claims-{what}.{kind}" for what in ("missing", "weights") for kind in ("svg", "png")
+    }
 
 
-@pytest.mark.slow
-def test_a_linear_model_is_trained_and_measured_as_the_others_are(small_demo: Demo, tmp_path: Path) -> None:
-    for name in ("hospital", "cohort"):
-        (tmp_path / name).symlink_to(small_demo.folder / name)
-    made = json.loads((tmp_path / "hospital" / "simulation.json").read_text())["options"]
-    simulated = {name: made[name] for name in ("stays", "cxr_rate", "image_size", "seed")}
-    name = "logistic-ehr"
-    learn(tmp_path, simulated, TrainOptions(), {name: claims.BASELINES[name]})
-    found = claims._measure_baselines(tmp_path, [name])
-    predictions = Predictions.read(run_of(tmp_path, name).predictions)
-    for test_set in ("matched", "full"):
-        expected = evaluate_test_set(predictions, test_set).prauc_macro
-        key = f"{name} {test_set}"
-        assert (found[key], found[f"{key} low"]) == (expected.value, expected.low)
+def test_a_gain_is_paired_by_hospital(measured: dict[str, list[dict[str, Measured]]]) -> None:
+    hospitals = measured["independent"]
+    same = gain(hospitals, "drfuse", "late-fusion", "matched")
+    assert same is not None
+    assert same.value == 0
+    better = gain(hospitals, OURS, "drfuse", "matched")
+    assert better is not None
+    of_hospitals = [
+        one[OURS].numbers["prauc"]["matched"] - one["drfuse"].numbers["prauc"]["matched"] for one in hospitals
+    ]
+    assert better.value == pytest.approx(np.mean(of_hospitals))
+    assert better.p < 0.05
 
 
-@pytest.mark.slow
-def test_the_pooled_correlation_is_spearman_s(
-    measured: dict[str, dict[str, float]], small_demo: Demo
-) -> None:
-    fused = Predictions.read(run_of(small_demo.folder, "fused").predictions)
-    cohort = Cohort.open(small_demo.folder / "cohort")
-    truth = Truth.read(small_demo.folder / "hospital").of(cohort.stays["stay_id"].to_numpy())
-    rows = cohort.rows("test", "matched")
-    assert fused.modality_weights is not None
-    ranks = [rankdata(x) for x in (fused.modality_weights[rows, :, 2], truth.cxr_advantage[rows])]
-    expected = np.corrcoef(*(rank.ravel() for rank in ranks))[0, 1]
-    assert measured["correlation"]["pooled"] == pytest.approx(expected)
-    assert measured["correlation"]["pooled low"] < expected < measured["correlation"]["pooled high"]
+def test_correlations_are_spearman_s() -> None:
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=(50, 4)) + np.arange(4)
+    assert set(correlations(np.exp(true), true).values()) == {pytest.approx(1)}
+    said = generator.normal(size=true.shape)
+    found = correlations(said, true)
+    assert found["pooled"] == pytest.approx(spearmanr(said.ravel(), true.ravel()).statistic)
+    within = [spearmanr(said[:, c], true[:, c]).statistic for c in range(4)]
+    assert found["within phenotypes"] == pytest.approx(np.mean(within))
 
 
-@pytest.mark.slow
-def test_weights_that_are_the_truth_correlate_perfectly(small_demo: Demo) -> None:
-    fused = Predictions.read(run_of(small_demo.folder, "fused").predictions)
-    truth = Truth.read(small_demo.folder / "hospital").of(fused.stays["stay_id"].to_numpy())
-    cxr = 1 / (1 + np.exp(-truth.cxr_advantage))
-    weights: Any = np.stack([1 - cxr, np.zeros_like(cxr), cxr], axis=-1)  # as exact as the truth
-    knowing = Predictions(fused.phenotypes, fused.stays, fused.logits, fused.labels, weights)
-    found = measure_weights(knowing, truth, n_resamples=3)["correlation"]
-    for key in ("pooled", "pooled, CXR less EHR weight", "within phenotypes (mean)", "within stays (mean)"):
-        assert found[key] == pytest.approx(1, abs=1e-6)
-    assert found["pooled, with the labels drawn"] < 0.9
-
-
-@pytest.mark.slow
-def test_a_model_gains_nothing_over_itself(small_demo: Demo) -> None:
-    fused = Predictions.read(run_of(small_demo.folder, "fused").predictions)
-    assert set(measure_gain(dict.fromkeys(("ehr", "cxr", "fused"), fused), 20).values()) == {0.0}
+def test_pairs_correlate_whatever_their_scale() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 300, 40))
+    own, others = pair_correlations(a, 1e-4 * a + 7)
+    assert own == pytest.approx(1)
+    assert abs(others) < 0.05
+    assert abs(pair_correlations(a, b)[0]) < 0.05
 
 
 def test_a_factor_that_is_in_a_representation_is_read_off() -> None:
     generator = np.random.default_rng(0)
     h = generator.standard_normal((400, 5))
     factors = np.column_stack([h @ [1, 2, 0, 0, -1], generator.standard_normal(400)])
-    r2 = claims._probe_factors(h, factors, np.arange(400) // 2)
+    r2 = probe_factors(h, factors, np.arange(400) // 2)
     assert r2[0] > 0.99
     assert r2[1] < 0.05
 
 
-def test_each_model_gets_what_was_chosen_for_its_system(tmp_path: Path) -> None:
-    file = tmp_path / "settings.yaml"
-    file.write_text(
-        "settings: {transformer: {lr: 1.0}, resnet50: {lr: 2.0}, drfuse: {lr: 3.0}, mmtm: {lr: 4.0}}"
-    )
-    own = claims._own_settings(file)
-    assert own.keys() == {*claims.MODELS, *claims.VARIANTS}
-    assert {name: options["lr"] for name, options in own.items() if name in claims.MODELS} == {
-        "ehr": 1.0,
-        "cxr": 2.0,
-        "fused": 3.0,
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_factor_is_in_one_group(kind: str) -> None:
+    groups = factor_groups(KINDS[kind].load())
+    assert (np.sum(list(groups.values()), axis=0) == 1).all()
+
+
+def test_every_ablation_changes_an_argument_of_additive_evidence() -> None:
+    assert set(SYSTEMS) <= paper_systems().keys()
+    known = paper_systems()[OURS].with_arguments({name: None for one in ABLATIONS.values() for name in one})
+    assert set(known["init_args"]) == {name for one in ABLATIONS.values() for name in one}
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_as_evaluate_and_the_truth_say(small_demo: Demo) -> None:
+    folder, run = small_demo.folder, run_of(small_demo.folder, "fused").folder
+    cohort = Cohort.open(folder / "cohort")
+    found = measure_run(run, folder / "hospital", cohort, seed=0).numbers
+    predictions = Predictions.read(run / "predictions.parquet")
+    for test_set in ("matched", "full"):
+        expected = evaluate_test_set(predictions, test_set).prauc_macro.value
+        assert found["prauc"][test_set] == pytest.approx(expected)
+    assert found["missing"]["100 %"] == pytest.approx(found["prauc"]["gone"])
+    rows = predictions.rows("test", "matched")
+    truth = Truth.read(folder / "hospital").of(predictions.stays["stay_id"].to_numpy())
+    assert predictions.modality_weights is not None
+    own = predictions.modality_weights[rows, :, 2] - predictions.modality_weights[rows, :, 0]
+    pooled = spearmanr(own.ravel(), truth.cxr_advantage[rows].ravel()).statistic
+    assert found["weights"]["own pooled"] == pytest.approx(pooled)
+    assert set(found["calibration"]) == {"both", "EHR alone", "radiograph alone"}
+    readers = measure_perfect(folder / "hospital", cohort, seed=0)
+    both, ehr = (readers[f"perfect reader of {what}"].numbers["prauc"] for what in ("both", "the EHR"))
+    assert both["matched"] > ehr["matched"] == both["gone"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    settings = {
+        "model_args": {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": "resnet18"},
+        "epochs": 1,
+        "crop_size": 16,
+        "settings": {"drfuse": {"lr": 1e-3}},
     }
-    assert {own[name]["lr"] for name in claims.VARIANTS} == {3.0}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
+    options = {"stays": 150, "image_size": 16, "seeds": (0,), "kinds": ("entangled",), "ablations": False}
+    systems = ("logistic-ehr", "drfuse", OURS)
+    out = tmp_path / "out"
+    text = claims(out, tmp_path / "small.yaml", systems=systems, **options)  # type: ignore[arg-type]
+    assert (out / "claims.md").read_text() == text
+    assert json.loads((out / "claims.json").read_text())["entangled"][0].keys() >= set(systems)
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("*/runs/*/model.safetensors")}
+    assert len(trained) == len(systems)
+    assert claims(out, tmp_path / "small.yaml", systems=systems, **options) == text  # type: ignore[arg-type]
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}

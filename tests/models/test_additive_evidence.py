@@ -33,7 +33,8 @@ def naive_logits(
     """Return l_S for stays given as the rows of their EHR and radiograph in h, None where S lacks it."""
     found = []
     for stay in rows:
-        logits, weighted, precisions = model.bias, torch.zeros(8), torch.ones(8)
+        logits: Tensor = model.bias
+        weighted, precisions = torch.zeros(8), torch.ones(8)
         for modality, row in zip(("ehr", "cxr"), stay, strict=True):
             if row is not None:
                 precision = h[f"{modality}_precision"][row]

@@ -34,4 +34,6 @@ def modality_advantage(
             f"the logits have shapes {both.shape}, {ehr.shape} and {cxr.shape}; expected equal ones"
         )
     p = expit(both)
-    return p * (log_expit(cxr) - log_expit(ehr)) + (1 - p) * (log_expit(-cxr) - log_expit(-ehr))
+    present, absent = log_expit(cxr) - log_expit(ehr), log_expit(-cxr) - log_expit(-ehr)
+    advantage: NDArray[np.float64] = p * present + (1 - p) * absent
+    return advantage

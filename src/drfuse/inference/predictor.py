@@ -162,9 +162,11 @@ class Predictor:
         predicted = self._map(predict, dataset, batches, num_workers, progress)
         largest = max(map(len, batches), default=1)
         while parts := list(islice(predicted, max(1, _STAYS_A_BLOCK // largest))):
-            stay_id, *logits, weights = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+            stay_id, logits, without_cxr, without_ehr, weights = (
+                torch.cat(part).numpy() for part in zip(*parts, strict=True)
+            )
             rows = np.searchsorted(dataset.cohort.stay_id, stay_id)
-            yield Outputs(rows, *logits, weights if weights.shape[1] else None)
+            yield Outputs(rows, logits, without_cxr, without_ehr, weights if weights.shape[1] else None)
             dataset.cohort.release()
 
     def predict_stays(self, ehr: Path | pl.DataFrame, cxr: Path | None = None) -> pl.DataFrame:

@@ -97,7 +97,7 @@ class AdditiveEvidence(FusionModel):
         subsets: Literal["every", "present"] = "every",
         shared_pooling: Literal["precision", "mean"] = "precision",
         alignment: Literal["none", "vicreg", "infonce"] = "vicreg",
-        alignment_weight: float = 0.1,
+        alignment_weight: float = 0.3,
         disentanglement: Literal["none", "cross-covariance", "club"] = "none",
         disentanglement_weight: float = 0.1,
         weights: Literal["advantage", "leave-one-out"] = "advantage",

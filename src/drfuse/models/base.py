@@ -125,7 +125,8 @@ class FusionModel(HubModel, ABC):
         """
         if "cxr" not in self.reads:
             return mean_hour.new_full((len(batch.cxr_of), batch.labels.shape[-1]), math.nan)
-        return self(batch.matched_without_ehr(mean_hour)).logits
+        output: FusionOutput = self(batch.matched_without_ehr(mean_hour))
+        return output.logits
 
 
 @dataclass(frozen=True)

@@ -87,4 +87,5 @@ class ClubBound(nn.Module):
     def _log_likelihood(self, parameters: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
         mean, log_variance = torch.func.functional_call(self.network, parameters, (a,)).chunk(2, dim=-1)
         log_variance = log_variance.tanh()  # as in the published code: bounded
-        return -((b - mean).square() / log_variance.exp() + log_variance) / 2
+        likelihood: Tensor = -((b - mean).square() / log_variance.exp() + log_variance) / 2
+        return likelihood
