@@ -99,7 +99,7 @@ class AdditiveEvidence(FusionModel):
         alignment: Literal["none", "vicreg", "infonce"] = "vicreg",
         alignment_weight: float = 0.3,
         disentanglement: Literal["none", "cross-covariance", "club"] = "none",
-        disentanglement_weight: float = 0.1,
+        disentanglement_weight: float = 1.0,
         weights: Literal["advantage", "leave-one-out"] = "advantage",
     ) -> None:
         super().__init__()
