@@ -111,9 +111,9 @@ def claims(
     if failed := train_all(every, workers):
         raise InputError(f"{len(failed)} runs failed, the first of them {failed[0]}")
     measured: dict[str, list[dict[str, Measured]]] = {}
-    for kind, of_kind in specs.items():
+    for kind in kinds:
         measured[kind] = []
-        for seed, of_seed in of_kind.items():
+        for seed, of_seed in specs[kind].items():
             hospital, cohort = out / f"{kind}-{seed}" / "hospital", cohorts[kind, seed]
             found = {name: measure_run(spec.folder, hospital, cohort, seed) for name, spec in of_seed.items()}
             measured[kind].append(found | measure_perfect(hospital, cohort, seed))

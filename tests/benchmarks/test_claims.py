@@ -104,7 +104,7 @@ def test_a_gain_is_paired_by_hospital(measured: dict[str, list[dict[str, Measure
 def test_correlations_are_spearman_s() -> None:
     generator = np.random.default_rng(0)
     true = generator.normal(size=(50, 4)) + np.arange(4)
-    assert set(correlations(np.exp(true), true).values()) == {pytest.approx(1)}
+    assert list(correlations(np.exp(true), true).values()) == pytest.approx([1] * 4)
     said = generator.normal(size=true.shape)
     found = correlations(said, true)
     assert found["pooled"] == pytest.approx(spearmanr(said.ravel(), true.ravel()).statistic)
@@ -168,11 +168,11 @@ def test_the_benchmark_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     settings = {
         "model_args": {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": "resnet18"},
         "epochs": 1,
-        "crop_size": 16,
+        "crop_size": 32,
         "settings": {"drfuse": {"lr": 1e-3}},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
-    options = {"stays": 150, "image_size": 16, "seeds": (0,), "kinds": ("entangled",), "ablations": False}
+    options = {"stays": 150, "image_size": 32, "seeds": (0,), "kinds": ("entangled",), "ablations": False}
     systems = ("logistic-ehr", "drfuse", OURS)
     out = tmp_path / "out"
     text = claims(out, tmp_path / "small.yaml", systems=systems, **options)  # type: ignore[arg-type]
