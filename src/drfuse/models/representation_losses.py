@@ -82,7 +82,8 @@ class ClubBound(nn.Module):
         fixed = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
         own = self._log_likelihood(fixed, a, b)
         others = self._log_likelihood(fixed, a, b.roll(1, dims=0))
-        return (own - others).mean(), fit
+        # information is never negative, and a bound below 0 would be lowered for ever
+        return (own - others).mean().clamp(min=0.0), fit
 
     def _log_likelihood(self, parameters: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
         mean, log_variance = torch.func.functional_call(self.network, parameters, (a,)).chunk(2, dim=-1)
