@@ -47,7 +47,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "said"),
     [
         ([], "evaluate"),
-        (["train", "--help"], "given by name: CxrResNet, DAFT, DrFuse,"),
+        (["train", "--help"], "given by name: AdditiveEvidence, CxrResNet, DAFT, DrFuse,"),
         (["train", "nowhere", "--out", "run"], "error: nowhere is not a cohort"),
         (
             ["train", "nowhere", "--out", "run", "--model.dim", "wide", "--lr", "x"],
@@ -310,8 +310,8 @@ def test_a_users_module_that_cannot_be_used_is_told_in_one_sentence(
 
 
 NAMES = (
-    "CxrResNet, DAFT, DrFuse, EhrLstm, EhrTransformer, LateFusion, LogisticCxr, LogisticEhr, LogisticLate, "
-    "MMTM, MedFuse"
+    "AdditiveEvidence, CxrResNet, DAFT, DrFuse, EhrLstm, EhrTransformer, LateFusion, LogisticCxr, "
+    "LogisticEhr, LogisticLate, MMTM, MedFuse"
 )
 
 

@@ -368,7 +368,7 @@ def test_prediction_reads_matched_stays_again_without_either_modality(
         alone = model(take_stays(batch, [1, 3]).keep_cxr(torch.tensor([], dtype=torch.int64))).logits
         seen = calls_of(model, monkeypatch)
         _, logits, without, _, _ = predict_batch(model, batch, torch.zeros(N_FEATURES))
-    assert seen == [(4, 2), (2, 0), (2, 2)]
+    assert seen == [(4, 2), (2, 2), (2, 0)]
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(without, torch.stack([expected[0], alone[0], expected[2], alone[1]]))
 

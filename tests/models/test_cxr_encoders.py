@@ -30,7 +30,7 @@ from drfuse.models.cxr_encoders import (
     pretrained_configs,
 )
 from drfuse.models.sizes import BackboneSpec
-from tests.builders import TINY_BACKBONE, make_batch, n_parameters
+from tests.builders import N_FEATURES, TINY_BACKBONE, make_batch, n_parameters
 
 STEM_WEIGHTS_PER_CHANNEL = 64 * 7 * 7
 
@@ -326,3 +326,17 @@ def test_a_backbone_is_built_again_from_its_configuration_alone(tmp_path: Path) 
 def test_a_configuration_that_loads_something_is_refused(fields: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         build_backbone(fields)
+
+
+def test_while_remembering_a_backbone_runs_once_on_the_same_radiographs() -> None:
+    encoder, batch, runs = cxr_encoder().eval(), make_batch(cxr_of=(0, 2)), list[int]()
+    encoder.backbone.register_forward_pre_hook(lambda *_: runs.append(1))
+    with torch.no_grad():
+        expected = encoder(batch)
+        with encoder.remembering():
+            again = [encoder(batch), encoder(batch.matched_without_ehr(torch.zeros(N_FEATURES)))]
+            other = encoder(replace(batch, cxr=batch.cxr.clone() + 1))
+        encoder(batch)
+    assert len(runs) == 4
+    assert all(torch.equal(one, expected) for one in again)
+    assert not torch.equal(other, expected)

@@ -1,7 +1,7 @@
 """Predicts the stays of a cohort with a trained run."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -347,13 +347,16 @@ def predict_batch(model: FusionModel, batch: Batch, mean_hour: Tensor) -> tuple[
     EHR removed (B, C), and modality weights (B, C, 3), or (B, 0) if the model has none. `mean_hour` (F,) is
     an hour of a record that says nothing.
     """
-    output = model(batch)
-    weights = output.modality_weights
-    without_cxr, without_ehr = output.logits, torch.full_like(output.logits, torch.nan)
-    if len(batch.cxr_of):  # only stays with a radiograph need the other passes
-        blind = model(batch.matched_without_cxr()).logits
-        without_cxr = without_cxr.index_copy(0, batch.cxr_of, blind)
-        alone = model.logits_without_ehr(batch, mean_hour)
-        without_ehr = without_ehr.index_copy(0, batch.cxr_of, at_least_float32(alone))
+    with ExitStack() as remembering:
+        for encoder in model.shared_encoders().cxr:
+            remembering.enter_context(encoder.remembering())
+        output = model(batch)
+        weights = output.modality_weights
+        without_cxr, without_ehr = output.logits, torch.full_like(output.logits, torch.nan)
+        if len(batch.cxr_of):  # only stays with a radiograph need the other passes
+            alone = model.logits_without_ehr(batch, mean_hour)
+            without_ehr = without_ehr.index_copy(0, batch.cxr_of, at_least_float32(alone))
+            blind = model(batch.matched_without_cxr()).logits
+            without_cxr = without_cxr.index_copy(0, batch.cxr_of, blind)
     results = (output.logits, without_cxr, without_ehr, output.logits[:, :0] if weights is None else weights)
     return (batch.stay_id.cpu(), *(tensor.float().cpu() for tensor in results))

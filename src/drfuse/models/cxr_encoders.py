@@ -53,6 +53,7 @@ class CxrEncoder(nn.Module):
 
     kept: Tensor | None
     runs_on_none = False
+    _last: tuple[Tensor, Tensor] | None = None  # radiographs and their features, while `remembering`
 
     def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
@@ -65,9 +66,26 @@ class CxrEncoder(nn.Module):
         """Return the representations (M, D) of a batch's radiographs."""
         if len(batch.cxr) == 0 and not (self.training and self.runs_on_none):
             return self.project.weight.new_zeros(0, self.project.out_features)
-        pooled = self.pool(batch.cxr) if self.kept is None else self.kept[batch.cxr_row]
+        if self.kept is not None:
+            pooled = self.kept[batch.cxr_row]
+        elif self._last is not None and self._last[0] is batch.cxr:
+            pooled = self._last[1]
+        else:
+            pooled = self.pool(batch.cxr)
+        if self._last is not None:
+            self._last = (batch.cxr, pooled)
         projected: Tensor = self.project(pooled)
         return projected
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Run the backbone only once on the same radiographs, for several passes without gradients."""
+        nothing = self.project.weight.new_zeros(0)
+        self._last = (nothing, nothing)
+        try:
+            yield
+        finally:
+            self._last = None
 
     def pool(self, cxr: Tensor) -> Tensor:
         """Return the backbone's features (M, channels) of cxr (M, 1, H, W), averaged over space."""
