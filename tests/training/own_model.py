@@ -30,6 +30,15 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and has not ended."""
+    state = Path(f"/proc/{pid}/stat")
+    try:
+        return state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class FirstHour(FusionModel):
     """A linear layer on the features of a stay's first hour; it has no modality weights."""
 

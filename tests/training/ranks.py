@@ -1,18 +1,25 @@
 """What the tests of several processes run in each of them."""
 
+import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 from torch import Tensor, nn
 
 from drfuse.data import Batch
 from drfuse.errors import InputError
+from drfuse.failures import explained_failures
 from drfuse.models import FusionOutput
 from drfuse.models.batch_norm import SyncedBatchNorm2d
 from drfuse.training import train
@@ -157,3 +164,45 @@ def sleep(folder: Path) -> None:
     """Leave the number of this process in a folder, and do nothing for long."""
     (folder / str(os.getpid())).touch()
     time.sleep(600)
+
+
+def train_as(
+    rank: int, port: int, endings: Mapping[str, str], said: Path, seconds_to_meet: int, **options: Any
+) -> None:
+    """Train as one of the two processes of a SLURM step, and end as a command does.
+
+    Args:
+        rank: This process.
+        port: Where the two meet.
+        endings: By the import path of a function, how this process ends when it calls that: `kill`, `exit`,
+            `raise` or `sleep`.
+        said: File for what it says.
+        seconds_to_meet: How long it waits for the other one.
+        options: Arguments of `train`.
+    """
+    multiprocessing.set_start_method("fork", force=True)  # as in a command
+    terminal = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(terminal, stream)
+    step = {"STEP_NUM_TASKS": 2, "STEP_NUM_NODES": 1, "PROCID": rank, "LOCALID": rank, "NODEID": 0}
+    os.environ |= {f"SLURM_{name}": str(value) for name, value in step.items()}
+    os.environ |= {"SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(port)}
+    with ExitStack() as patches:
+        for module in ("distributed", "peers"):
+            patches.enter_context(patch(f"drfuse.training.{module}.SECONDS_TO_MEET", seconds_to_meet))
+        patches.enter_context(patch("drfuse.training.peers._SECONDS_TO_LEAVE", 2))
+        for place, how in endings.items():
+            patches.enter_context(patch(place, partial(_end, how, said)))
+        with explained_failures("train", Console(stderr=True)):
+            train(**options)
+
+
+def _end(how: str, said: Path, *_: Any, **__: Any) -> None:
+    if how == "sleep":
+        said.with_suffix(f".sleeps-{os.getpid()}").touch()
+        time.sleep(600)
+    if how == "raise":
+        raise InputError("a reason of its own")
+    if how == "exit":
+        sys.exit(3)
+    os.kill(os.getpid(), signal.SIGKILL)

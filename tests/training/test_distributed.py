@@ -24,7 +24,7 @@ from drfuse.training import FusionTraining, TrainedRun, TrainOptions, train
 from drfuse.training.distributed import Ranks, start_ranks
 from tests.builders import TINY_BACKBONE, make_batch, take_stays, tiny_drfuse
 from tests.training import ranks as in_ranks
-from tests.training.own_model import FirstHour, Killed, interrupt_second, wait_until
+from tests.training.own_model import FirstHour, Killed, interrupt_second, is_running, wait_until
 
 SMALL = {"dim": 8, "cxr_backbone": TINY_BACKBONE}
 TRAININGS: dict[str, dict[str, Any]] = {
@@ -237,14 +237,6 @@ def test_an_interruption_ends_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         start_ranks(in_ranks.sleep, {"folder": tmp_path}, 2)
     assert not any(is_running(int(path.name)) for path in tmp_path.iterdir())
-
-
-def is_running(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    try:
-        return state.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def torchrun(monkeypatch: pytest.MonkeyPatch, **variables: int) -> None:
