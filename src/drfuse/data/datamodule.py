@@ -14,7 +14,7 @@ from drfuse.data.augmentation import CxrTransform
 from drfuse.data.batch import Batch, Modality, StoredBatch
 from drfuse.data.cohort import Cohort
 from drfuse.data.dataset import CxrContent, StayDataset
-from drfuse.data.loader import BatchLoader, EvaluationBatches, batch_loader, split_rows
+from drfuse.data.loader import BatchLoader, EvaluationBatches, batch_loader, outlive_signals, split_rows
 from drfuse.data.sampler import EvenBatches
 from drfuse.errors import InputError, check_choice
 from drfuse.subsets import Split, Subset
@@ -116,7 +116,7 @@ class CohortDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Return batches with even shares of radiographs, in a new order each epoch."""
-        return batch_loader(self.dataset, self._training_batches(), self.num_workers)
+        return batch_loader(self.dataset, self._training_batches(), self.num_workers, outlive_signals)
 
     def val_dataloader(self) -> BatchLoader:
         """Return the validation split in order, or this process's part of each batch."""
@@ -126,7 +126,7 @@ class CohortDataModule(L.LightningDataModule):
             else np.array_split(np.asarray(batch, np.int64), self.n_ranks)[self.rank].tolist()
             for batch in split_rows(self.validation_rows, self.batch_size)
         ]
-        return batch_loader(self.dataset, batches, self.num_workers)
+        return batch_loader(self.dataset, batches, self.num_workers, outlive_signals)
 
     def transfer_batch_to_device(
         self,

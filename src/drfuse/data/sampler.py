@@ -43,6 +43,7 @@ class EvenBatches(Sampler[list[int]]):
         self.rank, self.n_ranks = rank, n_ranks
         self.accumulate = accumulate
         self.epoch = 0
+        self.first = 0  # the batch at which the next epoch starts, when a training goes on inside it
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch whose order is drawn next."""
@@ -68,7 +69,8 @@ class EvenBatches(Sampler[list[int]]):
             [(np.arange(len(group)) + generator.random()) / max(1, len(group)) for group in self.groups]
         )
         order = fraction.argsort(kind="stable")
-        for batch in np.split(order, np.cumsum(self.sizes)[:-1]):
+        first, self.first = self.first, 0
+        for batch in np.split(order, np.cumsum(self.sizes)[:-1])[first:]:
             part = part_of(batch, batch < len(self.groups[0]), self.rank, self.n_ranks)
             yield shuffled[part].tolist()
 

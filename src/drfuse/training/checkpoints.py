@@ -1,7 +1,8 @@
-"""The checkpoints of a run: of the last two epochs, to resume from, and of the best epoch, to keep.
+"""The checkpoints of a run: its last two states, to resume from, and that of the best epoch, to keep.
 
-Each is written beside its place and then renamed. `sums.json` beside them has their SHA-256; a checkpoint
-that is damaged is not used.
+A state is that after an epoch, or after the step at which a signal stopped the training. A run that is killed
+loses what came after its last state. Each checkpoint is written beside its place and then renamed.
+`sums.json` beside them has their SHA-256; a checkpoint that is damaged is not used.
 """
 
 import json
@@ -35,7 +36,7 @@ SUMS = "sums.json"
 """In the folder of checkpoints: by name, the SHA-256 of what was written under it, the latest last."""
 
 PREVIOUS = "previous.ckpt"
-"""The state after the epoch before the last complete one."""
+"""The state before the last one."""
 
 _LAST = "last.ckpt"
 _SUMS_KEPT = 3  # of the last checkpoint, the one before it and one that is about to appear
@@ -136,7 +137,7 @@ def _read_sums(folder: Path) -> dict[str, list[str]] | None:
 
 
 def checkpoint_callbacks(run: Run, patience: int) -> list[L.Callback]:
-    """Return callbacks for early stopping, the weights of the best epoch and the state after the last one."""
+    """Return callbacks for early stopping, the weights of the best epoch and the state after each one."""
     return [
         EarlyStopping(**MONITORED, patience=patience, check_finite=False),
         _BestCheckpoint(
@@ -236,7 +237,8 @@ def _load_or_replace(path: Path, run: Run) -> dict[str, Any]:
         epoch = re.search(r"epoch=(\d+)", path.name)
         for last in (run.last_checkpoint, run.last_checkpoint.with_name(PREVIOUS)):
             with suppress(DamagedRunError):
-                if epoch and (checkpoint := load_checkpoint(last))["epoch"] == int(epoch[1]):
+                checkpoint = load_checkpoint(last)
+                if epoch and complete_epochs(checkpoint) == checkpoint["epoch"] + 1 == int(epoch[1]) + 1:
                     logger.warning("%s is damaged; %s has the same weights", path, last.name)
                     return checkpoint
         raise
@@ -246,7 +248,12 @@ def is_done(checkpoint: dict[str, Any], epochs: int, patience: int) -> bool:
     """Return whether training was complete when a checkpoint was written."""
     states = checkpoint["callbacks"].items()
     waited = max((state["wait_count"] for key, state in states if key.startswith("EarlyStopping")), default=0)
-    return bool(checkpoint["epoch"] + 1 >= epochs or waited >= patience)
+    return complete_epochs(checkpoint) >= epochs or waited >= patience
+
+
+def complete_epochs(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many epochs were complete when a checkpoint was written, validation included."""
+    return int(checkpoint["epoch"]) + (not checkpoint.get("mid_epoch", False))
 
 
 def _score(checkpoint: dict[str, Any]) -> tuple[float, int]:

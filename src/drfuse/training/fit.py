@@ -29,6 +29,7 @@ from drfuse.models.hub import describe_model, save_weights
 from drfuse.run import Predictions, Run, RunFacts, predictions_file
 from drfuse.training.checkpoints import (
     checkpoint_callbacks,
+    complete_epochs,
     is_done,
     load_best,
     load_checkpoint,
@@ -36,6 +37,7 @@ from drfuse.training.checkpoints import (
 )
 from drfuse.training.claim import claim
 from drfuse.training.distributed import Ranks, check_devices, start_ranks
+from drfuse.training.interruption import StopAtSignal
 from drfuse.training.metrics import MacroPrauc
 from drfuse.training.module import FusionTraining
 from drfuse.training.network import (
@@ -92,7 +94,11 @@ def fit_run(
         options.precision,
         max_epochs=options.epochs,
         accumulate_grad_batches=options.accumulate,
-        callbacks=[*checkpoint_callbacks(run, options.patience), *callbacks],
+        callbacks=[
+            *checkpoint_callbacks(run, options.patience),
+            *callbacks,
+            StopAtSignal(run.last_checkpoint, ranks),
+        ],
         logger=[CSVLogger(run.folder, run.logs.name), TensorBoardLogger(run.folder, run.logs.name, "")],
         enable_progress_bar=progress,
     )
@@ -176,7 +182,7 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
     if isinstance(network, FittedModel):
         result = TrainedRun(run.folder, 0, _fit_in_one_call(network, data), 1)
     else:
-        n_epochs = load_checkpoint(run.last_checkpoint)["epoch"] + 1
+        n_epochs = complete_epochs(load_checkpoint(run.last_checkpoint))
         best = load_best(run)
         restore_weights(fusion, best, run.checkpoints)
         result = TrainedRun(run.folder, best["epoch"], best["val_prauc"], n_epochs)

@@ -10,9 +10,9 @@ import lightning as L
 import polars as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from drfuse.data.batch import Batch
+from drfuse.data.loader import TrainingLoader
 from drfuse.errors import InputError
 from drfuse.files import write_whole
 from drfuse.models.base import FusionModel, FusionOutput
@@ -20,6 +20,7 @@ from drfuse.training.distributed import Ranks
 from drfuse.training.metrics import MONITORED, MacroPrauc, MeanLosses
 from drfuse.training.optimizers import cosine, make_optimizer
 from drfuse.training.options import TrainOptions
+from drfuse.training.randomness import random_state, restore_random_state
 from drfuse.training.split_model import SplitModel
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,9 @@ class FusionTraining(L.LightningModule):
     """Trains a model and tracks its macro PRAUC on the validation split.
 
     With `accumulate`, each batch is weighted by its stays, so that a step has the gradient of the mean loss
-    over its stays, even in the shorter last step of an epoch. Each epoch has its own seed, so that a resumed
-    run continues as if it had never stopped.
+    over its stays, even in the shorter last step of an epoch. Each epoch has its own seed, and checkpoints
+    have the losses of their epoch and the states of all random generators, so that a resumed run continues as
+    if it had never stopped.
 
     Args:
         model: The model.
@@ -57,16 +59,36 @@ class FusionTraining(L.LightningModule):
         self.cohort = cohort
         self.train_losses = MeanLosses()
         self.val_losses = MeanLosses()
-        self.rank = 0 if ranks is None else ranks.rank
-        self.split = None if ranks is None or ranks.is_alone else SplitModel(model)
+        self.ranks = ranks or Ranks()
+        self.split = None if self.ranks.is_alone else SplitModel(model)
         self.not_finite = not_finite
         self._unchecked: list[tuple[Tensor, Tensor]] = []  # the loss and the stays of each batch
         self.val_prauc = MacroPrauc()
         self.latest_val_prauc = math.nan
+        self._resumed: dict[str, Any] = {}  # a checkpoint
+        self._before_validation: dict[str, Any] = {}
+
+    def on_train_start(self) -> None:
+        """Go on with the batches, the losses and the random numbers of a checkpoint."""
+        checkpoint, self._resumed = self._resumed, {}
+        if "random_states" not in checkpoint:
+            return
+        if checkpoint["mid_epoch"]:  # Lightning forgets it if a schedule of the learning rate is made first
+            state = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
+            cast(TrainingLoader, self.trainer.train_dataloader).load_state_dict(state)
+        self._seed_epoch()  # for a device that the checkpoint has no state of
+        if len(states := checkpoint["random_states"]) == self.ranks.size:
+            restore_random_state(states[self.ranks.rank], self.device)
+        sums, n_stays = checkpoint["train_losses"]
+        self.train_losses.sums = {name: total.to(self.device) for name, total in sums.items()}
+        self.train_losses.n_stays = dict(n_stays)
 
     def on_train_epoch_start(self) -> None:
         """Seed this epoch's dropout, augmentation and dropped radiographs."""
-        torch.manual_seed(self.options.seed * 1_000_003 + self.current_epoch + (self.rank << 53))
+        self._seed_epoch()
+
+    def _seed_epoch(self) -> None:
+        torch.manual_seed(self.options.seed * 1_000_003 + self.current_epoch + (self.ranks.rank << 53))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the total loss."""
@@ -77,33 +99,41 @@ class FusionTraining(L.LightningModule):
         return losses["total"] * self._weight(batch_idx) if self.options.accumulate > 1 else losses["total"]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Check the losses, but only now and then: reading them waits for the device.
+        """Check the losses, but only now and then: reading them waits for the device."""
+        if (batch_idx + 1) % _STEPS_BETWEEN_CHECKS == 0 or self.trainer.is_last_batch:
+            self.check_losses()
+
+    def check_losses(self) -> None:
+        """Check the losses since the last check.
 
         Raises:
             InputError: If one of them was not finite.
         """
-        if (batch_idx + 1) % _STEPS_BETWEEN_CHECKS == 0 or self.trainer.is_last_batch:
-            total = self.train_losses.compute()["total"].item()
-            if not math.isfinite(total):
-                raise InputError(
-                    f"the training loss is {total} in epoch {self.current_epoch}; "
-                    "lower --lr or --weight-decay, or check the model for a division by zero or a "
-                    f"logarithm of 0{self._write_not_finite()}"
-                )
-            self._unchecked.clear()
+        total = self.train_losses.compute()["total"].item()
+        if not math.isfinite(total):
+            raise InputError(
+                f"the training loss is {total} in epoch {self.current_epoch}; "
+                "lower --lr or --weight-decay, or check the model for a division by zero or a "
+                f"logarithm of 0{self._write_not_finite()}"
+            )
+        self._unchecked.clear()
 
     def _write_not_finite(self) -> str:
         """Write the stays of the first batch whose loss was not finite, and return where they are."""
         found = next((stays for loss, stays in self._unchecked if not loss.isfinite()), None)
         if found is None or self.not_finite is None:
             return ""
-        if self.rank == 0:
+        if self.ranks.is_first:
             write_whole(self.not_finite, pl.DataFrame({"stay_id": found.cpu().numpy()}).write_csv())
         return f"; {self.not_finite} has the stays of the first such batch"
 
     def on_train_epoch_end(self) -> None:
         """Log the mean training losses."""
         self._log("train", self.train_losses)
+
+    def on_validation_start(self) -> None:
+        """Keep the states of the random generators, for a training that stops in its validation."""
+        self._before_validation = random_state(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect logits and labels, and log the losses."""
@@ -131,9 +161,18 @@ class FusionTraining(L.LightningModule):
         self.val_prauc.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the cohort's fingerprint and the validation PRAUC."""
+        """Store the cohort's fingerprint, the validation PRAUC, and what a resumed training needs."""
         checkpoint["cohort"] = self.cohort
         checkpoint["val_prauc"] = self.latest_val_prauc
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        checkpoint["mid_epoch"] = epochs.processed < epochs.ready
+        own = self._before_validation if self.trainer.validating else random_state(self.device)
+        checkpoint["random_states"] = self.ranks.gather(own)
+        checkpoint["train_losses"] = (self.train_losses.sums, self.train_losses.n_stays)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what training goes on with until the model is on its device."""
+        self._resumed = checkpoint
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, unless the learning rate is constant, its schedule by step."""
@@ -152,7 +191,7 @@ class FusionTraining(L.LightningModule):
 
     def _weight(self, batch_idx: int) -> float:
         """Return a batch's share of its step's stays, times `accumulate`, by which Lightning divides."""
-        sizes = cast(DataLoader[Batch], self.trainer.train_dataloader).sampler.sizes  # type: ignore[attr-defined]
+        sizes = cast(TrainingLoader, self.trainer.train_dataloader).sampler.sizes
         first = batch_idx - batch_idx % self.options.accumulate
         share: float = sizes[batch_idx] / sum(sizes[first : first + self.options.accumulate])
         return share * self.options.accumulate

@@ -49,7 +49,8 @@ def train(
 ) -> TrainedRun:
     """Train a model on a cohort, keep its best weights, and predict every stay.
 
-    An interrupted run resumes after its last complete epoch when it is started again with the same options.
+    A run that SIGINT or SIGTERM stops resumes after the step that it was at when it is started again with the
+    same options, and ends as if it had not been stopped. A run that is killed resumes after an epoch.
     A `FittedModel` has no epochs: its own `fit` is called once.
 
     Args:

@@ -87,5 +87,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
             yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
+    finally:
+        trainer.fit_loop.teardown()  # after an interrupted validation, Lightning does not
     if trainer.state.status != TrainerStatus.FINISHED:
         raise KeyboardInterrupt
