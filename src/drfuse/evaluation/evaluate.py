@@ -1,7 +1,6 @@
 """A run's predictions -> metrics, calibration, net benefit, prediction sets and groups of patients."""
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -368,7 +367,9 @@ def _write(files: Run, measured: list[Evaluation]) -> None:
         except (ValueError, LookupError, TypeError, AttributeError):  # perhaps of an earlier version
             logger.warning("%s was damaged; it now holds only these test sets", files.metrics)
             sets = new
-    write_whole(files.metrics, json.dumps({"test": sets}, indent=2, ensure_ascii=False) + "\n")
+    for path in reversed(tables):  # a command that is killed leaves no table of other metrics
+        path.unlink(missing_ok=True)
+    files.write_metrics({"test": sets})
     for path, rows in tables.items():
         _write_table(path, rows)
 
