@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_sett
 from jsonargparse._actions import ActionConfigFile  # type checkers do not find it in the package itself
 
 from drfuse.errors import InputError
-from drfuse.escapes import on_one_line
+from drfuse.escapes import on_one_line, without_secrets
 from drfuse.failures import DEBUG, explained_failures, split_debug
 from drfuse.files import private
 from drfuse.imports import (
@@ -95,7 +95,8 @@ class Parser(ArgumentParser):
         problem = _NOT_A_NAME.sub(rf"expected one of {names}, or the import path of a class, got \1", problem)
         problem = _OF_A_CLASS.sub(lambda found: f"{found[1]}.{found[2]}: {found[3] or _NO_ARGUMENT}", problem)
         problem = _NOT_A_CLASS.sub(r"expected the import path of a class, got \2 (\1)", problem)
-        self.exit(2, f"{self.prog}: error: {on_one_line(problem)}; see `{self.prog} --help`\n")
+        problem = on_one_line(without_secrets(problem))
+        self.exit(2, f"{self.prog}: error: {problem}; see `{self.prog} --help`\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:  # noqa: D102
         self._print_message(message or "", sys.stderr)

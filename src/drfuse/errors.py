@@ -5,14 +5,26 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from drfuse.escapes import without_secrets, without_values
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ERRNO = re.compile(r"(?:os error|\[?errno) (\d+)", re.IGNORECASE)  # as libraries write it
 
 _OF_PYTORCH = re.compile(r"^\[enforce fail at [^\]]*\] *\. *")
 
 
+_QUOTING = re.compile(r"(_?duckdb|google|pandas|PIL|polars|psycopg|py4j|pyarrow|pyspark|yaml)\b")
+"""Libraries that quote cells, rows or names of patients' files in their errors."""
+
+
 class InputError(ValueError):
-    """Invalid input; the message says what was expected, what arrived and what to do."""
+    """Invalid input; the message says what was expected, what arrived and what to do.
+
+    It never holds a password.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(without_secrets(one) if isinstance(one, str) else one for one in arguments))
 
 
 class MissingInputError(InputError, FileNotFoundError):
@@ -40,14 +52,39 @@ def is_full_disk(error: BaseException) -> bool:
     return (getattr(error, "errno", None) or number) in _NO_SPACE
 
 
+def reason_of(error: BaseException) -> str:
+    r"""Return what an error says, on one line, without secrets and what may be a cell of a table.
+
+    Only the first line of a library of tables is taken, as rows may follow.
+
+    >>> reason_of(ValueError("a plain\nreason"))
+    'a plain reason'
+    """
+    text = str(error).strip()
+    if isinstance(error, InputError) or not _QUOTING.match(type(error).__module__):
+        return without_secrets(" ".join(text.split()))
+    first = text.splitlines()[0].rstrip(".;") if text else type(error).__name__
+    return without_secrets(without_values(first))
+
+
+def without_data(error: BaseException) -> str:
+    """Return `reason_of` an error, which from now on says no more than that, also in a traceback."""
+    reason = reason_of(error)
+    error.args = (reason,)
+    return reason
+
+
 def describe_os_error(error: BaseException) -> str:
     """Return in one sentence what the system refused, on which file, and what to do about a full disk.
 
     >>> describe_os_error(PermissionError(13, "Permission denied", "out"))
     'out: Permission denied'
+    >>> describe_os_error(OSError(28, "No space left on device", "here", None, "there")).partition(";")[0]
+    'no space is left on the disk to write there'
     """
     name = getattr(error, "filename", None)
     if is_full_disk(error):
+        name = getattr(error, "filename2", None) or name  # where it was to be copied to
         where = f" to write {name}" if name else ""
         return f"no space is left on the disk{where}; free some, and run the same command again to go on"
     said = getattr(error, "strerror", None) or str(error)

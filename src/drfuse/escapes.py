@@ -1,4 +1,4 @@
-"""Shows names from files as they are: no terminal or spreadsheet takes a part of them for a command."""
+"""What text may leave a command: names that are no commands, no password, and no cell of a table."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,30 @@ _UNSEEN = re.compile(
 
 _RUN_BY_SPREADSHEETS = re.compile(r"[=+\-@\t\r\n]")
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*(?:e[+-]?\d+)?(?: ?%)?", re.IGNORECASE)
+
+_SECRETS = (
+    # user and password of an address, whose password may have blanks; `user` alone is our own example
+    (r"(://)(?!user(?::password)?@)(?:[^\s'\"@/:]*:(?:(?![;:,] )[^'\"\n]){0,99}|[^\s'\"]*)@", r"\1***@"),
+    (r"\b([a-z][\w+.-]*:/?)(?!/)[^\s'\"]*:[^\s'\"]*@", r"\1***@"),  # of a malformed one
+    (r"(?<![\w/:])[\w.%+-]+:[^\s'\"/][^\s'\"]*@", "***@"),  # of one without a scheme
+    (  # password=..., fs.s3a.secret.key: ..., ?sig=...
+        r"(?P<name>\b[\w.-]*(?:passw(?:or)?d|(?<![a-z])(?:pwd|secret|token|sig|signature|sas|credentials?)"
+        r"(?![a-z])|(?:access|account|api|private|secret|shared|storage)[._-]?key|accesssignature"
+        r"|accesskeyid)[\w.-]*['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\")\]}]+)",
+        r"\g<name>***",
+    ),
+    (r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,})\b", "***"),  # keys of Amazon, tokens of the hub
+)
+_HIDDEN = [(re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in _SECRETS]
+_IMAGE = re.compile(r"\b(p\d\d[/\\])p\d+(?:[/\\][^\s'\":]*)?|\b[0-9a-f]{8}(?:-[0-9a-f]{8}){4}\b")
+"""The path of an image of MIMIC-CXR below its patient's folder, or the name of one."""
+
+_QUOTED = re.compile(r"(?<!\w)(['\"`])(?:.*\1(?!\w)|.*$)")
+_VALUE = re.compile(
+    r"(?<=\bvalue: ).+|(?<=\bvalue )\S+|\b(?<!\.)\d(?:\d{4,}|\d*+[.:/-])[\d.:/e+-]*+(?! ?[KMGT]?i?B\b)",
+    re.IGNORECASE,
+)
+"""What stands for a value without quotes: what is called one, and long numbers, fractions and times."""
 
 
 def printable(text: str) -> str:
@@ -34,6 +58,30 @@ def on_one_line(text: str) -> str:
     a\n\tb
     """
     return printable(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def without_secrets(text: str) -> str:
+    """Return text without passwords, keys and tokens, and without the names of patients' images.
+
+    >>> without_secrets("postgresql://jane:pw@db/mimic, s3a://KEY:SE/CRET@bucket and ?sig=abc%3D&x=1")
+    'postgresql://***@db/mimic, s3a://***@bucket and ?sig=***&x=1'
+    >>> without_secrets("postgresql:/jane:pw@db and host=db password='it is' user=jane")
+    'postgresql:/***@db and host=db password=*** user=jane'
+    >>> without_secrets("/data/files/p10/p10000032/s50414267/a.jpg: Permission denied")
+    '/data/files/p10/...: Permission denied'
+    """
+    for pattern, instead in _HIDDEN:
+        text = pattern.sub(instead, text)
+    return _IMAGE.sub(lambda found: f"{found[1] or ''}...", text)
+
+
+def without_values(text: str) -> str:
+    """Return a library's message without what it quotes or gives as a value: that may be a cell of a table.
+
+    >>> without_values("Could not convert string 'F 1950' to INT64")
+    'Could not convert string ... to INT64'
+    """
+    return _VALUE.sub("...", _QUOTED.sub("...", text))
 
 
 def for_spreadsheet(text: str) -> str:

@@ -1,19 +1,20 @@
 """How a command ends when it cannot go on: a sentence on the terminal and an exit code."""
 
 import signal
+import sys
 import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from rich.console import Console
 
-from drfuse.errors import InputError, describe_os_error, is_full_disk
-from drfuse.escapes import on_one_line
+from drfuse.errors import InputError, describe_os_error, is_full_disk, reason_of
+from drfuse.escapes import on_one_line, printable, without_secrets, without_values
 from drfuse.imports import describe_error
 
 DEBUG = "--debug"
@@ -51,11 +52,12 @@ def explained_failures(program: str, console: Console, debug: bool = False) -> I
         except Exception as error:
             sentence, own = _sentence(error), traceback_of_user(error)
             if sentence is None and not own:
+                sys.excepthook = _show_bug
                 raise
             said = sentence or f"code of your own raised {describe_error(error)}"
-            message = on_one_line(f"{program}: error: {said}")
+            message = on_one_line(without_secrets(f"{program}: error: {said}"))
             console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-            if shown := "".join(traceback.format_exception(error)) if debug else own:
+            if shown := traceback_of(error) if debug else own:
                 console.print(shown, markup=False, highlight=False, soft_wrap=True)
             raise SystemExit(2) from None
 
@@ -72,22 +74,48 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
-def traceback_of_user(error: BaseException) -> str:
-    """Return the frames of an error's causes that are in files of the user's; may be empty.
+def _show_bug(_kind: type[BaseException], error: BaseException, _frames: TracebackType | None) -> None:
+    """Show an error that ends Python, in place of Python itself."""
+    sys.stderr.write(printable(f"{traceback_of(error)}\n"))
 
-    An InputError says in its sentence what is wrong, so that only what caused it counts.
-    """
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and its causes, the first cause first."""
     chain: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in chain:
         chain.append(one)
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-    for cause in (one for one in reversed(chain) if not isinstance(one, InputError)):
+    return chain[::-1]
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback of an error and its causes, without secrets, cells of tables and images' names.
+
+    Messages lose what they may quote of data, unless drfuse wrote them or they are about code.
+    """
+    parts = []
+    for one in _chain(error):
+        quotes = isinstance(one, ValueError | LookupError) and not isinstance(one, InputError)
+        reason = without_values(reason_of(one)) if quotes else reason_of(one)
+        frames = "".join(traceback.format_tb(one.__traceback__))
+        parts.append(f"Traceback (most recent call last):\n{frames}{type(one).__name__}: {reason}")
+    return "\n\nThis led to:\n\n".join(parts)
+
+
+def traceback_of_user(error: BaseException) -> str:
+    """Return the frames of an error's causes that are in files of the user's; may be empty.
+
+    An InputError says in its sentence what is wrong, so that only what caused it counts.
+    """
+    for cause in (one for one in _chain(error) if not isinstance(one, InputError)):
         frames = traceback.extract_tb(cause.__traceback__)
         own = [frame for frame in frames if _is_of_user(frame.filename)]
         is_syntax = isinstance(cause, SyntaxError) and _is_of_user(str(cause.filename))
         if own or is_syntax:
-            lines = [*traceback.format_list(own), *traceback.format_exception_only(cause)]
+            last = f"{type(cause).__name__}: {reason_of(cause)}"
+            said = traceback.format_exception_only(cause) if is_syntax else [last]
+            lines = [*traceback.format_list(own), *said]
             return "Traceback of your own code:\n" + "".join(lines).rstrip()
     return ""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
-from drfuse.errors import InputError
+from drfuse.errors import InputError, reason_of
 
 _from_here: list[str] = []
 """The modules that came from the current folder; see `importable_here`."""
@@ -145,7 +145,7 @@ def describe_error(error: BaseException) -> str:
     ours = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(Path(__file__).parent), "<")
     frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith(ours)]
     where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
-    return " ".join(f"{type(error).__name__}{where}: {error}".split())
+    return f"{type(error).__name__}{where}: {reason_of(error)}"
 
 
 def import_path(kind: type) -> str:

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -10,7 +11,8 @@ from rich.logging import RichHandler
 from rich.segment import Segment
 from rich.text import Text
 
-from drfuse.escapes import printable
+from drfuse.escapes import printable, without_secrets
+from drfuse.failures import traceback_of
 
 
 class Terminal(Console):
@@ -29,12 +31,29 @@ class Terminal(Console):
             yield part if part.control else part._replace(text=printable(part.text))
 
 
+class _Formatter(logging.Formatter):
+    """Formats log messages, of libraries as well, without passwords and cells of tables."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+    def formatException(  # noqa: N802 - the name is logging's
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
+    ) -> str:
+        return "" if ei[1] is None else traceback_of(ei[1])
+
+
+def handler_of(console: Console) -> logging.Handler:
+    """Return what shows log messages on a console."""
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    handler.setFormatter(_Formatter("%(message)s"))
+    return handler
+
+
 def log_to(console: Console, level: int = logging.INFO) -> None:
     """Show our log messages on a console, and warnings of libraries that the user can do something about."""
-    logging.basicConfig(
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
-    )
+    logging.basicConfig(handlers=[handler_of(console)])
     logging.getLogger("drfuse").setLevel(level)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")

@@ -77,8 +77,8 @@ def test_synonyms_do_not_tear_a_subject(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("subject_id,split\n1,train\n1,test\n", "more than one split"),
-        ("subject_id,split\n1,holdout\n", "'holdout'"),
-        ("subject_id,split\n1,\n", "None"),
+        ("subject_id,split\n1,holdout\n", "1 splits of another name"),
+        ("subject_id,split\n1,\n", "1 splits of another name"),
         ("subject_id,part\n1,train\n", "subject_id"),
         ("subject_id,split\nanna,train\n", "subject_id"),
         ("", "subject_id"),

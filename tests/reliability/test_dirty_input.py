@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +18,8 @@ from PIL import Image
 
 from drfuse.cohort import Manifest, prepare
 from drfuse.errors import InputError
+from drfuse.failures import traceback_of
+from drfuse.yaml_files import read_yaml
 from tests.builders import left_in
 from tests.mimic import GLUCOSE_LAB, HEART_RATE, SYSTOLIC, Hospital
 
@@ -54,7 +58,35 @@ def hospital(original: Path, tmp_path: Path) -> Path:
 def run(folder: Path, **options: Any) -> Manifest:
     """Prepare the cohort of a hospital with small images."""
     given: dict[str, Any] = {"mimic_cxr": folder / "mimic-cxr", "image_size": 32, "threads": 2} | options
-    return prepare(folder / "mimic-iv", given.pop("out", folder / "cohort"), **given)
+    source, out = given.pop("mimic_iv", folder / "mimic-iv"), given.pop("out", folder / "cohort")
+    return prepare(source, out, **given)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return what gives all that a user or an administrator could read of a command, and of its error."""
+    caplog.set_level(logging.DEBUG)
+
+    def read(error: BaseException | None = None) -> str:
+        chain = "" if error is None else "".join(traceback.format_exception(error))
+        frames = "".join(line for line in chain.splitlines() if not line.startswith("    "))  # code
+        return (
+            caplog.text
+            + "".join(capfd.readouterr())
+            + frames
+            + ("" if error is None else traceback_of(error))
+        )
+
+    return read
+
+
+def assert_no_patient(said: str, folder: Path) -> None:
+    """Check that no id and no cell of a hospital's tables is in what was said."""
+    said = said.replace(str(folder), "")
+    for table in (*folder.glob("mimic-*/**/*.csv"), *folder.glob("codes.csv")):
+        lines = table.read_bytes().decode("utf-8", "replace").split("\n")[1:]
+        cells = {cell.strip('" \0') for line in lines for cell in line.split(",")}
+        assert not [cell for cell in cells if len(cell) > 4 and cell in said]
 
 
 def becomes(file: str, content: str | bytes) -> Change:
@@ -181,7 +213,11 @@ REFUSED: dict[str, tuple[Change, str, dict[str, Any]]] = {
         {},
     ),
     "a column is missing": (text(CHART, "charttime", "time"), "lacks the column charttime of the table", {}),
-    "a column twice": (text(CHART, "storetime", "charttime"), "has two columns called charttime", {}),
+    "a column twice": (
+        text(CHART, "storetime", "charttime"),
+        r"columns 4 and 5 of .*chartevents\.csv have the same name",
+        {},
+    ),
     "a quote that is not closed": (
         text(CHART, ",70", ',"70', 1),
         r"the quote that opens in line \d+ of .*chartevents\.csv",
@@ -265,7 +301,7 @@ REFUSED: dict[str, tuple[Change, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_it_is_refused_in_one_sentence(name: str, hospital: Path) -> None:
+def test_it_is_refused_in_one_sentence(name: str, hospital: Path, told: Callable[..., str]) -> None:
     change, complaint, options = REFUSED[name]
     change(hospital)
     before = left_in(hospital)
@@ -273,6 +309,7 @@ def test_it_is_refused_in_one_sentence(name: str, hospital: Path) -> None:
         run(hospital, **options)
     assert len(str(caught.value).splitlines()) == 1
     assert left_in(hospital) == before
+    assert_no_patient(told(caught.value), hospital)
 
 
 DEFINITIONS: dict[str, tuple[str, str]] = {
@@ -285,11 +322,12 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_definitions_are_refused_in_one_sentence(name: str, hospital: Path) -> None:
+def test_definitions_are_refused_in_one_sentence(name: str, hospital: Path, told: Callable[..., str]) -> None:
     content, complaint = DEFINITIONS[name]
     (hospital / "codes.csv").write_text(content)
-    with pytest.raises(InputError, match=complaint):
+    with pytest.raises(InputError, match=complaint) as caught:
         run(hospital, phenotypes=hospital / "codes.csv")
+    assert_no_patient(told(caught.value), hospital)
 
 
 def other_split(folder: Path) -> Path:
@@ -377,7 +415,9 @@ SAID: dict[str, tuple[Change, str, dict[str, Any]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAID)
-def test_it_is_left_out_counted_and_said(name: str, hospital: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_left_out_counted_and_said(
+    name: str, hospital: Path, caplog: pytest.LogCaptureFixture, told: Callable[..., str]
+) -> None:
     change, sentence, counts = SAID[name]
     change(hospital)
     split = other_split(hospital) if name.startswith("no patient") else None
@@ -386,6 +426,7 @@ def test_it_is_left_out_counted_and_said(name: str, hospital: Path, caplog: pyte
     assert sentence in caplog.text
     assert manifest.warnings | counts == manifest.warnings
     assert json.loads((hospital / "cohort/manifest.json").read_text())["warnings"] == manifest.warnings
+    assert_no_patient(told(), hospital)
 
 
 def test_ids_written_as_decimals_are_the_same_ids(hospital: Path) -> None:
@@ -402,3 +443,164 @@ def test_a_clean_hospital_says_nothing(hospital: Path, caplog: pytest.LogCapture
     assert not [record for record in caplog.records if "no stay has" not in record.getMessage()]
     assert np.load(hospital / "cohort/cxr.npy").shape == (N_STAYS, 32, 32)
     assert manifest.flow[-1].stays == N_STAYS
+
+
+FEW = pl.int_range(pl.len()) < 2
+ODD: dict[str, tuple[str, str, pl.Expr]] = {
+    "fractions": (CHART, "stay_id", pl.when(FEW).then(12.5).otherwise(pl.col("stay_id").cast(pl.Float64))),
+    "floats beyond integers": (
+        CHART,
+        "stay_id",
+        pl.when(FEW).then(1e30).otherwise(pl.col("stay_id").cast(pl.Float64)),
+    ),
+    "integers beyond 64 bits": (
+        LAB,
+        "hadm_id",
+        pl.when(FEW).then(pl.lit(2**64 - 1, pl.UInt64)).otherwise(pl.col("hadm_id").cast(pl.UInt64)),
+    ),
+    "decimals with fractions": (
+        DIAGNOSES,
+        "hadm_id",
+        (pl.col("hadm_id") + pl.when(FEW).then(0.5).otherwise(0)).cast(pl.Decimal(18, 2)),
+    ),
+    "text": (
+        CHART,
+        "itemid",
+        pl.when(FEW).then(pl.lit("x")).otherwise(pl.col("itemid").cast(pl.String) + ".0"),
+    ),
+    "numbers of text": (LAB, "valuenum", pl.when(FEW).then(pl.lit("high")).otherwise(pl.lit("1e2"))),
+    "times of text": (
+        CHART,
+        "charttime",
+        pl.when(FEW).then(pl.lit("soon")).otherwise(pl.col("charttime").cast(pl.String)),
+    ),
+    "times of another age": (
+        ICU,
+        "intime",
+        pl.when(FEW).then(pl.datetime(2901, 1, 1)).otherwise(pl.col("intime")).cast(pl.Datetime("us")),
+    ),
+}
+
+
+def as_typed(hospital: Path, form: str, changes: dict[str, Callable[[pl.DataFrame], pl.DataFrame]]) -> str:
+    """Write a hospital's tables as Parquet files or as a DuckDB database; return its address."""
+    with duckdb.connect(hospital / "mimic.duckdb") as database:
+        for path in hospital.glob("mimic-iv/*/*.csv"):
+            rows = pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
+            rows = changes.get(str(path.relative_to(hospital)), lambda table: table)(rows)
+            if form == "parquet":
+                rows.write_parquet(path.with_suffix(".parquet"))
+                path.unlink()
+            else:
+                database.execute(f"CREATE TABLE {path.stem} AS FROM rows")
+    return str(hospital / "mimic-iv") if form == "parquet" else f"duckdb://{hospital / 'mimic.duckdb'}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["parquet", "duckdb"])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_cells_of_typed_tables_are_counted_as_those_of_csv_files(
+    name: str, form: str, hospital: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, column, odd = ODD[name]
+    address = as_typed(hospital, form, {file: lambda table: table.with_columns(odd.alias(column))})
+    manifest = run(hospital, mimic_iv=address)
+    table = Path(file).with_suffix(".parquet").name if form == "parquet" else Path(file).stem
+    assert manifest.warnings["rejected_rows"] == {table: 2}
+    assert f"2 rows of {table} do not parse; left out and counted in manifest.json" in caplog.text
+    assert manifest.flow[-1].stays == N_STAYS - (2 if file == ICU else 0)
+
+
+@pytest.mark.parametrize("form", ["parquet", "duckdb"])
+@pytest.mark.parametrize(
+    ("file", "change", "complaint"),
+    [
+        (CHART, lambda table: table.clear(), "chartevents.* has no row"),
+        (LAB, lambda table: table.clear(), "labevents.* has no row"),
+        (
+            ICU,
+            lambda table: table.with_columns(stay_id=pl.lit(12.5)),
+            r"30 of the 30 rows of .*icustays.* do not parse, first: stay_id is not a whole number",
+        ),
+        (
+            CHART,
+            lambda table: table.with_columns(
+                charttime=pl.lit("soon"), itemid=pl.col("itemid").cast(pl.String)
+            ),
+            r"240 of the 240 rows of .*chartevents.* do not parse, first: charttime is not a time such as",
+        ),
+    ],
+)
+def test_typed_tables_that_cannot_be_right_are_refused_as_csv_files(
+    file: str, change: Any, complaint: str, form: str, hospital: Path
+) -> None:
+    address = as_typed(hospital, form, {file: change})
+    with pytest.raises(InputError, match=complaint):
+        run(hospital, mimic_iv=address)
+
+
+PLANTED = "zz77700001SECRETzz"
+"""An id, a name, a time and a value that nothing else in a hospital looks like."""
+COLUMNS = {
+    PATIENTS: ("subject_id", "gender", "anchor_age", "anchor_year"),
+    ADMISSIONS: ("hadm_id", "admittime", "admission_type", "race", "hospital_expire_flag"),
+    ICU: ("stay_id", "first_careunit", "intime", "los"),
+    CHART: ("stay_id", "itemid", "charttime", "value", "valuenum"),
+    LAB: ("subject_id", "hadm_id", "specimen_id", "storetime", "value"),
+    DIAGNOSES: ("hadm_id", "icd_code", "icd_version"),
+    METADATA: ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["csv", "parquet", "duckdb"])
+@pytest.mark.parametrize(
+    ("file", "column"), [(file, one) for file, every in COLUMNS.items() for one in every]
+)
+def test_no_cell_is_ever_said(
+    file: str, column: str, form: str, hospital: Path, told: Callable[..., str]
+) -> None:
+    cell(file, column, PLANTED, 10**6)(hospital)
+    source = str(hospital / "mimic-iv") if form == "csv" else as_typed(hospital, form, {})
+    error = None
+    try:
+        run(hospital, mimic_iv=source)
+    except InputError as raised:
+        error = raised
+    said = told(error)
+    assert PLANTED not in said
+    assert "SECRET" not in said
+
+
+STRANGE_FILES: dict[str, Callable[[Path], object]] = {
+    "a table as split file": lambda folder: run(folder, split_file=folder / PATIENTS),
+    "a split file with its columns exchanged": lambda folder: run(
+        folder, split_file=folder / "exchanged.csv"
+    ),
+    "a table as definitions": lambda folder: run(folder, phenotypes=folder / DIAGNOSES),
+    "a table as definitions in YAML": lambda folder: run(folder, phenotypes=folder / "table.yaml"),
+    "a table as options": lambda folder: read_yaml(folder / "table.yaml"),
+    "an alias in options": lambda folder: read_yaml(folder / "alias.yaml"),
+    "a tag in options": lambda folder: read_yaml(folder / "tag.yaml"),
+    "a table without its first line": lambda folder: (
+        (folder / CHART).write_text(f"{PLANTED},1,{PLANTED},3\n"),
+        run(folder),
+    ),
+    "an image that is a link to itself": lambda folder: (
+        images(lambda path: (path.unlink(), path.symlink_to(path.name)))(folder),
+        run(folder),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE_FILES)
+def test_no_cell_of_a_strange_file_is_said(name: str, hospital: Path, told: Callable[..., str]) -> None:
+    (hospital / "exchanged.csv").write_text(f"subject_id,split\n1,{PLANTED}\n")
+    (hospital / "table.yaml").write_text(f"subject_id: [{PLANTED}\n {PLANTED}: 1\n")
+    (hospital / "alias.yaml").write_text(f"a: *{PLANTED}\n")
+    (hospital / "tag.yaml").write_text(f"a: !{PLANTED} 1\n")
+    with pytest.raises(InputError) as caught:
+        STRANGE_FILES[name](hospital)
+    said = told(caught.value)
+    assert "SECRET" not in said
+    assert_no_patient(said, hospital)

@@ -129,9 +129,10 @@ def _read_first(
 def _read(image: Path | Stored, size: int, root: Path | None) -> NDArray[np.uint8] | None:
     if isinstance(image, Stored):
         return item_of(image.file, image.row)
-    if root is not None and not image.resolve().is_relative_to(root.resolve()):
-        return None
     try:
+        if root is not None and not image.resolve().is_relative_to(root.resolve()):
+            return None
         return decode(image, size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that Pillow raises
+    # all that Pillow raises, and what a link that leads to itself does
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError):
         return None

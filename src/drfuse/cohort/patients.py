@@ -25,7 +25,7 @@ from drfuse.cohort.variables import (
     read_units,
     variable_of_items,
 )
-from drfuse.errors import InputError, MissingInputError
+from drfuse.errors import InputError, MissingInputError, without_data
 
 _ADMITTED = datetime(2000, 1, 1)  # any day: only hours since then count
 _LONGEST_HOURS = 8760.0
@@ -153,7 +153,7 @@ def _read(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path, glob=False)
         return pl.read_csv(path, glob=False, infer_schema=False, truncate_ragged_lines=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = _ADVICE.split(" ".join(str(error).split()), maxsplit=1)[0]
+        reason = _ADVICE.split(without_data(error), maxsplit=1)[0]
         raise InputError(
             f"{path} cannot be read as its name says ({reason[:200]}); write it again"
         ) from error

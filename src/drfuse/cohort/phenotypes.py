@@ -14,7 +14,7 @@ import yaml
 
 from drfuse.cohort.sources import Source
 from drfuse.cohort.store import fetch
-from drfuse.errors import InputError, MissingInputError
+from drfuse.errors import InputError, MissingInputError, without_data
 
 _CSV_COLUMNS = {"phenotype": pl.String, "icd_version": pl.Int64, "icd_code": pl.String}
 _SHIPPED = ("phenotype_codes.csv", "phenotype_codes_since_2019.csv")
@@ -110,15 +110,19 @@ def _read(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} defines no phenotype; expected codes, and in YAML use_in_benchmark: true")
     if codes["phenotype"].str.strip_chars().replace("", None).has_nulls() or codes["icd_code"].has_nulls():
         raise InputError(f"{path} has a code without a phenotype, or a phenotype without a code; give both")
-    if long := [name for name in phenotype_names(codes) if len(name) > _LONGEST_NAME]:
+    for number, name in enumerate(phenotype_names(codes), 1):
+        if len(name) > _LONGEST_NAME:
+            raise InputError(
+                f"the name of phenotype {number} of {path} is longer than {_LONGEST_NAME} characters; "
+                "shorten it"
+            )
+        if not name.isprintable():
+            raise InputError(f"the name of phenotype {number} of {path} has control characters; remove them")
+    if unknown := len(set(codes["icd_version"].unique()) - {9, 10, None}):
         raise InputError(
-            f"{path} has a phenotype whose name is longer than {_LONGEST_NAME} characters "
-            f"({long[0][:20]}...); shorten it"
+            f"{path} has {unknown} values of icd_version other than 9 and 10; expected these, or nothing for "
+            "both"
         )
-    if unprintable := [name for name in phenotype_names(codes) if not name.isprintable()]:
-        raise InputError(f"{path} has control characters in the phenotype {unprintable[0]!r}; remove them")
-    if unknown := set(codes["icd_version"].unique()) - {9, 10, None}:
-        raise InputError(f"{path} has the icd_version {unknown.pop()}; expected 9 or 10, or nothing for both")
     normalized = (
         pl.col("icd_code").str.strip_chars().str.replace_all(".", "", literal=True).str.to_uppercase()
     )
@@ -204,6 +208,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
         rows = pl.read_csv(path, glob=False, schema_overrides=_CSV_COLUMNS).select(*_CSV_COLUMNS)
         return rows.filter(~pl.all_horizontal(pl.all().is_null()))  # a blank line
     except (pl.exceptions.PolarsError, OSError) as error:
+        without_data(error)
         columns = ", ".join(_CSV_COLUMNS)
         raise InputError(f"{path} is not a CSV with the columns {columns}; write it in that form") from error
 
@@ -222,7 +227,7 @@ def _read_yaml(path: Path) -> pl.DataFrame:
             raise TypeError("codes is not a list")
         if not all(isinstance(code, str) for *_, code in rows):
             raise TypeError("a code is not a string")
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
         form = "name: {use_in_benchmark: true, codes: [...]}"
-        raise InputError(f"{path} is not a YAML file of the form {form}; write it in that form") from error
+        raise InputError(f"{path} is not a YAML file of the form {form}; write it in that form") from None
     return pl.DataFrame(rows, schema=_CSV_COLUMNS, orient="row")

@@ -159,10 +159,10 @@ def _write_cohort(
         earlier if earlier is not None and earlier.still_holds(part, inputs) else None for part in PARTS
     )
     reused = ({"events"} if series else set()) | ({"diagnoses"} if labelled else set())
-    unread = [file for file in source.files if file.feeds in reused]
     ehr, stays_file = folder / "ehr.npy", folder / "stays.parquet"
     with Progress(transient=True) as progress:
         bar = progress.add_task("reading stays", total=None)
+        source.check_typed_tables(reused | ({"diagnoses"} if codes is None else set()))
         candidates = find_candidates(source, options["window_hours"])
         if series is None:
             progress.update(bar, description="reading events")
@@ -197,14 +197,14 @@ def _write_cohort(
         )
         progress.update(bar, description="checking files")
     write_stays(stays_file, stays, images, names, store)
-    rejected = store.rejected_rows | ({} if earlier is None else earlier.rejected_rows(unread))
+    before = {} if earlier is None else earlier.rejected_rows(source.files, reused)
     splits = count_splits(stays_file)
     if source.images is not None:
         unobserved["radiograph"] = sum(split["stays"] - split["with_cxr"] for split in splits.values())
     warnings = count_left_out(
         stays_file,
         names,
-        rejected,
+        store.rejected_rows | before,
         find_unreadable(images, store),
         undated,
         labels.n_diagnoses,

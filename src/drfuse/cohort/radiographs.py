@@ -102,10 +102,9 @@ def store_radiographs(
     stays = pl.DataFrame(stays).with_columns(stored_rank=np.fromiter(ranks, np.int64))
     is_stored = pl.col("stored_rank") >= 0
     if len(stays) and not stays.select(is_stored.any()).item():
-        (first,) = fetch(store, stamped.order_by("stay_id", "rank").limit(1))["file"]
         raise InputError(
-            f"none of the {count(store, stamped)} radiographs under {images.root} can be read, the first "
-            f"expected at {first}; links out of that folder are not followed; leave --mimic-cxr out to go on "
+            f"none of the {count(store, stamped)} radiographs under {images.root} can be read; expected "
+            f"{images.form}; links out of that folder are not followed; leave --mimic-cxr out to go on "
             "without radiographs"
         )
     stays = stays.with_columns(row=is_stored.cast(pl.Int32).cum_sum() - 1)

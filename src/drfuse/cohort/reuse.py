@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -261,9 +261,9 @@ class Earlier:
         labels = self.stays("hadm_id", *names)
         return ibis.memtable(labels.rename_columns(["hadm_id", *(f"label_{c}" for c in range(len(names)))]))
 
-    def rejected_rows(self, unread: Sequence[SourceFile]) -> dict[str, int]:
-        """Return how many rows of these files, which are not read again, do not parse."""
-        names = {file.name for file in unread}
+    def rejected_rows(self, files: Sequence[SourceFile], unread: Collection[str]) -> dict[str, int]:
+        """Return how many rows of files do not parse, whose tables in the source are not read again."""
+        names = {file.name for file in files if file.feeds in unread}
         rejected: dict[str, int] = self.manifest.warnings["rejected_rows"]
         return {name: count for name, count in rejected.items() if name in names}
 

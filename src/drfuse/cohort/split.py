@@ -6,7 +6,7 @@ import ibis
 import ibis.expr.types as ir
 import polars as pl
 
-from drfuse.errors import InputError, MissingInputError
+from drfuse.errors import InputError, MissingInputError, without_data
 
 SPLITS = ("train", "validation", "test")
 _SYNONYMS = {"val": "validation", "valid": "validation", "dev": "validation"}
@@ -40,12 +40,15 @@ def read_split_file(path: Path) -> pl.DataFrame:
         rows = rows.select("subject_id", "split").unique()
         rows = rows.filter(~pl.all_horizontal(pl.all().is_null()))  # a blank line
     except (pl.exceptions.PolarsError, OSError) as error:
+        without_data(error)
         raise InputError(
             f"{path} is not a CSV with whole numbers in subject_id and names in split; write it in that form"
         ) from error
     rows = rows.with_columns(pl.col("split").str.strip_chars().str.to_lowercase().replace(_SYNONYMS)).unique()
-    if unknown := sorted(set(rows["split"].unique()) - set(SPLITS), key=str):
-        raise InputError(f"{path} has the split {unknown[0]!r}; expected one of {', '.join(SPLITS)}")
+    if unknown := len(set(rows["split"].unique()) - set(SPLITS)):
+        raise InputError(
+            f"{path} has {unknown} splits of another name; expected {', '.join(SPLITS)} in the column split"
+        )
     if repeated := rows.height - rows["subject_id"].n_unique():
         raise InputError(f"{path} puts {repeated} subjects into more than one split; give each subject one")
     return rows

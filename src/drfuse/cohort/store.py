@@ -1,10 +1,8 @@
 """The store: an in-memory DuckDB database that reads files and holds the results of queries."""
 
-import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from drfuse.errors import InputError
+from drfuse.errors import InputError, without_data
+from drfuse.files import scratch_folder
 
 ROWS_PER_BATCH = 100_000
 
@@ -68,26 +67,21 @@ def open_store(threads: int | None, memory_limit: str) -> Iterator[Store]:
 
 @contextmanager
 def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[None]:
-    """Give the store a folder for what does not fit in memory; at the end, close the store and delete it.
-
-    The folder's name is derived from `out`, so that the next command deletes what a killed one left.
-    """
+    """Give the store a folder for what does not fit in memory; at the end, close the store and delete it."""
     out = out.resolve()
-    name = hashlib.sha256(str(out).encode()).hexdigest()[:8]
-    scratch = (out.parent if temp_dir is None else Path(temp_dir).resolve()) / f".{out.name}-{name}.scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {scratch.parent}: {error}; choose a different --temp-dir"
-        ) from error
-    store.con.execute("SET temp_directory = $1", [str(scratch)])
-    try:
-        yield
-    finally:
-        store.disconnect()
-        shutil.rmtree(scratch, ignore_errors=True)
+    place = out if temp_dir is None else Path(temp_dir).resolve() / out.name
+    with ExitStack() as folders:
+        try:
+            scratch = folders.enter_context(scratch_folder(place))
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {place.parent}: {error}; choose a different --temp-dir"
+            ) from error
+        store.con.execute("SET temp_directory = $1", [str(scratch)])
+        try:
+            yield
+        finally:
+            store.disconnect()
 
 
 def create_from_blocks(store: Backend, name: str, blocks: Iterable[pl.DataFrame | pa.Table]) -> ir.Table:
@@ -154,19 +148,13 @@ def explain_errors(files: Sequence[Path]) -> Iterator[None]:
         raise KeyboardInterrupt from error
     except duckdb.OutOfMemoryException as error:
         raise InputError(
-            f"the queries need more memory or temporary space ({first_line(error)}); choose a larger "
+            f"the queries need more memory or temporary space ({without_data(error)}); choose a larger "
             "--memory-limit, fewer --threads, or a --temp-dir with more space"
         ) from error
     except (duckdb.OperationalError, duckdb.DataError, duckdb.InvalidInputException) as error:
-        reason = first_line(error)
         paths = [str(path) for path in files]
         named = [path for path in paths if path in str(error)] or paths or ["the database"]
+        reason = without_data(error)
         raise InputError(
             f"cannot read {', '.join(named)}: {reason}; if the disk is not full, fetch the file again"
         ) from error
-
-
-def first_line(error: object) -> str:
-    """Return the first line of an error or of its message, without a full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".;") if lines else type(error).__name__

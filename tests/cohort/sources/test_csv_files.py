@@ -160,7 +160,7 @@ def test_cells_that_a_parser_would_misread_lose_their_row(cells: str, is_kept: b
 def test_rows_and_rejected_rows_are_those_of_one_reading(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(csv_files, "TOLERATED_ROWS", 1_000_000)
+    monkeypatch.setattr("drfuse.cohort.sources.source.TOLERATED_ROWS", 1_000_000)
     chance = random.Random(seed)
     text = tmp_path / "chartevents.csv"
     records: list[str] = []

@@ -12,8 +12,8 @@ from ibis.common.exceptions import TableNotFound
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
-from drfuse.cohort.store import Store, first_line
-from drfuse.errors import InputError
+from drfuse.cohort.store import Store
+from drfuse.errors import InputError, reason_of
 
 TIME_TYPE = "timestamp('UTC')"
 """BigQuery's time functions need a time zone."""
@@ -53,7 +53,7 @@ class BigQuery(Source):
             engine = ibis.bigquery.connect(payer, f"{project}.{dataset}", credentials=credentials)
         except (GoogleAPIError, GoogleAuthError) as error:
             raise InputError(
-                f"cannot connect to {name}: {first_line(error)}; log in with "
+                f"cannot connect to {name}: {reason_of(error)}; log in with "
                 "`gcloud auth application-default login`"
             ) from error
 
@@ -64,7 +64,7 @@ class BigQuery(Source):
                 raise TableNotFound(table) from error
             except (GoogleAPIError, GoogleAuthError) as error:
                 raise InputError(
-                    f"cannot read {name}: {first_line(error)}; check your rights there"
+                    f"cannot read {name}: {reason_of(error)}; check your rights there"
                 ) from error
 
         tables = find_mimic_iv(name, open_table, (f"{dataset}_{{module}}",), (dataset,), TIME_TYPE)

@@ -18,8 +18,8 @@ import ibis.expr.types as ir
 import numpy as np
 from isal import igzip, isal_zlib
 
-from drfuse.cohort.sources.mimic_iv import FIRST_YEAR, LAST_YEAR, Schema
-from drfuse.cohort.sources.source import SourceFile
+from drfuse.cohort.sources.mimic_iv import EXPECTED, NULLS, Schema
+from drfuse.cohort.sources.source import SourceFile, check_rejected, no_rows
 from drfuse.cohort.store import Store
 from drfuse.errors import InputError
 
@@ -30,8 +30,6 @@ BLOCK_BYTES = 16 << 20
 LONGEST_RECORD = 8 * BLOCK_BYTES
 _FIRST_BYTES = 65_536
 BATCH_BYTES = 16 << 20  # a query for each block alone would take longer
-TOLERATED_ROWS, TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a file is refused
-_NULLS = ["", "NaN", "nan", "NAN"]  # how a CSV writes that a cell is missing
 _DAMAGE = (gzip.BadGzipFile, isal_zlib.error, EOFError)
 _ROWS = "csv_rows"  # the name of a file's table in a query of some of its rows
 _CELLS: "dict[str, Cell]" = {
@@ -45,12 +43,7 @@ _FAULTS: "dict[Fault, str]" = {
     "records in it": "is closed in a later line, and rows lie between",
     "wrong number of cells": "is closed in a later line, and the row has the wrong number of cells",
 }
-_EXPECTED: "dict[Cell, str]" = {
-    "text": "text",
-    "integer": "a whole number",
-    "number": "a number",
-    "time": f"a time such as 2180-07-23 12:36:00, from {FIRST_YEAR} to {LAST_YEAR}",
-}
+_EXPECTED = {_CELLS[kind]: expected for kind, expected in EXPECTED.items()}
 _REJECTED = """
 SELECT count(DISTINCT line), min_by(error_type, line), min_by(column_name, line)
 FROM reject_errors JOIN reject_scans USING (scan_id, file_id) WHERE file_path = $1
@@ -127,7 +120,7 @@ class CsvFiles:
         query: Callable[[ir.Table], ir.Table] = lambda rows: rows,
     ) -> ir.Table:
         if not may_be_empty and not any(_has_rows(file.path) for file in files):
-            raise no_rows(files)
+            raise no_rows(place_of(files))
         rows = ibis.table(schema, _ROWS)
         answer = query(rows if column is None else rows.filter(rows[column].isin(wanted)))
         self._load(answer)  # the tables that it joins
@@ -142,10 +135,9 @@ class CsvFiles:
         return stored
 
 
-def no_rows(files: Sequence[SourceFile]) -> InputError:
-    """Return the error that a table, given its files, has no row."""
-    where = files[0].path.parent if files[0].is_part else files[0].path
-    return InputError(f"{where} has no row, only the names of its columns; fetch it again")
+def place_of(files: Sequence[SourceFile]) -> Path:
+    """Return where a table is: its file, or the folder of its parts."""
+    return files[0].path.parent if files[0].is_part else files[0].path
 
 
 def _has_rows(path: Path) -> bool:
@@ -241,7 +233,7 @@ class _Reading:
         typed = ", ".join(f"{_quoted(name)}: {_quoted(kind)}" for name, kind in columns.items())
         rows = (
             f"(SELECT {names} FROM read_csv($1, columns = {{{typed}}}, auto_detect = false, header = false, "
-            f"delim = ',', quote = '\"', escape = '\"', new_line = '\\n', nullstr = {_NULLS}, "
+            f"delim = ',', quote = '\"', escape = '\"', new_line = '\\n', nullstr = {NULLS}, "
             "ignore_errors = true, store_rejects = true))"
         )
         self._statement = statement.replace(f'"{_ROWS}"', rows)
@@ -277,12 +269,9 @@ class _Reading:
                     cursor.interrupt()
                 raise
         n_rejected = sum(part.n_rows for part in rejected)
-        if n_rejected > max(TOLERATED_ROWS, TOLERATED_SHARE * n_rows) or 0 < n_rows == n_rejected:
+        if n_rejected:
             reason = self._explain(next(part for part in rejected if part.n_rows))
-            raise InputError(
-                f"{n_rejected} of the {n_rows} rows of {self._path} do not parse, first: {reason}; check "
-                "that it is the right file, or fetch it again"
-            )
+            check_rejected(n_rejected, n_rows, self._path, reason)
         return n_rejected
 
     def _explain(self, rejected: _Rejected) -> str:
@@ -335,6 +324,6 @@ class _Reading:
             cursor.execute(self._statement, [str(file)])
             rejected = _Rejected(*cursor.execute(_REJECTED, [str(file)]).fetchall()[0])
         except duckdb.Error as error:
-            raise type(error)(str(error).replace(str(file), str(self._path))) from error
+            raise type(error)(str(error).replace(str(file), str(self._path))) from None
         file.unlink()
         return rejected

@@ -8,8 +8,8 @@ import ibis.expr.types as ir
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import StoreSource
-from drfuse.cohort.store import Store, first_line
-from drfuse.errors import InputError, MissingInputError
+from drfuse.cohort.store import Store
+from drfuse.errors import InputError, MissingInputError, reason_of
 
 _ATTACHED = "mimic_iv"
 
@@ -30,7 +30,7 @@ class DuckDBFile(StoreSource):
             store.attach(path, name=_ATTACHED, read_only=True)
         except duckdb.Error as error:
             raise InputError(
-                f"cannot open {path} as a DuckDB database: {first_line(error)}; check the file, or fetch it "
+                f"cannot open {path} as a DuckDB database: {reason_of(error)}; check the file, or fetch it "
                 "again"
             ) from error
 

@@ -33,6 +33,8 @@ class MimicCxr(Images):
     release's own folder or directly in one of its subfolders.
     """
 
+    form = "files/pXX/pXXXXXXXX/sXXXXXXXX/DICOM_ID.jpg, or DICOM_ID.jpg in a copy without these folders"
+
     @classmethod
     def open(cls, folder: Path, store: Store) -> Self:
         """Return the release in or below a folder, opened; only column names and types are read yet.
@@ -44,13 +46,15 @@ class MimicCxr(Images):
         root = find_release(folder, _STEMS, "a MIMIC-CXR-JPG release (mimic-cxr-2.0.0-metadata.csv.gz)")
         tables = (find_table(root / stem, "radiographs", "metadata") for stem in _STEMS)
         files = next(table for table in tables if table)
+        read = read_table(files, _COLUMNS, store, CsvFiles(store))
         number = re.search(r"\d\.\d(\.\d)?", root.name)
         return cls(
             name="mimic_cxr",
             release=number.group() if number else "2.x",
             root=root,
             files=files,
-            table=date_studies(read_table(files, _COLUMNS, store, CsvFiles(store))),
+            table=date_studies(read.table),
+            typed_tables=read.typed,
         )
 
     def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:

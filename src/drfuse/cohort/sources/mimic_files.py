@@ -9,7 +9,7 @@ from typing import Self
 import ibis.expr.types as ir
 
 from drfuse.cohort.sources.csv_files import CsvFiles
-from drfuse.cohort.sources.mimic_iv import TABLES, Schema, read_mimic_iv
+from drfuse.cohort.sources.mimic_iv import TABLES, Read, Schema, read_mimic_iv
 from drfuse.cohort.sources.source import EventKind, SourceFile, StoreSource
 from drfuse.cohort.sources.table_files import find_release, find_table, read_table
 from drfuse.cohort.store import Store
@@ -35,7 +35,7 @@ class MimicFiles(StoreSource):
         files = {table: found for table in TABLES if (found := _find_table(root, table))}
         admissions, csv_files = files["admissions"][0], CsvFiles(store)
 
-        def read(table: str, schema: Schema) -> ir.Table:
+        def read(table: str, schema: Schema) -> Read:
             return read_table(files[table], schema, store, csv_files, not TABLES[table].is_needed)
 
         return cls(

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypedDict
 
 import ibis
 import ibis.expr.types as ir
 from ibis.common.exceptions import TableNotFound
 
-from drfuse.cohort.sources.source import EventKind, Table
+from drfuse.cohort.sources.source import EventKind, Table, TypedTable
 from drfuse.errors import MissingInputError
 
 Schema = Mapping[str, str]
@@ -16,6 +17,22 @@ Schema = Mapping[str, str]
 
 FIRST_YEAR, LAST_YEAR = 1900, 2300
 """Times of other years are typing errors; the calendars of MIMIC's patients are shifted to 2100 and later."""
+
+EXPECTED = {
+    "string": "text",
+    "int64": "a whole number",
+    "float64": "a number",
+    "timestamp(6)": f"a time such as 2180-07-23 12:36:00, from {FIRST_YEAR} to {LAST_YEAR}",
+}
+"""What the cells of a column have to be, by its type in a schema."""
+NULLS = ["", "NaN", "nan", "NAN"]
+"""How text says that a cell is missing."""
+_MOST = 9.2e18  # below 2**63, as a float that every engine can compare with
+_LONGEST = 100  # characters of a number
+_SPELLED = {
+    "int64": "^[+-]?[0-9]{1,18}([.]0*)?$",
+    "float64": "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?0*[0-9]{1,2})?$",
+}
 
 
 class RawTable(NamedTuple):
@@ -83,6 +100,14 @@ class MimicIV(TypedDict):
     events: Mapping[EventKind, ir.Table]
     diagnoses: ir.Table | None
     keys: Mapping[str, tuple[ir.Table, Sequence[str]]]
+    typed_tables: Sequence[TypedTable]
+
+
+class Read(NamedTuple):
+    """A table as its columns are needed, and what it was read from if that has types of its own."""
+
+    table: ir.Table
+    typed: Sequence[TypedTable] = ()
 
 
 def read_mimic_iv(
@@ -90,7 +115,7 @@ def read_mimic_iv(
     module: str,
     admission_columns: Sequence[str],
     tables: Collection[str],
-    read: Callable[[str, Schema], ir.Table],
+    read: Callable[[str, Schema], Read],
 ) -> MimicIV:
     """Return the tables of a release.
 
@@ -104,7 +129,8 @@ def read_mimic_iv(
     race = "race" if "race" in admission_columns else "ethnicity"  # before 2.0
     schemas = {name: table.schema for name, table in TABLES.items()}
     schemas["admissions"] = {**schemas["admissions"], race: "string"}
-    raw = {name: read(name, schema) for name, schema in schemas.items() if name in tables}
+    found = {name: read(name, schema) for name, schema in schemas.items() if name in tables}
+    raw = {name: one.table for name, one in found.items()}
     patients, admissions = raw["patients"], raw["admissions"]
     # anchor_age is the age in anchor_year; each subject's calendar is shifted
     born = patients.select("subject_id", "gender", birth_year=patients.anchor_year - patients.anchor_age)
@@ -127,6 +153,7 @@ def read_mimic_iv(
             "admissions": (admissions, ("subject_id", "hadm_id")),
             "icustays": (raw["icustays"], ("stay_id",)),
         },
+        typed_tables=[typed for one in found.values() for typed in one.typed],
     )
 
 
@@ -167,36 +194,66 @@ def find_mimic_iv(
                 "(as a schema, mimiciv_hosp and mimiciv_icu, or a folder)"
             )
 
-    def read(name: str, schema: Schema) -> ir.Table:
+    def read(name: str, schema: Schema) -> Read:
         _, there = found[name]
         if missing := [column for column in schema if column not in there.columns]:
             raise MissingInputError(f"{address} lacks the column {', '.join(missing)} of the table {name}")
-        return typed(there, {name: kind.replace("timestamp(6)", time_type) for name, kind in schema.items()})
+        table = TypedTable(
+            name, f"the table {name} of {address}", TABLES[name].feeds, there, not TABLES[name].is_needed
+        )
+        return typed(table, schema, time_type)
 
     where, admissions = found["admissions"]
     return read_mimic_iv(f"{address.rpartition('/')[2]} {where}", where, admissions.columns, found, read)
 
 
-def typed(table: ir.Table, schema: Schema) -> ir.Table:
-    """Return the columns of a schema with its types.
+def typed(table: TypedTable, schema: Schema, time_type: str = "timestamp(6)") -> Read:
+    """Return the columns of a schema with its types, without the rows that have a cell of another kind.
 
-    NaN (pandas writes it for a missing number) and infinity become null, and so do numbers with a fraction
-    where a whole one is expected. A 32-bit float becomes the decimal
-    that it stands for: 36.6, not 36.599998.
+    NaN (pandas writes it for a missing number) and infinity become null. A 32-bit float becomes the decimal
+    that it stands for: 36.6, not 36.599998. Times of events may be of any year: those that are not in the
+    window of a stay do not count.
     """
-    columns = {}
+    columns, wrong = {}, {}
     for name, kind in schema.items():
-        column = table[name]
-        if column.type().is_floating():
-            # not `isnan`: DuckDB answers tests for NaN and for ranges from the minimum and maximum that a
-            # Parquet file states, without reading the values, and NaN is not among those
-            column = (column - column == 0).ifelse(column, ibis.null(column.type()))
-        if column.type().is_floating() and kind == "int64":
-            column = (column == column.floor()).ifelse(column, ibis.null(column.type()))
-        if column.type().is_float32() and kind == "float64":
-            column = column.cast("string")
-        columns[name] = column.cast(kind)
-    return table.select(**columns)
+        value, is_wrong = _read_as(table.rows[name], kind, table.feeds == "events")
+        columns[name] = value.cast(kind.replace("timestamp(6)", time_type))
+        if is_wrong is not None:
+            wrong[name] = is_wrong.fill_null(False)
+    parsed = table.rows.filter(~ibis.or_(*wrong.values())) if wrong else table.rows
+    expected = {name: EXPECTED[schema[name]] for name in wrong}
+    return Read(parsed.select(**columns), [replace(table, wrong=wrong, expected=expected)])
+
+
+def _read_as(column: ir.Column, kind: str, is_event: bool) -> tuple[ir.Column, ir.BooleanColumn | None]:
+    """Return a column that can be cast to a type of a schema, and where it is null only because it cannot."""
+    found, whole = column.type(), kind == "int64"
+    if found.is_floating():
+        # not `isnan`: DuckDB answers tests for NaN and for ranges from the minimum and maximum that a
+        # Parquet file states, without reading the values, and NaN is not among those
+        column = (column - column == 0).ifelse(column, ibis.null(found))
+        if found.is_float32() and kind == "float64":
+            return column.cast("string"), None
+    if found.is_string() and kind != "string":
+        column = column.strip()
+        column = column.isin(NULLS).ifelse(ibis.null("string"), column)
+        if kind not in _SPELLED:
+            value = column.try_cast("timestamp(6)")
+            return value, column.notnull() & ~_is_of_a_year(value).fill_null(False)
+        is_right = (column.length() <= _LONGEST) & column.re_search(_SPELLED[kind])
+        digits = column.re_replace("[.]0*$", "") if whole else column
+        return is_right.ifelse(digits, ibis.null("string")), ~is_right
+    if whole and (found.is_floating() or found.is_decimal() or found.is_uint64()):
+        fits = column.between(-_MOST, _MOST).ifelse(column, ibis.null(found))
+        is_right = (fits.notnull() if found.is_integer() else fits == fits.floor()).fill_null(False)
+        return is_right.ifelse(fits, ibis.null(found)), column.notnull() & ~is_right
+    if found.is_timestamp() and kind == "timestamp(6)" and not is_event:
+        return column, ~_is_of_a_year(column)
+    return column, None
+
+
+def _is_of_a_year(time: ir.TimestampColumn) -> ir.BooleanColumn:
+    return time.year().between(FIRST_YEAR, LAST_YEAR)
 
 
 def _release(folder: str, module: str, admission_columns: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
-from drfuse.cohort.store import Store, first_line
-from drfuse.errors import InputError
+from drfuse.cohort.store import Store
+from drfuse.errors import InputError, reason_of
 
 _CONNECT_SECONDS = 30
 
@@ -53,7 +53,7 @@ class PostgreSQL(Source):
             client.execute("SET extra_float_digits = 3")  # every digit of a float, on old servers too
             client.execute("SET cursor_tuple_fraction = 1")  # every query is fetched to its end
         except psycopg.Error as error:
-            reason = first_line(error)
+            reason = reason_of(error)
             if secret := options.get("password"):
                 reason = reason.replace(str(secret), "***")
             raise InputError(

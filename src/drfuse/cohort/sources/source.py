@@ -1,7 +1,7 @@
 """A source: the five Ibis tables of a hospital, and what differs between engines."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,11 +18,13 @@ from drfuse.cohort.store import (
     arrow_schema,
     cast_batch,
     create_from_blocks,
-    first_line,
+    fetch,
     read_batches,
 )
-from drfuse.errors import InputError, MissingInputError
+from drfuse.errors import InputError, MissingInputError, without_data
+from drfuse.escapes import without_secrets
 
+TOLERATED_ROWS, TOLERATED_SHARE = 20, 0.05  # rows that do not parse, before a table is refused
 _SIMULATION = "simulation.json"  # `drfuse simulate` writes it beside the records
 
 EventKind = Literal["chartevents", "labevents"]
@@ -56,6 +58,63 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class TypedTable:
+    """A table whose columns have types of their own: a Parquet file, or a table of a database.
+
+    Attributes:
+        name: Its name, or its file's.
+        where: The same, for messages.
+        feeds: The table of the source that it goes into.
+        rows: Its rows, as they are.
+        may_be_empty: Whether it needs no row.
+        wrong: By column, where a cell is not what is expected. Such rows are left out.
+        expected: What is expected, by column.
+    """
+
+    name: str
+    where: str
+    feeds: Table
+    rows: ir.Table
+    may_be_empty: bool = False
+    wrong: Mapping[str, ir.BooleanColumn] = field(default_factory=dict)
+    expected: Mapping[str, str] = field(default_factory=dict)
+
+    def count(self) -> ir.Table:
+        """Return a query of one row: `n_rows` (at most 1 if no cell can be wrong), `n_wrong` and `wrong_K`.
+
+        The last are the numbers of wrong cells, by the place of their column in `wrong`.
+        """
+        if not self.wrong:
+            some = self.rows.limit(1)
+            return some.agg(n_rows=some.count(), n_wrong=ibis.literal(0))
+        cells = {f"wrong_{k}": where.sum().fill_null(0) for k, where in enumerate(self.wrong.values())}
+        n_wrong = ibis.or_(*self.wrong.values()).sum().fill_null(0)
+        return self.rows.agg(n_rows=self.rows.count(), n_wrong=n_wrong, **cells)
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Raise InputError if the table has too few rows, or too many that do not parse, by `count`."""
+        if not counts["n_rows"] and not self.may_be_empty:
+            raise no_rows(self.where)
+        _, column = max(((counts[f"wrong_{k}"], name) for k, name in enumerate(self.wrong)), default=(0, ""))
+        reason = f"{column} is not {self.expected.get(column)}"
+        check_rejected(counts["n_wrong"], counts["n_rows"], self.where, reason)
+
+
+def no_rows(where: str | Path) -> InputError:
+    """Return the error that a table has no row."""
+    return InputError(f"{where} has no row, only the names of its columns; fetch it again")
+
+
+def check_rejected(n_rejected: int, n_rows: int, where: str | Path, reason: str) -> None:
+    """Raise InputError if so many rows of a table do not parse that it cannot be the right one."""
+    if n_rejected > max(TOLERATED_ROWS, TOLERATED_SHARE * n_rows) or 0 < n_rows == n_rejected:
+        raise InputError(
+            f"{n_rejected} of the {n_rows} rows of {where} do not parse, first: {reason}; check that it is "
+            "the right file, or fetch it again"
+        )
+
+
+@dataclass(frozen=True)
 class Images(ABC):
     """The radiographs of a hospital: their table, and where the image files are.
 
@@ -66,13 +125,18 @@ class Images(ABC):
         files: The files that the table is read from.
         table: One row per image, in the store: `dicom_id`, `subject_id`, `study_id`, `view_position` (DICOM's
             ViewPosition), and `studied_at`, null if the time is unknown.
+        typed_tables: What it is read from, if that has types of its own.
     """
+
+    form: ClassVar[str] = ""
+    """Where images are below `root`, for messages."""
 
     name: str
     release: str
     root: Path
     files: tuple[SourceFile, ...]
     table: ir.Table
+    typed_tables: Sequence[TypedTable] = ()
 
     @abstractmethod
     def path(self, subject_id: int, study_id: int, dicom_id: str) -> Path:
@@ -105,6 +169,7 @@ class Source(ABC):
             (text), `valuenum`; chart events also have `stay_id`, laboratory results `specimen_id`. One table
             for each kind, because engines write a union to disk if a query reads it twice.
         keys: The records' own tables of which no two rows may share some columns, with these columns.
+        typed_tables: What the records are read from, if that has types of its own.
         diagnoses: One row per diagnosis: `hadm_id`, `icd_code`, `icd_version`; None if there are none.
         root: The folder; None for a database.
         record_files: The files behind these tables; none for a database: it cannot be checked for changes.
@@ -130,6 +195,7 @@ class Source(ABC):
     record_files: tuple[SourceFile, ...] = ()
     images: Images | None = None
     keys: Mapping[str, tuple[ir.Table, Sequence[str]]] = field(default_factory=dict)
+    typed_tables: Sequence[TypedTable] = ()
     errors: tuple[type[Exception], ...] = ()
 
     @classmethod
@@ -154,7 +220,7 @@ class Source(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return what the manifest says about the records and the radiographs."""
-        folder = self.address if self.root is None else self.root.name
+        folder = without_secrets(self.address) if self.root is None else self.root.name
         described = {self.name: _describe(self.release, folder, self.root, self.record_files)}
         if (images := self.images) is not None:
             described[images.name] = _describe(images.release, images.root.name, images.root, images.files)
@@ -179,8 +245,29 @@ class Source(ABC):
                 yield cast_batch(batch, schema)
         except self.errors as error:
             raise InputError(
-                f"the database cannot answer: {first_line(error)}; check its tables and your rights there"
+                f"the database cannot answer: {without_data(error)}; check its tables and your rights there"
             ) from error
+
+    def check_typed_tables(self, unread: Collection[str]) -> None:
+        """Count the rows of typed tables that do not parse, in `Store.rejected_rows`.
+
+        Args:
+            unread: The tables of the source that are not read.
+
+        Raises:
+            InputError: If a table has no row, or too many that do not parse.
+        """
+        images = () if self.images is None else self.images.typed_tables
+        for number, table in enumerate((*self.typed_tables, *images)):
+            if table.feeds in unread:
+                continue
+            query, name = table.count(), f"checked_{number}"
+            is_record = number < len(self.typed_tables)
+            kept = self.materialize(query, name) if is_record else self.store.create_table(name, query)
+            (counts,) = fetch(self.store, kept).to_pylist()
+            table.check(counts)
+            if counts["n_wrong"]:
+                self.store.rejected_rows[table.name] = int(counts["n_wrong"])
 
     def select_events(
         self, kind: EventKind, items: Sequence[int], query: Callable[[ir.Table], ir.Table]

@@ -13,8 +13,8 @@ from ibis.common.exceptions import TableNotFound
 
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
-from drfuse.cohort.store import Store, first_line
-from drfuse.errors import InputError
+from drfuse.cohort.store import Store
+from drfuse.errors import InputError, reason_of
 
 
 class Spark(Source):
@@ -53,7 +53,7 @@ class Spark(Source):
             engine = ibis.pyspark.connect(builder.getOrCreate())
         except (Py4JError, PySparkException) as error:
             raise InputError(
-                f"cannot connect to the Spark cluster {host}: {first_line(error)}; check the address"
+                f"cannot connect to the Spark cluster {host}: {reason_of(error)}; check the address"
             ) from error
 
         def open_table(table: str, place: str) -> ir.Table:
@@ -63,7 +63,7 @@ class Spark(Source):
                 if isinstance(error, AnalysisException) and error.getCondition() == "PATH_NOT_FOUND":
                     raise TableNotFound(table) from error
                 raise InputError(
-                    f"Spark cannot read {folder}/{place}: {first_line(error)}; check the files and your "
+                    f"Spark cannot read {folder}/{place}: {reason_of(error)}; check the files and your "
                     "rights there"
                 ) from error
 

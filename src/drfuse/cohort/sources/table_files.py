@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drfuse.cohort.sources.csv_files import CsvFiles, no_rows
-from drfuse.cohort.sources.mimic_iv import Schema, typed
-from drfuse.cohort.sources.source import SourceFile, Table
+from drfuse.cohort.sources.csv_files import CsvFiles, place_of
+from drfuse.cohort.sources.mimic_iv import Read, Schema, typed
+from drfuse.cohort.sources.source import SourceFile, Table, TypedTable, no_rows
 from drfuse.cohort.store import Store
 from drfuse.errors import InputError, MissingInputError
 
@@ -103,8 +102,12 @@ def columns_of(path: Path) -> tuple[str, ...]:
             names = next(csv.reader([header]), [])
     columns = tuple(name or f"unnamed {place}" for place, name in enumerate(names))
     folded = [name.casefold() for name in columns]
-    if twice := [name for name, fold in zip(columns, folded, strict=True) if folded.count(fold) > 1]:
-        raise InputError(f"{path} has two columns called {twice[0]}; keep one of them")
+    for place, name in enumerate(folded):
+        if name in folded[:place]:  # the name may be a cell: of a file without its first line
+            raise InputError(
+                f"the columns {folded.index(name) + 1} and {place + 1} of {path} have the same name; keep "
+                "one of them, or, if the first line does not name the columns, add one that does"
+            )
     return columns
 
 
@@ -154,7 +157,7 @@ def read_table(
     store: Store,
     csv_files: CsvFiles,
     may_be_empty: bool = False,
-) -> ir.Table:
+) -> Read:
     """Return the columns of a schema with its types, from all parts of a table; no other column is parsed.
 
     Raises:
@@ -167,9 +170,18 @@ def read_table(
                 f"{file.path} lacks the column {', '.join(missing)} of the table {file.kind}"
             )
     if files[0].path.suffix != ".parquet":
-        return csv_files.table(files, schema, may_be_empty)
+        return Read(csv_files.table(files, schema, may_be_empty))
     if not may_be_empty and not any(pq.read_metadata(file.path).num_rows for file in files):
-        raise no_rows(files)
+        raise no_rows(place_of(files))
+    whole = typed(_typed_table(files, store), schema)
+    if not whole.typed[0].wrong or len(files) == 1:
+        return whole
+    parts = [typed(_typed_table([file], store), schema).typed[0] for file in files]  # counted one by one
+    return Read(whole.table, parts)
+
+
+def _typed_table(files: Sequence[SourceFile], store: Store) -> TypedTable:
     # in brackets, so that DuckDB finds no pattern in a path
     paths = [re.sub(r"([*?\[])", r"[\1]", str(file.path)) for file in files]
-    return typed(store.read_parquet(paths, union_by_name=len(paths) > 1), schema)
+    rows = store.read_parquet(paths, union_by_name=len(paths) > 1)
+    return TypedTable(files[0].name, str(files[0].path), files[0].feeds, rows, may_be_empty=True)
