@@ -59,7 +59,7 @@ def simulate(run: Path) -> None:
 def change_metrics(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
     metrics = json.loads(Run(run).metrics.read_text())
     change(metrics["test"]["full"])
-    Run(run).metrics.write_text(json.dumps(metrics))
+    Run(run).write_metrics(metrics)
 
 
 def card_of(run: Path, **options: Any) -> ModelCard:
@@ -243,6 +243,7 @@ def test_damaged_metrics_are_refused(run: Path, damage: Callable[[dict[str, Any]
 @pytest.mark.parametrize("text", ["{", "[]", '{"test": 3}'])
 def test_a_file_without_metrics_is_refused(run: Path, text: str) -> None:
     Run(run).metrics.write_text(text)
+    Run(run).sums.unlink()
     with pytest.raises(InputError, match=r"metrics\.json is damaged: .*; run `drfuse evaluate` again"):
         card_of(run)
 

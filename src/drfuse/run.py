@@ -43,7 +43,7 @@ class Run:
         model: The weights of the best epoch.
         predictions: One row per stay (see `Predictions`).
         recalibration: How logits become probabilities, if there were validation stays to learn it from.
-        sums: SHA-256 of the files above, by name (see `check`).
+        sums: SHA-256 of the files above, by name (see `check`), and of `metrics`.
         metrics: What `drfuse evaluate` measured.
         metrics_table: The same as a table, one row per test set and phenotype.
         subgroups_table: Metrics of groups of patients, one row per test set and group.
@@ -52,7 +52,7 @@ class Run:
         external: A folder for each cohort of an external validation, with predictions and metrics.
         shift_table: In such a folder, how the cohort differs from that of the training.
         checkpoints: What an interrupted run resumes from.
-        last_checkpoint: The state after the last complete epoch.
+        last_checkpoint: The state after the last complete epoch, or where a signal stopped the training.
         not_finite: The `stay_id` of each stay of the batch whose loss ended a training, if one did.
         logs: Losses and validation PRAUC of each epoch, for TensorBoard and as CSV (one folder per start).
     """
@@ -120,6 +120,17 @@ class Run:
         if self.sums.is_file():
             self._write_sums(self._read_sums() | {path.name: sha256(path)})
 
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`, and its sum unless the run has no sums.
+
+        Meanwhile there is no sum of it, so that a killed command leaves none of other metrics.
+        """
+        if self.sums.is_file():
+            sums = self._read_sums()
+            self._write_sums({name: sum_ for name, sum_ in sums.items() if name != self.metrics.name})
+        write_whole(self.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        self.update_sums(self.metrics)
+
     def _write_sums(self, sums: Mapping[str, str]) -> None:
         write_whole(self.sums, json.dumps(sums, indent=2, ensure_ascii=False) + "\n")
 
@@ -177,6 +188,9 @@ class Run:
         if not self.metrics.is_file():
             raise MissingInputError(f"{self.folder} has no {self.metrics.name}; run `drfuse evaluate` on it")
         try:
+            expected = self._read_sums().get(self.metrics.name) if self.sums.is_file() else None
+            if expected is not None and sha256(self.metrics) != expected:
+                raise InputError("it is not what drfuse wrote")
             stored: Any = json.loads(self.metrics.read_text("utf-8"))
             test_sets = stored.get("test") if isinstance(stored, dict) else None
             if not isinstance(test_sets, dict) or not all(
@@ -298,7 +312,8 @@ class RunFacts:
                 "prediction needs; choose a run, or a folder that `drfuse export` wrote"
             )
         try:
-            with safe_open(files.model, "numpy"):  # checks the file's length
+            # opened twice, as safetensors says of a file that may not be read that there is none
+            with files.model.open("rb"), safe_open(files.model, "numpy"):  # checks the file's length
                 pass
         except SafetensorError as error:
             raise InputError(f"{files.model} is damaged: {error}; train the run again") from error

@@ -289,11 +289,91 @@ def test_metrics_of_another_form_are_a_sentence_and_are_measured_again(
     run: Run, tmp_path: Path, metrics: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     run.metrics.write_text(json.dumps(metrics))
+    run.sums.unlink()
     with pytest.raises(InputError, match=r"metrics\.json.*run `drfuse evaluate` again"):
         export(run.folder, tmp_path / "out")
     evaluate(run.folder, "full", n_resamples=2)
     assert set(run.read_metrics()["test"]) == {"full"}
     assert pl.read_csv(run.metrics_table).height == 4
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_of_metrics_is_refused_and_measured_again(run: Run, tmp_path: Path) -> None:
+    for _ in flip_bits(run.metrics, 10):
+        with pytest.raises(InputError, match=r"metrics\.json is damaged: it is not what .* evaluate` again"):
+            run.read_metrics()
+    with pytest.raises(InputError, match=r"metrics\.json is damaged"):
+        (next(flip_bits(run.metrics)), export(run.folder, tmp_path / "out"))
+    evaluate(run.folder, "full", n_resamples=2)
+    assert set(run.read_metrics()["test"]) == {"full"}
+    evaluate(run.folder, "matched", n_resamples=2)
+    assert set(run.read_metrics()["test"]) == {"full", "matched"}
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_leaves_metrics_that_can_be_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "update_sums", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run.folder, "full", n_resamples=3)
+    assert run.read_metrics()["test"]["full"]["n_resamples"] == 3
+
+
+def test_weights_that_may_not_be_read_are_no_missing_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Path.open
+
+    def refuse(path: Path, *given: Any, **named: Any) -> Any:
+        if path == run.model:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return usual(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for reader in (Predictor.open, FusionModel.from_pretrained):
+        with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
+            reader(run.folder)
+
+
+def test_a_full_disk_in_an_export_names_what_is_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", fill)
+    with pytest.raises(SystemExit):
+        main(["export", str(run.folder), "--out", str(tmp_path / "out")])
+    said, _, _ = capsys.readouterr().err.partition("Traceback of your own code")  # of this file
+    assert "no space is left on the disk to write" in said
+    assert str(run.folder) not in said
+
+
+def test_a_model_is_saved_for_its_user_alone(run: Run, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        FusionModel.from_pretrained(run.folder).save_pretrained(tmp_path / "saved")
+    finally:
+        assert os.umask(before) == 0o022
+    for path in (tmp_path / "saved", *(tmp_path / "saved").iterdir()):
+        assert not path.stat().st_mode & 0o077
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["null", "3", "[1]", "true"])
+def test_a_backbone_of_another_type_is_named(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: str
+) -> None:
+    (tmp_path / "run.yaml").write_text(
+        f"model: {{class_path: CxrResNet, init_args: {{cxr_backbone: {backbone}}}}}\ncrop_size: 8\n"
+    )
+    with pytest.raises(SystemExit):
+        main(["train", str(cohort), "--out", str(tmp_path / "run"), "--config", str(tmp_path / "run.yaml")])
+    said = capsys.readouterr().err
+    assert re.search(r"error: (cxr_backbone is|--model\.cxr-backbone: )", said)
+    assert "TypeError" not in said
 
 
 def test_groups_need_the_cohort_of_the_run(run: Run, cohort: Path, tmp_path: Path) -> None:

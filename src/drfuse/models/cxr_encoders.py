@@ -174,8 +174,14 @@ def build_backbone(spec: BackboneSpec) -> "PreTrainedModel":
 
     Raises:
         MissingInputError: If `spec` is neither one of these names nor a folder.
-        InputError: If it has no weights that fit a `transformers` backbone, or reading them is forbidden.
+        InputError: If it is of another type, has no weights that fit a `transformers` backbone, or reading
+            them is forbidden.
     """
+    if not isinstance(spec, str | Mapping):
+        raise InputError(
+            f"cxr_backbone is {spec!r}; expected one of {', '.join(_RESNETS)}, a folder, a name on the hub, "
+            "or the fields of a ResNetConfig"
+        )
     if not isinstance(spec, str) or spec in _RESNETS:
         fields = _RESNETS[spec] if isinstance(spec, str) else spec
         if "model_type" in fields:

@@ -19,7 +19,7 @@ from torch import nn
 
 from drfuse import __version__
 from drfuse.errors import InputError, MissingInputError, unwritable
-from drfuse.files import atomic_file
+from drfuse.files import atomic_file, private
 from drfuse.imports import import_path, imported_classes
 from drfuse.models.cxr_encoders import only_new_backbones, pretrained_configs
 from drfuse.run import ModelFacts, Run, RunFacts
@@ -170,14 +170,15 @@ class HubModel(
         run = Run(Path(save_directory))
         if run.config.exists() or run.predictions.exists():
             raise InputError(f"{run.folder} is a run of `drfuse train`; choose a different folder")
-        return super().save_pretrained(
-            save_directory,
-            config=config,
-            repo_id=repo_id,
-            push_to_hub=push_to_hub,
-            model_card_kwargs=model_card_kwargs,
-            **push_to_hub_kwargs,
-        )
+        with private():
+            return super().save_pretrained(
+                save_directory,
+                config=config,
+                repo_id=repo_id,
+                push_to_hub=push_to_hub,
+                model_card_kwargs=model_card_kwargs,
+                **push_to_hub_kwargs,
+            )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write `config.json` and the weights and, if these are as they were read, their other files."""
@@ -227,10 +228,12 @@ def load_model(folder: Path, facts: RunFacts | ModelFacts, kind: type[_Model], *
             f"the model of {folder} is a {found.__name__}, not a {kind.__name__}; open it with "
             f"{found.__name__}.from_pretrained"
         )
+    weights = Run(folder).model
+    weights.open("rb").close()  # safetensors says of a file that may not be read that there is none
     try:
         with only_new_backbones():
             model = found(facts.n_features, facts.n_labels, **(facts.model["init_args"] | changed_args))
-        model.load_state_dict(load_file(Run(folder).model))
+        model.load_state_dict(load_file(weights))
     except Exception as error:  # a constructor may raise anything, given wrong arguments
         reason = " ".join(str(error).split())
         raise InputError(f"the model of {folder} cannot be loaded: {reason}; train it again") from error
