@@ -19,8 +19,8 @@ from drfuse.errors import BusyError, InputError
 _LOCK_TIMEOUT_SECONDS = 1.0
 """Longer than `is_locked` holds a lock."""
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<state>partial|replaced)", re.DOTALL)
-"""The names of temporary files and folders; see `_temporary`."""
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<state>partial|replaced|scratch)", re.DOTALL)
+"""The names of temporary files and folders; see `_temporary` and `scratch_folder`."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -161,6 +161,28 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 @contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a new private folder next to `path`, hidden, for what is needed only meanwhile.
+
+    It is deleted at the end, and so are those that killed commands left for the same `path`. A temporary file
+    beside each folder, locked by the command that uses it, tells them apart.
+    """
+    make_folder(path.parent)
+    remove_leftovers(path.parent, path.name)
+    for state, folder in _temporary_folders(path):
+        if state == "scratch" and not folder.with_suffix(".partial").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    with _new_file(path) as lock:
+        folder = lock.with_suffix(".scratch")
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_folder(
     out: Path, what: str, marker: str, contents: Collection[str], overwrite: bool
 ) -> Iterator[Path]:
@@ -206,7 +228,7 @@ def recover_interrupted_write(out: Path) -> None:
         BusyError: If another command is writing it.
     """
     out = out.resolve()
-    if any(_temporary_folders(out)):
+    if any(state != "scratch" for state, _ in _temporary_folders(out)):
         with locked(out):
             _recover(out)
 
@@ -216,7 +238,7 @@ def _recover(out: Path) -> None:
     for state, path in sorted(_temporary_folders(out), reverse=True):
         if state == "replaced" and not out.exists():  # killed between the two renames
             path.rename(out)
-        else:
+        elif state != "scratch":
             shutil.rmtree(path, ignore_errors=True)
 
 

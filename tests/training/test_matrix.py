@@ -240,6 +240,28 @@ def test_a_run_of_a_command_that_was_killed_is_taken_over(
     assert spec.is_done
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        pytest.param("predictions.parquet", marks=pytest.mark.slow),
+        pytest.param("config.json", marks=pytest.mark.slow),
+    ],
+)
+def test_a_finished_run_that_is_damaged_is_trained_again(
+    run: Specify, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    damaged, whole = run(seed=0), run(seed=1)
+    train_all([damaged, whole])
+    expected, untouched = (damaged.folder / name).read_bytes(), whole.run.model.stat().st_mtime_ns
+    (damaged.folder / name).write_bytes(expected[:40] + bytes([expected[40] ^ 1]) + expected[41:])
+    assert damaged.is_done
+    assert train_all([damaged, whole]) == []
+    assert f"{name} is damaged: it is not what drfuse wrote; it is trained from the beginning" in caplog.text
+    assert (damaged.folder / name).read_bytes() == expected
+    assert whole.run.model.stat().st_mtime_ns == untouched
+
+
 @pytest.mark.parametrize("n_failing", [1, 2])
 def test_runs_that_fail_keep_the_others(run: Specify, n_failing: int) -> None:
     failing = [run(f"too large {crop_size}", crop_size=crop_size) for crop_size in (512, 600)[:n_failing]]

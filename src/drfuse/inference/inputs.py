@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import polars as pl
@@ -13,6 +13,7 @@ from drfuse.cohort import prepare
 from drfuse.cohort.patients import read_patients
 from drfuse.data import Cohort
 from drfuse.errors import InputError
+from drfuse.files import scratch_folder
 from drfuse.run import RunFacts
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def open_stays(
     elif mimic_iv is not None:
         if facts.view is not None:
             options["view"] = facts.view
-        with TemporaryDirectory(prefix="drfuse-", dir=temp_dir) as folder:
-            out = Path(folder) / "cohort"
+        with scratch_folder(Path(temp_dir or gettempdir()) / "drfuse") as folder:
+            out = folder / "cohort"
             prepare(mimic_iv, out, mimic_cxr, **options, labels=False)
             yield Cohort.open(out)

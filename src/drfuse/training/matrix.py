@@ -81,6 +81,16 @@ class RunSpec:
         """Whether the run is finished."""
         return self.run.is_finished
 
+    @property
+    def damage(self) -> str | None:
+        """What is damaged in the finished run, if something is; its files are read once (see `Run.check`)."""
+        try:
+            if self.is_done:
+                self.run.check()
+        except InputError as error:
+            return str(error).partition(";")[0]
+        return None
+
 
 def specify(
     cohort: Cohort,
@@ -140,13 +150,13 @@ def _plain(value: Any) -> Any:
 
 
 def check_models(specs: Sequence[RunSpec], data: "CohortDataModule") -> None:
-    """Make the model of each run that is not finished, before anything is trained.
+    """Make the model of each run that is not finished and whole, before anything is trained.
 
     Raises:
         InputError: If one cannot be made, or has no CXR encoder to freeze.
     """
     n_features, n_labels = len(data.dataset.features), len(data.dataset.task.label_names)
-    every = [one for spec in specs for one in (*spec.after, spec) if not one.is_done]
+    every = [one for spec in specs for one in (*spec.after, spec) if not one.is_done or one.damage]
     for spec in {str(spec.model): spec for spec in every}.values():
         make_network(_model_of(spec), n_features, n_labels, spec.options.freeze_cxr)
 
@@ -158,8 +168,8 @@ def _model_of(spec: RunSpec) -> Callable[[int, int], FusionModel]:
 def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = False) -> list[str]:
     """Train the runs that are not finished, resume those that were interrupted, and return the failures.
 
-    A run that another command is training is left to it and waited for. A failed run does not stop the
-    others.
+    A finished run that is damaged is trained again. A run that another command is training is left to it and
+    waited for. A failed run does not stop the others.
 
     Args:
         specs: The runs; duplicates are trained once.
@@ -181,7 +191,7 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     if first := [one for spec in specs for one in spec.after]:
         logger.info("training the runs that others start from first")
         failed += train_all(first, workers, ray)
-    left = {spec.folder: spec for spec in specs if not spec.is_done}
+    left = {spec.folder: spec for spec in specs if not spec.is_done or spec.damage}
     logger.info("training %d of %d runs", len(left), len({spec.folder for spec in specs}))
     parallel = bool(ray) or workers > 1  # otherwise Lightning shows a bar for each run
     columns = ("training", BarColumn(), MofNCompleteColumn(), "runs", TimeElapsedColumn())
@@ -212,7 +222,7 @@ def train_one(
     callbacks: Sequence[object] = (),
     passing: tuple[type[Exception], ...] = (),
 ) -> Outcome:
-    """Train a run unless it is finished or another command is training it.
+    """Train a run unless it is finished and whole, or another command is training it.
 
     Args:
         spec: The run.
@@ -223,7 +233,8 @@ def train_one(
     Returns:
         `done`, `busy` if another command is training it, or the error.
     """
-    if spec.is_done:
+    damage = spec.damage
+    if spec.is_done and damage is None:
         return "done"
     if is_locked(spec.folder):
         return "busy"
@@ -234,17 +245,21 @@ def train_one(
         alone = spec.options.changed(devices=1, nodes=1)
         fit = partial(train, spec.cohort, spec.folder, _model_of(spec), alone, progress=progress)
         try:
-            fit(callbacks=callbacks)
+            if damage is None:
+                fit(callbacks=callbacks)
         except DamagedRunError as error:
-            reason = str(error).partition(";")[0]
-            logger.warning("%s: %s; it is trained from the beginning", spec.title, reason)
+            damage = str(error).partition(";")[0]
+        if damage is not None:
+            logger.warning("%s: %s; it is trained from the beginning", spec.title, damage)
             fit(callbacks=callbacks, overwrite=True)
     except passing:
         raise
     except BusyError:
         return "busy"
     except (InputError, OSError) as error:
-        return "done" if spec.is_done else error  # another command may just have finished it
+        if spec.is_done and spec.damage is None:  # another command may just have finished it
+            return "done"
+        return error
     except Exception as error:  # whatever a model raises: a full GPU, mismatched tensors, its own errors
         logger.debug("%s failed", spec.title, exc_info=True)
         return InputError(f"{describe_error(error)}; run `drfuse train` with its options to see where")

@@ -68,7 +68,9 @@ class _Watch:
     def _watch(self) -> None:
         heard = torch.zeros(1, dtype=torch.int64)
         try:
-            dist.irecv(heard, self._before, self._group, tag=self._number).wait(_ALWAYS)
+            work = dist.irecv(heard, self._before, self._group, tag=self._number)
+            if work is not None:  # it is only in a process outside of the group
+                work.wait(_ALWAYS)
         except RuntimeError:  # the connection was closed
             heard.fill_(_FAILED)
         if heard.item() == _DONE:
@@ -92,7 +94,8 @@ class _Watch:
 @cache
 def _ring() -> dist.ProcessGroup:
     """Return connections between the processes that nothing else uses."""
-    return dist.new_group(backend="gloo", timeout=timedelta(seconds=SECONDS_TO_MEET))
+    ring: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(seconds=SECONDS_TO_MEET))
+    return ring
 
 
 def watch_peers(rank: int, size: int) -> None:
