@@ -114,6 +114,10 @@ def _show_explanation(result: Any, arguments: dict[str, Any]) -> Iterator[Any]: 
         yield f"wrote {result.out / PAGE}, with its figures and JSON next to it"
 
 
+def _show_stopped(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001
+    yield "stopped"
+
+
 def _show_simulation(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:
     yield (
         f"wrote {arguments['out']}: {result.icu_stays:,} ICU stays, {result.eligible:,} of them eligible, "
@@ -192,6 +196,12 @@ _COMMANDS = {
         "A run and one stay -> what each modality, hour, variable and region contributed.",
         _show_explanation,
         ("run", "cohort"),
+    ),
+    "explore": _Command(
+        "drfuse.explore.explore",
+        "A cohort, a run or a reproduction -> pages in the browser, on this machine alone.",
+        _show_stopped,
+        ("what", "cohort"),
     ),
     "reproduce": _Command(
         "drfuse.reproduce.reproduce",

@@ -1,0 +1,129 @@
+"""What the pages show: a cohort, and what runs predict of its stays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drfuse.data.cohort import Cohort
+from drfuse.errors import InputError
+from drfuse.run import Run
+
+Floats = NDArray[np.float32]
+
+
+class Opened:
+    """A cohort of N stays and its runs.
+
+    Attributes:
+        cohort: The cohort.
+        runs: The finished runs by name; none if only the cohort was given.
+        reproduction: The folder of the runs' report, tables and figures, if they come from one.
+    """
+
+    def __init__(self, cohort: Cohort, runs: Mapping[str, Run], reproduction: Path | None = None) -> None:
+        self.cohort, self.runs, self.reproduction = cohort, runs, reproduction
+        self._read = lru_cache(maxsize=4)(lambda name: _read(name, runs.get(name), cohort))
+
+    def predicted(self, name: str) -> "Predicted":
+        """Return what a run predicts, by default the first; the last few that were asked for are kept.
+
+        Without any run, it holds the truth alone.
+
+        Raises:
+            InputError: If there is no such run, or it is damaged, or was trained on another cohort.
+        """
+        name = name or next(iter(self.runs), "")
+        if name and name not in self.runs:
+            raise InputError(f"there is no run {name!r}; choose one of {', '.join(self.runs) or 'none'}")
+        return self._read(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a run predicts of a cohort's N stays: C labels; NaN for stays that it does not predict.
+
+    Attributes:
+        name: The run's name; empty if there is none.
+        labels: The C names.
+        truth: Float32 (N, C), 0 or 1.
+        probabilities: Float32 (N, C) by what the model is given, of `both`, `ehr` (the radiograph is taken
+            away) and `cxr` (the record is); recalibrated if the run has learned how. Empty without a run.
+        weights: Float32 (N, C, 3) over EHR-distinct, shared and CXR-distinct, if the model has them.
+        recalibration: The method of the recalibration.
+    """
+
+    name: str
+    labels: list[str]
+    truth: Floats
+    probabilities: dict[str, Floats]
+    weights: Floats | None
+    recalibration: str
+
+
+def _read(name: str, run: Run | None, cohort: Cohort) -> Predicted:
+    if run is None:
+        return Predicted("", cohort.phenotypes, cohort.labels, {}, None, "none")
+    from drfuse.evaluation import Recalibration
+    from drfuse.inference.table import probabilities
+
+    if run.read_facts().cohort != cohort.fingerprint:
+        raise InputError(f"{cohort.folder} is not the cohort that {run.folder} was trained on; name that one")
+    found = run.read_predictions()
+    rows = np.searchsorted(cohort.stay_id, found.stays["stay_id"].to_numpy())
+    recalibration = Recalibration.read(run.folder, found.phenotypes)
+
+    def of_all(values: NDArray[np.generic]) -> Floats:
+        spread = np.full((len(cohort), *values.shape[1:]), np.nan, np.float32)
+        spread[rows] = values
+        return spread
+
+    logits = {
+        "both": found.logits,
+        "ehr": found.logits_without_cxr,
+        "cxr": found.logits_without_ehr,
+    }
+    return Predicted(
+        name,
+        found.phenotypes,
+        of_all(found.labels),
+        {
+            given: of_all(probabilities(one, recalibration))
+            for given, one in logits.items()
+            if one is not None
+        },
+        None if found.modality_weights is None else of_all(found.modality_weights),
+        "none" if recalibration is None else recalibration.method,
+    )
+
+
+def open_folder(what: Path, cohort: Path | None = None) -> Opened:
+    """Return what a folder holds: a cohort, a run, or runs of a reproduction or a demo.
+
+    Raises:
+        InputError: If it holds none of these, its cohort is not known, or the two do not fit together.
+    """
+    if (what / "manifest.json").is_file():
+        if cohort is not None:
+            raise InputError(f"{what} is a cohort itself; leave {cohort} out")
+        return Opened(Cohort.open(what), {})
+    if Run(what).is_finished:
+        runs, reproduction = {what.resolve().name: Run(what)}, None
+    else:
+        folders = sorted((what / "runs").iterdir()) if (what / "runs").is_dir() else []
+        runs = {one.name: Run(one) for one in folders if not one.is_symlink() and Run(one).is_finished}
+        reproduction = what
+    if not runs:
+        raise InputError(f"{what} is not a cohort, a finished run, or a folder of `reproduce` or `demo`")
+    if cohort is None:
+        cohort = what / "cohort"
+        if not (cohort / "manifest.json").is_file():
+            raise InputError(
+                f"{what} does not hold the cohort of its runs; name it too: `drfuse explore {what} COHORT`"
+            )
+    opened = Opened(Cohort.open(cohort), runs, reproduction)
+    opened.predicted(next(iter(runs)))  # what does not fit together is refused now, not in the browser
+    return opened

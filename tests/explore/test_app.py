@@ -1,0 +1,76 @@
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from drfuse.explore.guard import Guard
+from drfuse.explore.opened import Opened
+
+pytest.importorskip("starlette")
+pytestmark = pytest.mark.extras
+
+PAGES = ["/", "/stays", "/stays/1000", "/stays/1010?run=second", "/results", "/stays.json?start=0&count=3"]
+PAGES += ["/stays.csv", "/stays/1000/radiograph.png", "/static/style.css"]
+
+
+@pytest.fixture
+def served(explored: Opened) -> Iterator[Any]:
+    """Return a client, and the tokens that were announced."""
+    from starlette.testclient import TestClient
+
+    from drfuse.explore.app import make_app
+
+    tokens: list[str] = []
+    with TestClient(Guard(make_app(explored), tokens.append, 80), "http://127.0.0.1:80") as opened:
+        yield opened, tokens
+
+
+@pytest.fixture
+def client(served: Any) -> Any:
+    """Return a client that opened the announced address."""
+    client, (token,) = served
+    client.get(f"/?token={token}")
+    return client
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_pages_need_the_token_and_load_nothing_from_elsewhere(served: Any, address: str) -> None:
+    client, (token,) = served
+    assert client.get(address).status_code == 403
+    client.get(f"/?token={token}")
+    answer = client.get(address)
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    assert "access-control-allow-origin" not in answer.headers
+    assert not re.search(r"(src|href|url)[=(]\W*(https?:|//)", answer.text)
+
+
+def test_what_does_not_exist_is_explained(client: Any) -> None:
+    for address, status, said in (
+        ("/stays/7", 400, "has no stay 7"),
+        ("/stays?run=%3Cscript%3E", 400, "there is no run &#39;&lt;script&gt;&#39;"),
+        ("/stays.json?label=x", 400, "label is 'x'"),
+        ("/stays/1010/radiograph.png", 404, ""),
+        ("/results/..%2Fcohort%2Fstays.parquet", 404, ""),
+        ("/static/..%2Fguard.py", 404, ""),
+    ):
+        answer = client.get(address)
+        assert (answer.status_code, said in answer.text) == (status, True), address
+
+
+def test_rows_and_csv(client: Any) -> None:
+    found = client.get("/stays.json?split=test&start=1&count=9").json()
+    assert found["total"] == 3
+    assert [row[0] for row in found["rows"]] == [1100, 1110]
+    lines = client.get("/stays.csv?split=test").text.splitlines()
+    assert lines[0].startswith("stay_id,label,present,probability,difference,error")
+    assert len(lines) == 4
+
+
+def test_a_run_whose_model_cannot_be_loaded_has_no_attributions(client: Any) -> None:
+    state: Any = {"share": 0}
+    while state["share"] < 1:
+        state = client.post("/stays/1000/explanation?run=first&label=").json()
+    assert state["result"] is None
+    assert "is not one of drfuse's" in state["problem"]
