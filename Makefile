@@ -2,12 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+DOCS := .venv-docs
+RELEASE := .venv-release
 MIMIC_IV ?= ../shared/mimic-iv-demo
 
 # A processor without AVX-512 and bfloat16: what oneDNN and PyTorch then use, and what they lack.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: test test-slow test-avx2 test-oldest test-extras demo bench lint clean
+.PHONY: test test-slow test-avx2 test-oldest test-extras demo bench faults docs lint release clean
 
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not extras"
@@ -36,13 +38,30 @@ demo: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run --mimic-iv $(MIMIC_IV) --out docs/performance.md
 
+faults: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability --out docs/reliability.md
+
+docs: $(DOCS)/installed
+	$(DOCS)/bin/zensical build --clean --strict
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# VERSION=1.2.3: the version and its changes, packages in dist/, and the wheel tried in an empty environment
+release:
+	$(PYTHON) .ci/release.py $(VERSION)
+	rm -rf dist
+	$(PYTHON) -m venv --clear $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet build
+	$(RELEASE)/bin/python -m build
+	$(PYTHON) -m venv --clear $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	folder=$$(mktemp -d) && $(RELEASE)/bin/drfuse demo --fast --out $$folder/demo && rm -rf $$folder
+
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(DOCS) $(RELEASE) dist site .pytest_cache .mypy_cache .ruff_cache
 
 $(OLDEST)/installed: pyproject.toml constraints.txt .ci/oldest.py
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
@@ -50,8 +69,15 @@ $(OLDEST)/installed: pyproject.toml constraints.txt .ci/oldest.py
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
 	touch $@
 
+# Only what builds the site, which reads docstrings without importing them: no PyTorch
+$(DOCS)/installed: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > $(DOCS)/requirements.txt
+	$(DOCS)/bin/pip install --quiet --constraint constraints.txt --requirement $(DOCS)/requirements.txt
+	touch $@
+
 $(VENV)/installed-extras: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,spark,ray]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,spark,ray,fuzz]'
 	touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""The files of the folder are the experiments: of the command, of its help and of the README."""
+"""The files of the folder are the experiments: of the command, of its help and of the documentation."""
 
 import os
 import re
@@ -108,9 +108,9 @@ def test_the_help_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> 
     assert f"Literal[{choices}]" in re.sub(r"\s", "", capsys.readouterr().out)
 
 
-def test_the_readme_names_every_experiment() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    sentence = re.search(r"\n\n((?:`\w+`(?:, | and |,?\s))+)each do one of them", readme)
+def test_the_documentation_names_every_experiment() -> None:
+    page = (Path(__file__).parents[3] / "docs/table2.md").read_text(encoding="utf-8")
+    sentence = re.search(r"\n\n((?:`\w+`(?:, | and |,?\s))+)each do one of them", page)
     assert sentence is not None
     assert re.findall(r"`(\w+)`", sentence[1]) == list(EXPERIMENTS)
 
