@@ -550,7 +550,9 @@ class Predictions:
                 labels=arrays["labels"],
                 **{name: arrays.get(name) for name in _OPTIONAL},
             )
-        except (pl.exceptions.PolarsError, pa.ArrowException, KeyError, ValueError) as error:
+        except (pl.exceptions.PolarsError, pa.ArrowException, KeyError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the system, not of what is read
+                raise
             raise InputError(f"{path} holds no predictions of `drfuse train`; train the run again") from error
         if (problem := found._problem()) is not None:
             raise InputError(f"{path} holds no predictions of `drfuse train`: {problem}; train the run again")

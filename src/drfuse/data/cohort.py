@@ -5,6 +5,7 @@ import mmap
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -22,6 +23,9 @@ from drfuse.sums import changed_file, sha256
 
 if TYPE_CHECKING:
     from drfuse.cohort.patients import Patients
+
+_DAMAGE = (ValueError, OSError, EOFError, OverflowError, RecursionError, SyntaxError, TokenError)
+"""What readers of arrays and JSON raise if a file is damaged: the head of an array is a Python literal."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Cohort:
             ehr = np.load(folder / "ehr.npy", mmap_mode="r")
             cxr = np.load(folder / "cxr.npy", mmap_mode="r")
             normalization = json.loads((folder / "normalization.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError, EOFError, pl.exceptions.PolarsError) as error:
+        except (*_DAMAGE, pl.exceptions.PolarsError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{folder} is damaged ({reason}); run `drfuse prepare` again") from error
         needed = {"subject_id", "stay_id", "n_hours", "has_cxr", "cxr_row", "split", *manifest.phenotypes}
