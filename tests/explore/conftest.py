@@ -2,26 +2,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from drfuse.data import Cohort, EhrFeatures
 from drfuse.explore.opened import Opened, open_folder
+from drfuse.models import DrFuse
+from drfuse.models.hub import describe_model, save_weights
 from drfuse.run import Predictions, Run, RunFacts
-from tests.builders import write_cohort
+from tests.builders import TINY_BACKBONE, write_cohort
 
 
-def write_run(folder: Path, cohort: Cohort, seed: int = 0) -> Run:
-    """Write a finished run that predicts random numbers, without a model that could be loaded."""
+def write_run(folder: Path, cohort: Cohort, seed: int, loadable: bool) -> None:
+    """Write a finished run that predicts random numbers, with an untrained model."""
     folder.mkdir(parents=True)
     run, names, n = Run(folder), cohort.phenotypes, len(cohort)
     random = np.random.default_rng(seed)
-    save_file({"weight": np.zeros(1, np.float32)}, run.model)
     variables = cohort.manifest.variables
+    n_features = len(EhrFeatures(variables, cohort.normalization))
+    model = DrFuse(n_features, len(names), dim=8, heads=2, cxr_backbone=TINY_BACKBONE)
+    save_weights(model, run.model)
     RunFacts(
         drfuse="0",
         cohort=cohort.fingerprint,
-        model={"class_path": "somewhere.Model", "init_args": {}},
-        n_features=len(EhrFeatures(variables, cohort.normalization)),
+        model=describe_model(model) | ({} if loadable else {"class_path": "somewhere.Model"}),
+        n_features=n_features,
         task="phenotyping",
         label_names=names,
         variables=variables,
@@ -45,14 +48,13 @@ def write_run(folder: Path, cohort: Cohort, seed: int = 0) -> Run:
         modality_weights=weights,
         logits_without_cxr=without,
     ).write(run.predictions)
-    return run
 
 
 @pytest.fixture(scope="session")
 def explored(tmp_path_factory: pytest.TempPathFactory) -> Opened:
-    """Return twelve stays, six of them with a radiograph, and two runs."""
+    """Return twelve stays, six of them with a radiograph, and two runs: the model of `second` is nobody's."""
     folder = tmp_path_factory.mktemp("explored")
     cohort = Cohort.open(write_cohort(folder / "cohort"))
     for seed, name in enumerate(("first", "second")):
-        write_run(folder / "runs" / name, cohort, seed)
+        write_run(folder / "runs" / name, cohort, seed, loadable=name == "first")
     return open_folder(folder)

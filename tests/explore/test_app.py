@@ -1,11 +1,13 @@
 import re
 from collections.abc import Iterator
+from time import sleep
 from typing import Any
 
 import pytest
 
 from drfuse.explore.guard import Guard
 from drfuse.explore.opened import Opened
+from drfuse.inference import Predictor
 
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.extras
@@ -68,9 +70,28 @@ def test_rows_and_csv(client: Any) -> None:
     assert len(lines) == 4
 
 
+def explain(client: Any, run: str) -> Any:
+    shares = []
+    while True:
+        state = client.post(f"/stays/1000/explanation?run={run}&label=").json()
+        shares.append(state["share"])
+        if shares[-1] == 1:
+            assert shares == sorted(shares) or state["evaluated"] > 76  # steps were doubled
+            return state
+        sleep(0.05)
+
+
+def test_attributions_are_those_of_the_stay(client: Any, explored: Opened) -> None:
+    state = explain(client, "first")
+    cohort = explored.cohort
+    found = Predictor.open(explored.runs["first"].folder).explain(cohort, 1000).as_json()
+    assert state["problem"] == ""
+    assert state["result"]["record"] == found["record"]
+    assert state["result"]["image"] == found["image"]
+    assert explain(client, "first") == state
+
+
 def test_a_run_whose_model_cannot_be_loaded_has_no_attributions(client: Any) -> None:
-    state: Any = {"share": 0}
-    while state["share"] < 1:
-        state = client.post("/stays/1000/explanation?run=first&label=").json()
+    state = explain(client, "second")
     assert state["result"] is None
     assert "is not one of drfuse's" in state["problem"]
