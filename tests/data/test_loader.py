@@ -4,10 +4,12 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from drfuse.data.loader import BatchLoader
+from drfuse.data.loader import BatchLoader, TrainingLoader
+from drfuse.data.sampler import EvenBatches
 
 
 class Noting(Dataset[Any]):
@@ -61,3 +63,21 @@ def test_a_loop_that_is_left_leaves_no_thread() -> None:
     next(batches)
     del batches
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("n_yielded", [0, 1, 4])
+def test_a_loader_of_training_batches_goes_on_inside_an_epoch(n_yielded: int) -> None:
+    def loading() -> TrainingLoader:
+        rows = np.arange(11)
+        return TrainingLoader(Noting(), sampler=EvenBatches(rows, rows < 5, 3, seed=0), batch_size=None)
+
+    whole, first, resumed = loading(), loading(), loading()
+    epoch, begun = list(whole), iter(first)
+    assert [next(begun) for _ in range(n_yielded)] == epoch[:n_yielded]
+    resumed.load_state_dict(first.state_dict())
+    left = list(resumed)
+    assert left == (
+        epoch if n_yielded == len(epoch) else epoch[n_yielded:]
+    )  # all done: the next epoch is whole
+    assert resumed.state_dict() == {"n_yielded": len(epoch)}
+    assert list(resumed) == epoch  # the sampler was not told of another epoch
