@@ -27,13 +27,13 @@ from benchmarks.command import command
 from benchmarks.results import Report, Table, Target
 from drfuse.data import Cohort
 from drfuse.demo import demo
-from drfuse.run import Predictions, Run
+from drfuse.run import Run
 from drfuse.sums import sha256
 
 _HOW = """\
-A simulated cohort of {small} stays, each repeated under other ids, with the predictions of the demo's DrFuse.
-Seconds until headless Chromium shows the page whole, medians of {repeats} after the first, which is given too:
-it reads the predictions, or counts what was observed."""
+A simulated cohort of {small} stays, repeated under other ids, with the predictions of the demo's DrFuse. Seconds
+until headless Chromium shows the whole page: *first* of the first time, which counts what was observed, or
+sorts; *seconds* is the median of {repeats} more."""
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 _PAGES = {
     "cohort": ("/", ".heat rect"),
@@ -88,15 +88,22 @@ def explorer(
 
 
 def _repeat(demo: Path, folder: Path, size: int) -> int:
-    """Write a cohort and a run whose stays are those of a demo, again and again; return a radiograph's stay."""
+    """Write a cohort and a run whose stays are those of a demo, again and again.
+
+    Returns:
+        A stay with a radiograph.
+    """
     small, run = Cohort.open(demo / "cohort"), Run(demo / "runs" / "fused")
     rows = np.arange(size) % len(small)
     cohort = folder / "cohort"
     cohort.mkdir(parents=True)
     has_cxr = small.has_cxr[rows]
-    cxr_row = pl.Series(np.where(has_cxr, np.cumsum(has_cxr) - 1, -1), dtype=pl.Int32).replace(-1, None)
-    numbered = {"stay_id": np.arange(size), "subject_id": np.arange(size), "cxr_row": cxr_row}
-    small.stays[rows].with_columns(**numbered).write_parquet(cohort / "stays.parquet")
+    cxr_row = pl.Series("cxr_row", np.where(has_cxr, np.cumsum(has_cxr) - 1, -1), dtype=pl.Int32).replace(
+        -1, None
+    )
+    ids = np.arange(size)
+    table = small.stays[rows].with_columns(cxr_row, stay_id=ids, subject_id=ids)
+    table.write_parquet(cohort / "stays.parquet")
     np.save(cohort / "ehr.npy", small.ehr[rows])
     np.save(cohort / "cxr.npy", small.cxr[small.cxr_row[rows][has_cxr]])
     shutil.copy(demo / "cohort/normalization.json", cohort)
@@ -108,7 +115,7 @@ def _repeat(demo: Path, folder: Path, size: int) -> int:
     replace(run.read_facts(), cohort=Cohort.open(cohort).fingerprint).write(copied.facts)
     found = run.read_predictions()
     at = np.searchsorted(found.stays["stay_id"].to_numpy(), small.stay_id)[rows]
-    stays = found.stays[at].with_columns(stay_id=np.arange(size), subject_id=np.arange(size))
+    stays = found.stays[at].with_columns(stay_id=ids, subject_id=ids)
     logits = ("logits", "labels", "logits_without_cxr", "logits_without_ehr", "modality_weights")
     arrays = {name: array[at] for name in logits if (array := getattr(found, name)) is not None}
     replace(found, stays=stays, **arrays).write(copied.predictions)
@@ -117,7 +124,7 @@ def _repeat(demo: Path, folder: Path, size: int) -> int:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[tuple[Any, float]]:
-    """Yield a page of a browser that opened the address which `drfuse explore` printed, and after how long."""
+    """Yield a page of a browser that may see what `drfuse explore` serves, and the seconds of its start."""
     from playwright.sync_api import sync_playwright
 
     called = [sys.executable, "-u", "-m", "drfuse", "explore", str(folder)]
