@@ -31,9 +31,9 @@ from drfuse.run import Run
 from drfuse.sums import sha256
 
 _HOW = """\
-A simulated cohort of {small} stays, repeated under other ids, with the predictions of the demo's DrFuse. Seconds
-until headless Chromium shows the whole page: *first* of the first time, which counts what was observed, or
-sorts; *seconds* is the median of {repeats} more."""
+A simulated cohort of {small} stays, repeated under other ids, with the predictions of the demo's DrFuse.
+Seconds until headless Chromium shows the whole page: *first* of the first time, which counts what was observed,
+or sorts; *seconds* is the median of {repeats} more."""
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 _PAGES = {
     "cohort": ("/", ".heat rect"),
