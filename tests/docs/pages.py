@@ -87,8 +87,9 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def drfuse_arguments(words: list[str]) -> list[str] | None:
-    """Return the arguments of `drfuse` in a command, which another program may start."""
-    return words[words.index("drfuse") + 1 :] if "drfuse" in words else None
+    """Return the arguments of `drfuse` in a command, which a launcher may start."""
+    starts = words[0] in ("drfuse", "srun", "torchrun") and "drfuse" in words
+    return words[words.index("drfuse") + 1 :] if starts else None
 
 
 def quick(arguments: list[str], stay: int) -> list[str]:
