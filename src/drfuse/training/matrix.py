@@ -257,9 +257,8 @@ def train_one(
     except BusyError:
         return "busy"
     except (InputError, OSError) as error:
-        if spec.is_done and spec.damage is None:  # another command may just have finished it
-            return "done"
-        return error
+        # another command may just have finished it
+        return "done" if spec.is_done and spec.damage is None else error
     except Exception as error:  # whatever a model raises: a full GPU, mismatched tensors, its own errors
         logger.debug("%s failed", spec.title, exc_info=True)
         return InputError(f"{describe_error(error)}; run `drfuse train` with its options to see where")
@@ -300,15 +299,15 @@ def _in_processes(
                 # wake every second: a signal that another thread receives is only handled when this one runs
                 for done in wait_for(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     yield running.pop(done), done.result()
-        except BrokenProcessPool as error:
+        except BaseException as error:  # such as an interruption; the runs can be resumed
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()  # a process would treat a milder signal as an interruption of its run alone
+            if not isinstance(error, BrokenProcessPool):
+                raise
             raise InputError(
                 "a process that trained a run died, perhaps because memory ran out; finished runs are kept: "
                 "start the command again, with fewer --workers"
             ) from error
-        except BaseException:  # such as an interruption; the runs can be resumed
-            for process in set(multiprocessing.active_children()) - others:
-                process.kill()  # a process would treat a milder signal as an interruption of its run alone
-            raise
 
 
 def _worker_pool(workers: int) -> ProcessPoolExecutor:
