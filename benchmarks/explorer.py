@@ -32,8 +32,8 @@ from drfuse.sums import sha256
 
 _HOW = """\
 A simulated cohort of {small} stays, repeated under other ids, with the predictions of the demo's DrFuse.
-Seconds until headless Chromium shows the whole page: *first* of the first time, which counts what was observed,
-or sorts; *seconds* is the median of {repeats} more."""
+Seconds until headless Chromium shows the page: *first* of the first time, which counts what was observed,
+or sorts; *seconds*: the median of {repeats} more."""
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 _PAGES = {
     "cohort": ("/", ".heat rect"),
