@@ -77,7 +77,7 @@ $(DOCS)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-extras: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,spark,ray,fuzz]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,spark,ray,fuzz,explore]' playwright
 	touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
