@@ -74,9 +74,7 @@ _VARIES = (
 )
 """Files that differ between two undisturbed runs: times in logs and checkpoints, and stamps of files."""
 
-_TEMPORARY = re.compile(
-    r"(.*/)?\..+\.[0-9a-f]{16}\.(partial|replaced)(/.*)?|(tmp|\.out-\w+\.scratch)/.+", re.DOTALL
-)
+_TEMPORARY = re.compile(r"(.*/)?\..+\.[0-9a-f]{16}\.(partial|replaced|scratch)(/.*)?|tmp/.+", re.DOTALL)
 _PAGE = 4096
 _BAD = ("lost", "left over", "not said")
 _COLUMNS = ("faults", "old", "new", "unfinished", "same", *_BAD)
