@@ -22,7 +22,7 @@ QUICK = {
 }
 # The same, in place of those that the command has.
 QUICKER = {
-    "demo": {"--stays": "100", "--fast": "true"},
+    "demo": {"--stays": "120", "--fast": "true"},
     "simulate": {"--stays": "100"},
     "train": {"--epochs": "1", "--progress": "false", "--crop-size": "32"},
     "evaluate": {"--n-resamples": "50"},
