@@ -73,9 +73,10 @@ def spill_folder(store: Backend, out: Path, temp_dir: Path | None) -> Iterator[N
     with ExitStack() as folders:
         try:
             scratch = folders.enter_context(scratch_folder(place))
-        except OSError as error:
+        except (OSError, InputError) as error:  # the second if a file is in its place
+            reason = getattr(error, "strerror", None) or "it is not a folder"
             raise InputError(
-                f"cannot write to {place.parent}: {error}; choose a different --temp-dir"
+                f"cannot write to {place.parent}: {reason}; choose a different --temp-dir"
             ) from error
         store.con.execute("SET temp_directory = $1", [str(scratch)])
         try:
