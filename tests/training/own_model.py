@@ -23,8 +23,8 @@ def interrupt_second(task: FusionTraining) -> None:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition, at most two minutes."""
-    deadline = time.monotonic() + 120
+    """Wait for a condition, at most ten minutes: other processes may keep the machine busy."""
+    deadline = time.monotonic() + 600
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,9 +1,12 @@
 """Many runs: what a run is known by, that it is done once, and that several are done at a time."""
 
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,7 @@ from drfuse.run import Predictions
 from drfuse.training import FusionTraining, TrainOptions, train
 from drfuse.training.matrix import RunSpec, specify, spread, train_all, train_one
 from tests.builders import TINY_BACKBONE, write_cohort
-from tests.training.own_model import FirstHour, wait_until
+from tests.training.own_model import FirstHour, is_running, wait_until
 
 OWN = "tests.training.own_model"
 TINY_ARGS = {"dim": 8, "heads": 2, "feedforward": 16, "cxr_backbone": TINY_BACKBONE}
@@ -339,16 +342,37 @@ def test_a_process_that_dies_ends_in_one_sentence(run: Specify) -> None:
 
 
 @pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others(run: Specify, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    endless = [run(kind="Endless", init_args={"folder": str(pids)}, seed=seed) for seed in (0, 1)]
+    done = run()
+    train_all([done])
+
+    def kill_one() -> None:
+        wait_until(lambda: len(list(pids.iterdir())) == 2)
+        os.kill(int(min(pids.iterdir()).name), signal.SIGKILL)
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    with pytest.raises(InputError, match="a process that trained a run died"):
+        train_all([done, *endless], workers=2)
+    assert not any(is_running(int(path.name)) for path in pids.iterdir())
+    assert done.is_done
+    assert not any(is_locked(spec.folder) for spec in endless)  # the same command goes on with them
+
+
+@pytest.mark.slow
 def test_workers_die_with_a_command_that_is_killed(run: Specify, small_cohort: Path, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     pids.mkdir()
-    spec = run(kind="Endless", init_args={"folder": str(pids)})
+    options = QUICK | {"num_workers": 2}
+    spec = run(kind="Endless", init_args={"folder": str(pids)}, **options)
     program = (
         "import sys; from pathlib import Path; from drfuse.data import Cohort\n"
         "from drfuse.training.matrix import specify, train_all\n"
         "cohort, runs, folder = sys.argv[1:]\n"
         f"model = {{'class_path': '{OWN}.Endless', 'init_args': {{'folder': folder}}}}\n"
-        f"spec = specify(Cohort.open(Path(cohort)), Path(runs), 'endless', model, **{QUICK})\n"
+        f"spec = specify(Cohort.open(Path(cohort)), Path(runs), 'endless', model, **{options})\n"
         "train_all([spec], workers=2)"
     )
     arguments = [sys.executable, "-c", program, str(small_cohort), str(tmp_path / "runs"), str(pids)]
@@ -361,10 +385,13 @@ def test_workers_die_with_a_command_that_is_killed(run: Specify, small_cohort: P
         (worker,) = pids.iterdir()
         assert int(worker.name) != command.pid
         assert is_locked(spec.folder)
+        loaders = Path(f"/proc/{worker.name}/task/{worker.name}/children").read_text().split()
+        assert len(loaders) >= 2
     finally:
         command.kill()
         command.wait()
-    wait_until(lambda: not is_locked(spec.folder))  # what dies lets go of its lock
+    wait_until(lambda: not any(is_running(int(pid)) for pid in (worker.name, *loaders)))
+    assert not is_locked(spec.folder)  # what dies lets go of its lock
 
 
 def open_run(run: Path) -> Predictor:
