@@ -36,7 +36,7 @@ from drfuse.training.peers import (
 )
 
 _TIMEOUT = timedelta(hours=1)  # the first process may verify a large cohort while the others wait
-_SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 10.0, 2.0
+_SECONDS_TO_CLEAN_UP, _SECONDS_TO_FAIL = 30.0, 2.0
 
 _Result = TypeVar("_Result")
 
