@@ -18,6 +18,8 @@ Hospitals = Sequence[Mapping[str, Measured]]
 
 OURS = "additive-evidence"
 TEST_SETS = {"matched": "matched", "gone": "matched, radiographs removed", "full": "full"}
+_PREDICTED_FROM = ("both", "EHR alone", "radiograph alone")
+_CORRELATIONS = ("pooled", "between", "within phenotypes", "within stays")
 _HIGHLIGHTED = (OURS, "drfuse", "late-fusion", "logistic-late", "transformer")
 _GREY = "#b4bcc6"
 
@@ -32,15 +34,11 @@ def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str]) -> str:
         ablations = {name: titles[name] for name in hospitals[0] if name in titles and name not in systems}
         lines += prauc_table(hospitals, systems | perfect)
         if OURS in systems:
-            lines += gain_table(hospitals, OURS, systems, "matched")
-            lines += gain_table(hospitals, OURS, systems, "gone")
-        for part, columns in (
-            ("missing", [f"{100 * share:.0f} %" for share in SHARES]),
-            ("weights", _columns(hospitals, "weights")),
-            ("calibration", _columns(hospitals, "calibration")),
-            ("aligned", ["own", "others", "origin"]),
-        ):
-            lines += part_table(hospitals, systems, part, columns)
+            lines += [line for one in TEST_SETS for line in gain_table(hospitals, OURS, systems, one)]
+        lines += part_table(hospitals, systems, "missing", [f"{100 * share:.0f} %" for share in SHARES])
+        lines += weights_table(hospitals, systems)
+        lines += part_table(hospitals, systems, "calibration", list(_PREDICTED_FROM))
+        lines += part_table(hospitals, systems, "aligned", ["own", "others", "origin"])
         lines += factor_tables(hospitals, systems, perfect)
         if ablations:
             lines += ablation_table(hospitals[0], {OURS: titles[OURS], **ablations})
@@ -49,7 +47,6 @@ def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str]) -> str:
 
 _TITLES = {
     "missing": "macro PRAUC (matched) with this share of radiographs removed",
-    "weights": "Spearman correlation with the radiograph's true advantage",
     "calibration": "calibration error (matched) of the prediction from",
     "aligned": "shared representations: correlation of a stay's own pair, of two stays', accuracy of a probe",
 }
@@ -117,6 +114,22 @@ def part_table(
             continue
         means = [_mean(hospitals, name, part, column) for column in columns]
         lines.append(_row(title, ["" if np.isnan(mean) else f"{mean:.3f}" for mean in means]))
+    return [*lines, ""]
+
+
+def weights_table(hospitals: Hospitals, names: Mapping[str, str]) -> list[str]:
+    """Return how weights rank with the true advantage, a row for each system and kind of weights."""
+    lines = _head("Spearman correlation with the radiograph's true advantage", _CORRELATIONS)
+
+    def add(title: str, name: str, said: str) -> None:
+        means = [_mean(hospitals, name, "weights", f"{said} {key}") for key in _CORRELATIONS]
+        if not np.isnan(means).any():
+            lines.append(_row(title, [f"{mean:.3f}" for mean in means]))
+
+    for name, title in names.items():
+        add(f"{title}, by its predictions", name, "advantage")
+        add(f"{title}, its own weights", name, "own")
+    add("perfect readers", next(iter(names)), "knowable")
     return [*lines, ""]
 
 
@@ -214,7 +227,8 @@ def weights_figure(measured: Mapping[str, Hospitals], titles: Mapping[str, str])
         axes.set_xlabel("Spearman correlation within phenotypes")
         axes.set_yticks(range(len(rows)), list(rows.values()))
     panels[0].invert_yaxis()
-    figure.text(0.99, 0.99, "dashed: by the perfect readers", ha="right", va="top", fontsize=8)
+    panels[0].plot([], [], color=INK, linewidth=0.8, linestyle="--", label="by the perfect readers")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center")
     return settled(figure)
 
 
@@ -225,10 +239,6 @@ def _panels(names: Iterable[str], height: float, sharey: bool) -> tuple[Figure, 
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(f"{name} hospitals")
     return figure, panels
-
-
-def _columns(hospitals: Hospitals, part: str) -> list[str]:
-    return list(dict.fromkeys(key for one in hospitals[-1].values() for key in one.numbers.get(part, {})))
 
 
 def _mean(hospitals: Hospitals, name: str, part: str, key: str) -> float:
