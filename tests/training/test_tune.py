@@ -142,6 +142,8 @@ def test_the_papers_grid_is_the_default(search: Search, monkeypatch: pytest.Monk
         ({"lr": [math.inf]}, "--lr is .*; expected finite numbers"),
         ({"trials": 1.5}, "trials is 1.5; expected a whole number"),
         ({"storage": "sqlite:///studies.db"}, "--storage is only for --sampler tpe"),
+        ({"storage": "postgresql:/jane:pw@db", "sampler": "tpe"}, "--storage is neither the URL"),
+        ({"storage": "host=db password=pw", "sampler": "tpe"}, "--storage is neither the URL"),
         ({"model_args": {"dim": "8"}}, "DrFuse raised TypeError"),
         ({"options": {"epochs": 1}}, "options is {'epochs': 1}; expected a TrainOptions"),
     ],

@@ -163,5 +163,5 @@ def explain_killed_workers() -> Iterator[None]:
             raise
         raise InputError(
             "a process that makes batches was killed, perhaps because memory ran out; lower --num-workers (0 "
-            "needs no such process), and the same command resumes after the last complete epoch"
+            "needs no such process), and the same command resumes from its last checkpoint"
         ) from error

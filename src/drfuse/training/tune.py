@@ -1,6 +1,7 @@
 """`drfuse tune`. The work is in `search`, which is imported only when it is needed."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,11 @@ def tune(
         raise InputError(f"trials is {trials}, workers is {workers}; expected at least 1 of each")
     if storage is not None and sampler == "grid":
         raise InputError("--storage is only for --sampler tpe; leave it out, or add --sampler tpe")
+    if storage is not None and "://" not in storage and re.search("[:@=]", storage):
+        raise InputError(  # as the name of a file, it would show its password
+            "--storage is neither the URL of a database, such as postgresql://user:password@host/name, nor "
+            "the name of a file, which has no colon, @ or ="
+        )
     if clash := sorted((model_args or {}).keys() & grid.keys()):
         raise InputError(f"{clash[0]} is searched for; give its values as --{clash[0].replace('_', '-')}")
     Manifest.read(cohort)  # a wrong folder is refused before PyTorch is imported, which takes seconds
