@@ -174,12 +174,16 @@ def scratch_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
     with _new_file(path) as lock:
         folder = lock.with_suffix(".scratch")
+
+        def clean_up() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
         try:
             folder.mkdir(mode=0o700)
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            _to_the_end(clean_up)
 
 
 @contextmanager
@@ -218,7 +222,16 @@ def atomic_folder(
                     out.rename(_temporary(out, "replaced"))
                 partial.rename(out)
         finally:
-            _recover(out)
+            _to_the_end(lambda: _recover(out))
+
+
+def _to_the_end(clean_up: Callable[[], object]) -> None:
+    """Clean up, and start again if a signal comes meanwhile."""
+    try:
+        clean_up()
+    except KeyboardInterrupt:
+        clean_up()
+        raise
 
 
 def recover_interrupted_write(out: Path) -> None:

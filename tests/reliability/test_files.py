@@ -1,6 +1,7 @@
 """What drfuse writes to is its own: no link is followed, and nobody else's file is replaced or deleted."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -237,6 +238,26 @@ def test_a_killed_replacement_leaves_one_whole_folder(
         recover_interrupted_write(tmp_path / "out")
     assert (tmp_path / "out" / "data" / "a.txt").read_text() == ("new" if exchanges else "old")
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.lock", ".other.lock"}
+
+
+def test_a_signal_while_a_command_cleans_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "out", "old")
+    interrupted = list[object]()
+
+    def interrupt_first(path: Path, ignore_errors: bool) -> None:
+        if not interrupted:
+            interrupted.append(path)
+            raise KeyboardInterrupt
+        rmtree(path, ignore_errors=ignore_errors)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", interrupt_first)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.lock"}
+    assert (tmp_path / "out/data/a.txt").read_text() == "new"
 
 
 def killed_in_second_call(function: Callable[..., object]) -> Callable[..., object]:
