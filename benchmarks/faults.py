@@ -95,16 +95,16 @@ class Command:
         words: What follows `drfuse`, with `{inputs}` and `{stay}`.
         before: What lies in the folder before: its name, and the input that it is a copy of.
         finished: The file without which the output is unfinished; empty: the output appears at once.
-        remade: Pattern of the files before that may be missing while it is unfinished.
+        remade: Patterns of files that may be missing, or say that others are, while it is unfinished.
     """
 
     words: tuple[str, ...]
     before: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
-    remade: str = ""
+    remade: tuple[str, ...] = ()
 
 
-_OUT = "--out=out"
+_OUT, _REMADE = "--out=out", ("*.csv", "*/sums.json")
 COMMANDS: dict[str, Command] = {
     "simulate": Command((*_INPUTS["small"], _OUT)),
     "simulate --overwrite": Command(
@@ -116,15 +116,15 @@ COMMANDS: dict[str, Command] = {
     "train --overwrite": Command(
         (*_WORDS["train"], _OUT, "--overwrite"), {"out": "other-run"}, "out/predictions.parquet"
     ),
-    "evaluate": Command(_WORDS["evaluate"], {"out": "run"}, "out/subgroups.csv", "*.csv"),
+    "evaluate": Command(_WORDS["evaluate"], {"out": "run"}, "out/subgroups.csv", _REMADE),
     "evaluate again": Command(
-        (*_WORDS["evaluate"], "--seed=1"), {"out": "evaluated"}, "out/subgroups.csv", "*.csv"
+        (*_WORDS["evaluate"], "--seed=1"), {"out": "evaluated"}, "out/subgroups.csv", _REMADE
     ),
     "evaluate --on": Command(
         (*_WORDS["evaluate"], "--on={inputs}/theirs", "--other-people", "--accelerator=cpu"),
         {"out": "evaluated"},
         "out/external/theirs-*/subgroups.csv",
-        "*.csv",
+        _REMADE,
     ),
     "predict": Command((*_WORDS["predict"], "--out=out.parquet")),
     "predict --overwrite": Command(
@@ -309,21 +309,20 @@ def state_of(bench: Bench, whole: Undisturbed) -> State:
     now, old = bench.contents(), whole.old
     if now == old:
         return "old"
-    if now == whole.new:
+    if {name: sum_ for name, sum_ in now.items() if not name.startswith(_REPLACED)} == whole.new:
         return "new"
     finished = bench.command.finished
     if not finished or any(bench.folder.glob(finished)):
         return "neither"
+    remade = {name for name in {**now, **old} if any(fnmatch(name, one) for one in bench.command.remade)}
     if bench.command.remade and any(
-        sum_ not in (old.get(name), whole.new.get(name)) for name, sum_ in now.items()
+        sum_ not in (old.get(name), whole.new.get(name)) for name, sum_ in now.items() if name not in remade
     ):
         return "neither"
-    kept = old
+    kept = dict(old)
     if "--overwrite" not in bench.words:
         kept = {
-            name: sum_
-            for name, sum_ in old.items()
-            if whole.new.get(name) == sum_ and not fnmatch(name, bench.command.remade)
+            name: sum_ for name, sum_ in old.items() if whole.new.get(name) == sum_ and name not in remade
         }
     # a run that is replaced is kept beside until the new one is finished
     replaced = {

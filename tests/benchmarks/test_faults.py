@@ -29,9 +29,9 @@ LEFT = ".out.0123456789abcdef.partial/a"
         ),
         (Command(("--overwrite",), finished="out/b"), {"out/a": "half"}, "neither"),
         (Command(("--overwrite",), finished="out/b"), {"out/b": "new", ".out.replaced/a": "old"}, "neither"),
-        (Command((), finished="out/b", remade="*/a"), {"out/a": "new"}, "unfinished"),
-        (Command((), finished="out/b", remade="*/a"), {}, "unfinished"),
-        (Command((), finished="out/b", remade="*/a"), {"out/a": "half"}, "neither"),
+        (Command((), finished="out/b", remade=("*/a",)), {"out/a": "new"}, "unfinished"),
+        (Command((), finished="out/b", remade=("*/a",)), {}, "unfinished"),
+        (Command((), finished="out/b", remade=("*/c",)), {"out/a": "half"}, "neither"),
     ],
 )
 def test_what_is_there_is_old_or_new_or_unfinished(
