@@ -15,20 +15,35 @@ _UNSEEN = re.compile(
 _RUN_BY_SPREADSHEETS = re.compile(r"[=+\-@\t\r\n]")
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*(?:e[+-]?\d+)?(?: ?%)?", re.IGNORECASE)
 
-_SECRETS = (
+_WITH_AT = (
     # user and password of an address, whose password may have blanks; `user` alone is our own example
-    (r"(://)(?!user(?::password)?@)(?:[^\s'\"@/:]*:(?:(?![;:,] )[^'\"\n]){0,99}|[^\s'\"]*)@", r"\1***@"),
-    (r"\b([a-z][\w+.-]*:/?)(?!/)[^\s'\"]*:[^\s'\"]*@", r"\1***@"),  # of a malformed one
-    (r"(?<![\w/:])[\w.%+-]+:[^\s'\"/][^\s'\"]*@", "***@"),  # of one without a scheme
-    (  # password=..., fs.s3a.secret.key: ..., ?sig=...
-        r"(?P<name>\b[\w.-]*(?:passw(?:or)?d|(?<![a-z])(?:pwd|secret|token|sig|signature|sas|credentials?)"
-        r"(?![a-z])|(?:access|account|api|private|secret|shared|storage)[._-]?key|accesssignature"
-        r"|accesskeyid)[\w.-]*['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\")\]}]+)",
+    (
+        r"(://)(?!user(?::password)?@)"
+        r"(?:[^\s'\"@/:]{0,99}:(?:(?![;:,] |['\"](?:[\s,;:.)\]}]|$))[^\n]){0,99}|[^\s'\"]{0,199})@",
+        r"\1***@",
+    ),
+    (r"\b([a-z][\w+.-]{0,29}:/?)(?!/)[^\s'\":@]{0,99}:[^\s'\"]{0,199}@", r"\1***@"),  # of a malformed one
+    # of one without a scheme
+    (r"(?<![\w/:.%+-])[\w.%+-]{1,99}:[^\s'\"/][^\s'\"]{0,199}@(?=[a-z\[]|\d+\.\d)", "***@"),
+)
+_NAMED = (
+    (  # password=..., fs.s3a.secret.key: ..., ?sig=...; a sentence after a colon is not a password
+        r"(?P<name>(?<![\w.-])[\w.-]{0,59}(?:passw(?:or)?d|passphrase"
+        r"|(?<![a-z])(?:pwd|secret|token|sig|signature|sas|credentials?)(?![a-z])"
+        r"|(?:access|account|api|private|secret|shared|storage)[._-]?key|accesssignature|accesskeyid)"
+        r"[\w.-]{0,59}['\"]?(?:\s{0,9}=\s{0,9}|\s{0,9}:\s{0,9}(?=['\"])|:(?=\S)"
+        r"|:\s{1,9}(?=[^\s&;,'\")\]}]{1,199}(?:\s*$|[,;&)\]}\n]))))"
+        r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&;,'\")\]}]+)",
         r"\g<name>***",
     ),
+    (r"((?-i:Bearer) )\S+", r"\1***"),
     (r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|hf_[A-Za-z0-9]{20,})\b", "***"),  # keys of Amazon, tokens of the hub
 )
-_HIDDEN = [(re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in _SECRETS]
+_ADDRESSES, _SECRETS = (
+    [(re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in some]
+    for some in (_WITH_AT, _NAMED)
+)
+# every quantifier has a limit or cannot give back: a long word of a stranger's must not take for ever
 _IMAGE = re.compile(r"\b(p\d\d[/\\])p\d+(?:[/\\][^\s'\":]*)?|\b[0-9a-f]{8}(?:-[0-9a-f]{8}){4}\b")
 """The path of an image of MIMIC-CXR below its patient's folder, or the name of one."""
 
@@ -70,7 +85,7 @@ def without_secrets(text: str) -> str:
     >>> without_secrets("/data/files/p10/p10000032/s50414267/a.jpg: Permission denied")
     '/data/files/p10/...: Permission denied'
     """
-    for pattern, instead in _HIDDEN:
+    for pattern, instead in [*(_ADDRESSES if "@" in text else ()), *_SECRETS]:
         text = pattern.sub(instead, text)
     return _IMAGE.sub(lambda found: f"{found[1] or ''}...", text)
 
