@@ -24,14 +24,20 @@ _HIGHLIGHTED = (OURS, "drfuse", "late-fusion", "logistic-late", "transformer")
 _GREY = "#b4bcc6"
 
 
-def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str]) -> str:
-    """Return all tables as Markdown, those of each kind of hospital under a heading."""
+def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str], ablations: Mapping[str, str]) -> str:
+    """Return all tables as Markdown, those of each kind of hospital under a heading.
+
+    Args:
+        measured: By kind of hospital.
+        titles: The systems' names in tables.
+        ablations: Those of the ablations, which the first hospital of each kind may have.
+    """
     lines: list[str] = []
     for kind, hospitals in measured.items():
         lines += [f"## {kind.capitalize()} hospitals", ""]
-        systems = {name: titles[name] for name in hospitals[-1] if name in titles}
-        perfect = {name: name for name in hospitals[-1] if name not in titles}
-        ablations = {name: titles[name] for name in hospitals[0] if name in titles and name not in systems}
+        systems = {name: titles[name] for name in hospitals[0] if name in titles}
+        changed = {name: ablations[name] for name in hospitals[0] if name in ablations}
+        perfect = {name: name for name in hospitals[0] if name not in (systems | changed)}
         lines += prauc_table(hospitals, systems | perfect)
         if OURS in systems:
             lines += [line for one in TEST_SETS for line in gain_table(hospitals, OURS, systems, one)]
@@ -40,8 +46,8 @@ def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str]) -> str:
         lines += part_table(hospitals, systems, "calibration", list(_PREDICTED_FROM))
         lines += part_table(hospitals, systems, "aligned", ["own", "others", "origin"])
         lines += factor_tables(hospitals, systems, perfect)
-        if ablations:
-            lines += ablation_table(hospitals[0], {OURS: titles[OURS], **ablations})
+        if changed:
+            lines += ablation_table(hospitals[0], {OURS: titles[OURS], **changed})
     return "\n".join(lines)
 
 
@@ -95,7 +101,7 @@ def gain_table(hospitals: Hospitals, ours: str, names: Mapping[str, str], test_s
     }
     corrected = dict(zip(spreads, holm([spread.p for spread in spreads.values()]), strict=True))
     title = f"{names[ours]} less, {TEST_SETS[test_set]}"
-    lines = _head(title, ["difference", "95 % interval", "p", "corrected"])
+    lines = _head(title, ["difference", "95 % interval", "p", "corrected within this table"])
     for name, spread in spreads.items():
         found = spread.estimate(bounded=False)
         interval = f"({found.low:+.3f}, {found.high:+.3f})"
@@ -110,7 +116,7 @@ def part_table(
     """Return one part of the numbers, a row a system that has it: means over the hospitals."""
     lines = _head(_TITLES[part], columns)
     for name, title in names.items():
-        if not hospitals[-1][name].numbers.get(part):
+        if not hospitals[0][name].numbers.get(part):
             continue
         means = [_mean(hospitals, name, part, column) for column in columns]
         lines.append(_row(title, ["" if np.isnan(mean) else f"{mean:.3f}" for mean in means]))
@@ -123,8 +129,8 @@ def weights_table(hospitals: Hospitals, names: Mapping[str, str]) -> list[str]:
 
     def add(title: str, name: str, said: str) -> None:
         means = [_mean(hospitals, name, "weights", f"{said} {key}") for key in _CORRELATIONS]
-        if not np.isnan(means).any():
-            lines.append(_row(title, [f"{mean:.3f}" for mean in means]))
+        if not np.isnan(means).all():
+            lines.append(_row(title, map(_shown, means)))
 
     for name, title in names.items():
         add(f"{title}, by its predictions", name, "advantage")
@@ -144,7 +150,7 @@ def factor_tables(hospitals: Hospitals, names: Mapping[str, str], readers: Mappi
         lines.append(_row(title, [f"{mean:.2f}" for mean in means]))
     lines.append("")
     for name, title in names.items():
-        if not hospitals[-1][name].numbers.get("factors"):
+        if not hospitals[0][name].numbers.get("factors"):
             continue
         lines += _head(f"{title}: mean R2 of a probe from", [f"{group} factors" for group in GROUPS])
         for part in PARTS:
@@ -170,7 +176,8 @@ def ablation_table(hospital: Mapping[str, Measured], names: Mapping[str, str]) -
     lines = _head("first hospital", shown)
     for name, title in names.items():
         numbers = hospital[name].numbers
-        lines.append(_row(title, [f"{numbers[part][key]:.3f}" for part, key in shown.values()]))
+        values = [numbers.get(part, {}).get(key, np.nan) for part, key in shown.values()]
+        lines.append(_row(title, [_shown(value) for value in values]))
     return [*lines, ""]
 
 
@@ -185,8 +192,8 @@ def missing_figure(measured: Mapping[str, Hospitals], titles: Mapping[str, str])
     """Draw macro PRAUC by the share of radiographs that are removed, a panel for each kind of hospital."""
     figure, panels = _panels(measured, height=3.4, sharey=True)
     for axes, hospitals in zip(panels, measured.values(), strict=True):
-        for name in hospitals[-1]:
-            if name not in titles or not hospitals[-1][name].numbers["missing"]:
+        for name in hospitals[0]:
+            if name not in titles or not hospitals[0][name].numbers["missing"]:
                 continue
             values = [_mean(hospitals, name, "missing", f"{100 * share:.0f} %") for share in SHARES]
             if name in _HIGHLIGHTED:
@@ -209,10 +216,10 @@ def weights_figure(measured: Mapping[str, Hospitals], titles: Mapping[str, str])
     rows = {
         (name, said): f"{titles[name]}{' (its own weights)' if said == 'own' else ''}"
         for hospitals in measured.values()
-        for name in hospitals[-1]
+        for name in hospitals[0]
         if name in titles
         for said in ("advantage", "own")
-        if f"{said} within phenotypes" in hospitals[-1][name].numbers["weights"]
+        if f"{said} within phenotypes" in hospitals[0][name].numbers["weights"]
     }
     figure, panels = _panels(measured, height=0.6 + 0.27 * len(rows), sharey=True)
     for axes, hospitals in zip(panels, measured.values(), strict=True):
@@ -243,6 +250,10 @@ def _panels(names: Iterable[str], height: float, sharey: bool) -> tuple[Figure, 
 
 def _mean(hospitals: Hospitals, name: str, part: str, key: str) -> float:
     return float(np.mean([hospital[name].numbers[part].get(key, np.nan) for hospital in hospitals]))
+
+
+def _shown(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3f}"
 
 
 def _head(title: str, columns: Iterable[str]) -> list[str]:

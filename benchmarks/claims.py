@@ -1,10 +1,10 @@
 """Does fusion do what the paper promises? Every system, measured on simulated hospitals whose truth is known.
 
 Hospitals of both kinds are simulated, one for each seed, and every system is trained on each with the
-settings that `benchmarks/search.py` chose for it on other hospitals. Then its claims are held against the
-truth: that fusion beats each modality, that predictions survive a lost radiograph, that the weights follow
-the modality that tells more, that the representations are aligned and disentangled, and that probabilities
-are calibrated whichever modalities are there.
+settings that `benchmarks/search.py` chose for it on other, independent hospitals. Then its claims are held
+against the truth: that fusion beats each modality, that predictions survive a lost radiograph, that the
+weights follow the modality that tells more, that the representations are aligned and disentangled, and that
+probabilities are calibrated whichever modalities are there.
 `python -m benchmarks.claims --out DIR --config-file benchmarks/small.yaml --workers 2` goes on where it was
 interrupted, and writes `DIR/claims.json`, `DIR/claims.md` and two figures; `docs/claims.md` discusses them.
 """
@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks.claim_tables import figures, report
 from benchmarks.command import command
-from benchmarks.development import make_cohort
+from benchmarks.development import MEASURED, make_cohort
 from benchmarks.truths import Measured, measure_perfect, measure_run
 from drfuse import __version__
 from drfuse.data import Cohort
@@ -90,6 +90,11 @@ def claims(
     Raises:
         InputError: If a run failed.
     """
+    if unknown := sorted(set(seeds) - set(MEASURED)):
+        raise InputError(
+            f"seed {unknown[0]} is not of a hospital that is measured ({', '.join(map(str, MEASURED))}): "
+            "others may have chosen the settings"
+        )
     shared = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     chosen = [paper_systems()[name] for name in systems]
     specs: dict[str, dict[int, dict[str, RunSpec]]] = {kind: {} for kind in kinds}
@@ -117,10 +122,11 @@ def claims(
             hospital, cohort = out / f"{kind}-{seed}" / "hospital", cohorts[kind, seed]
             found = {name: measure_run(spec.folder, hospital, cohort, seed) for name, spec in of_seed.items()}
             measured[kind].append(found | measure_perfect(hospital, cohort, seed))
-    titles = {system.name: system.title for system in chosen} | {name: name for name in ABLATIONS}
-    settings = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seeds": list(seeds)}
-    text = f"drfuse {__version__}, {json.dumps(settings)}\n\n{report(measured, titles)}"
     (out / "claims.json").write_text(json.dumps(_numbers(measured), indent=1) + "\n", encoding="utf-8")
+    titles = {system.name: system.title for system in chosen}
+    settings = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seeds": list(seeds)}
+    tables = report(measured, titles, {name: name for name in ABLATIONS})
+    text = f"drfuse {__version__}, {json.dumps(settings)}\n\n{tables}"
     (out / "claims.md").write_text(text, encoding="utf-8")
     figures(measured, titles, out)
     return text

@@ -54,7 +54,7 @@ def make_cohort(
     made = json.loads((hospital / "simulation.json").read_text(encoding="utf-8"))["options"]
     options = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seed": seed, "kind": kind}
     for name, value in options.items():
-        if (found := made.get(name, "independent")) != value:
+        if (found := made.get(name, "independent" if name == "kind" else None)) != value:
             raise InputError(
                 f"{hospital} was made with {name} {found}, not {value}; choose a different --out"
             )

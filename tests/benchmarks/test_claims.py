@@ -22,6 +22,7 @@ from benchmarks.truths import (
 )
 from drfuse.data import Cohort
 from drfuse.demo import Demo, run_of
+from drfuse.errors import InputError
 from drfuse.evaluation import evaluate_test_set, seeded_prauc
 from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions
@@ -68,7 +69,7 @@ def measured() -> dict[str, list[dict[str, Measured]]]:
 
 
 def test_every_number_is_shown(measured: dict[str, list[dict[str, Measured]]], tmp_path: Path) -> None:
-    text = report(measured, TITLES | {name: name for name in ABLATIONS})
+    text = report(measured, TITLES, {name: name for name in ABLATIONS})
     assert "nan" not in text
     for said in (
         "Entangled hospitals",
@@ -85,6 +86,21 @@ def test_every_number_is_shown(measured: dict[str, list[dict[str, Measured]]], t
     assert {path.name for path in tmp_path.iterdir()} == {
         f"claims-{what}.{kind}" for what in ("missing", "weights") for kind in ("svg", "png")
     }
+
+
+def test_one_hospital_is_enough(measured: dict[str, list[dict[str, Measured]]]) -> None:
+    del measured["independent"][1:], measured["entangled"][1:]
+    del measured["independent"][0]["disentangled by CLUB"].numbers["weights"]
+    text = report(measured, TITLES, {name: name for name in ABLATIONS})
+    gains = text[text.index("additive evidence less, matched") :].partition("\n\n")[0]
+    assert len(gains.splitlines()) == 2 + len(TITLES) - 1
+    assert "| disentangled by CLUB |" in text
+    assert "–" in text
+
+
+def test_a_hospital_that_chose_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed 101 is not of a hospital that is measured"):
+        claims(tmp_path, tmp_path / "small.yaml", seeds=(0, 101))
 
 
 def test_a_gain_is_paired_by_hospital(measured: dict[str, list[dict[str, Measured]]]) -> None:

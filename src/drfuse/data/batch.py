@@ -109,7 +109,7 @@ class Batch(Stays):
         return replace(self.keep_cxr(rows[:0]), **matched)
 
     def matched_without_ehr(self, mean_hour: Tensor) -> "Batch":
-        """Return the M stays with a radiograph, with a record that says nothing about its patient.
+        """Return the M stays with a radiograph; their record is the same for all, so it tells nothing.
 
         Args:
             mean_hour: The features (F,) of every hour, such as one of `EhrFeatures.mean_record`.

@@ -13,7 +13,8 @@ def vicreg(a: Tensor, b: Tensor) -> Tensor:
 
     The mean squared difference, plus max(0, 1 - standard deviation), averaged over the dimensions and both
     sides, plus 1/25 of the squared covariances of different dimensions, divided by D (VICReg, Bardes et al.,
-    ICLR 2022, Eq. 6, whose weights are 25, 25 and 1).
+    ICLR 2022, Eq. 6, whose weights are 25, 25 and 1; as in the published code, the differences are averaged
+    over the dimensions, too, and the two sides' variance terms are averaged).
     """
     if len(a) < 2:
         return (a.sum() + b.sum()) * 0.0
@@ -58,7 +59,7 @@ def cross_covariance(a: Tensor, b: Tensor) -> Tensor:
 class ClubBound(nn.Module):
     """An upper bound of the mutual information of two representations (CLUB, Cheng et al., ICML 2020).
 
-    A network foretells b from a as a Gaussian; the bound is how much likelier it makes the b of the same stay
+    A network predicts b from a as a Gaussian; the bound is how much likelier it makes the b of the same stay
     than that of another (Eq. 17, sampled).
 
     Args:

@@ -48,8 +48,9 @@ def agreement(of_seeds: Floats) -> float:
     scale = np.sqrt(np.square(ranks).sum(axis=1))  # (S, C)
     pairs = list(combinations(range(len(ranks)), 2))
     with np.errstate(invalid="ignore"):
-        correlations = [(ranks[i] * ranks[j]).sum(axis=0) / (scale[i] * scale[j]) for i, j in pairs]
-    return float(np.nanmean(correlations)) if pairs else float("nan")
+        correlations = np.array([(ranks[i] * ranks[j]).sum(axis=0) / (scale[i] * scale[j]) for i, j in pairs])
+    defined = correlations[np.isfinite(correlations)]  # a label of equal advantages has no ranks
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def advantage_table(advantages: Mapping[System, Floats]) -> Table:
