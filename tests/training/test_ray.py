@@ -1,5 +1,7 @@
 """Runs on a Ray cluster of two machines, each a set of processes of this one."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from drfuse.errors import InputError
 from drfuse.training.matrix import RunSpec, specify, train_all
 from drfuse.training.tune import tune
 from tests.builders import TINY_BACKBONE
+from tests.training.own_model import is_running, wait_until
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.extras
@@ -93,6 +96,28 @@ def lose_machine(cluster: Any, died: Path) -> None:
     while not died.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     cluster.remove_node(cluster.lost, allow_graceful=False)
+
+
+def test_what_it_started_ends_with_a_command_that_is_killed(
+    cluster: Any, small_cohort: Path, tmp_path: Path
+) -> None:
+    (pids := tmp_path / "pids").mkdir()
+    model = {"class_path": f"{OWN}.Endless", "init_args": {"folder": str(pids)}}
+    program = (
+        "import sys; from pathlib import Path; from drfuse.data import Cohort\n"
+        "from drfuse.training.matrix import specify, train_all\n"
+        f"spec = specify(Cohort.open(Path(sys.argv[1])), Path(sys.argv[2]), 'endless', {model}, "
+        f"**{QUICK | {'num_workers': 2}})\n"
+        f"train_all([spec], ray={cluster.address!r})"
+    )
+    arguments = [sys.executable, "-c", program, str(small_cohort), str(tmp_path / "runs")]
+    with subprocess.Popen(arguments, cwd=Path(__file__).parents[2]) as command:
+        wait_until(lambda: any(pids.iterdir()) or command.poll() is not None)
+        (worker,) = (int(path.name) for path in pids.iterdir())
+        loaders = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+        command.kill()
+    assert len(loaders) >= 2
+    wait_until(lambda: not any(is_running(int(pid)) for pid in (worker, *loaders)))
 
 
 def test_a_search_finds_what_the_serial_one_finds(cluster: Any, small_cohort: Path, tmp_path: Path) -> None:
