@@ -69,7 +69,7 @@ def ward(small_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("drfuse-demo", "first-demo", "demo"):
         shutil.copytree(small_demo.folder, folder / name)  # which `drfuse demo` takes up
     for hospital, seed in (("hospital", "0"), ("theirs", "9")):
-        made = ["--out", str(folder / hospital), "--stays", "200", "--cxr-rate", "0.5", "--seed", seed]
+        made = ["--out", str(folder / hospital), "--stays", "120", "--cxr-rate", "0.5", "--seed", seed]
         main([*quick(["simulate"], 0), *made])
     records, images = folder / "hospital/mimic-iv", folder / "hospital/mimic-cxr"
     shutil.copytree(records, folder / "mimic-iv-demo")
@@ -123,7 +123,7 @@ def test_the_code_of_a_page_runs(
         shown = capsys.readouterr().out
         assert "Estimate(value=0." in shown
         assert "shape: (25, 11)" in shown
-        assert "(200, 25)" in shown
+        assert "(120, 25)" in shown
 
 
 def made_by(block: Block) -> list[list[str]]:
@@ -139,8 +139,8 @@ def run_or_check(words: list[str], block: Block, stay: int, monkeypatch: pytest.
     if arguments and not block.not_run:
         try:
             main(quick(arguments, stay))
-        except SystemExit as end:  # as `drfuse --version` ends
-            if end.code:
+        except SystemExit as stop:  # as `drfuse --version` ends
+            if stop.code:
                 raise
     elif arguments or benchmark:
         program, options = ("drfuse", arguments) if arguments else (words[2], words[3:])
