@@ -127,6 +127,8 @@ def test_every_part_of_the_loss_counts_with_its_weight(alignment: Any, disentang
     assert loss["alignment"] > 0
 
 
-def test_a_negative_weight_is_refused() -> None:
-    with pytest.raises(InputError, match="alignment_weight"):
-        tiny(alignment_weight=-1.0)
+@pytest.mark.parametrize(("weight", "said"), [(-1.0, "at least 0"), (float("nan"), "a finite number")])
+@pytest.mark.parametrize("name", ["alignment_weight", "disentanglement_weight"])
+def test_a_weight_that_is_none_is_refused(name: str, weight: float, said: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is {weight}; expected {said}"):
+        tiny(**{name: weight})

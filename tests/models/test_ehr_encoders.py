@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drfuse.errors import InputError
 from drfuse.models import EncoderSizes
 from drfuse.models.ehr_encoders import Dropout, EhrEncoder, EhrLstmEncoder, MeanMaxLastHour
 from drfuse.models.sizes import HourPooling
@@ -212,12 +211,6 @@ def test_the_lstm_s_published_sizes_are_the_defaults() -> None:
     encoder = EhrLstmEncoder(59, EncoderSizes())
     assert (encoder.lstm.input_size, encoder.lstm.hidden_size, encoder.lstm.num_layers) == (59, 256, 2)
     assert encoder.dropout.p == 0.3
-
-
-@pytest.mark.parametrize("options", [{"dim": 0}, {"lstm_layers": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
-def test_an_lstm_without_width_or_layers_or_with_all_dropped_is_refused(options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="dim and lstm_layers of at least 1, dropout from 0 to below 1"):
-        EhrLstmEncoder(5, EncoderSizes(**options))  # type: ignore[arg-type]
 
 
 def test_what_follows_the_first_layer_acts_on_the_hours_it_is_given() -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from drfuse.cli import main
 from drfuse.data import Batch
+from drfuse.errors import InputError
 from drfuse.models import DrFuse, EncoderSizes, FusionModel, FusionOutput, shipped_models, takes_sizes_of
 from drfuse.models.cxr_encoders import CxrEncoder, CxrStages
 from drfuse.models.ehr_encoders import EhrEncoder, EhrLstmEncoder
@@ -112,3 +114,24 @@ def test_equal_seeds_give_equal_weights_whatever_the_order_of_the_arguments() ->
 
     first, second = weights(dim=8, heads=2), weights(heads=2, dim=8)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+INTEGERS = ("dim", "heads", "layers", "lstm_layers", "feedforward", "max_hours")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        *(
+            ({name: value}, f"{name} is {value}; expected at least 1")
+            for name in INTEGERS
+            for value in (0, -1)
+        ),
+        ({"dropout": 1.0}, "dropout is 1.0; expected 0 to below 1"),
+        ({"dropout": -0.1}, "dropout is -0.1; expected 0 to below 1"),
+        ({"dim": 8.5}, "dim is 8.5; expected a whole number"),
+    ],
+)
+def test_a_size_out_of_range_is_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        EncoderSizes(**options)

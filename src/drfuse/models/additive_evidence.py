@@ -103,8 +103,12 @@ class AdditiveEvidence(FusionModel):
         weights: Literal["advantage", "leave-one-out"] = "advantage",
     ) -> None:
         super().__init__()
-        if min(alignment_weight, disentanglement_weight) < 0:
-            raise InputError("expected alignment_weight and disentanglement_weight of at least 0")
+        for name, weight in (
+            ("alignment_weight", alignment_weight),
+            ("disentanglement_weight", disentanglement_weight),
+        ):
+            if weight < 0:
+                raise InputError(f"{name} is {weight}; expected at least 0")
         self.subsets = subsets
         self.shared_pooling = shared_pooling
         self.alignment = alignment

@@ -88,7 +88,7 @@ class FusionModel(HubModel, ABC):
         """Record the constructor's arguments.
 
         Raises:
-            InputError: If one is not among the choices of its `Literal`.
+            InputError: If one is not among the choices of its `Literal`, or is not a finite number.
         """
         model = object.__new__(cls)  # the hub's mixin would record the arguments a second time
         if args or kwargs:  # there are none when a model is copied
@@ -97,6 +97,8 @@ class FusionModel(HubModel, ABC):
             bound.apply_defaults()
             model.init_args = dict(bound.arguments)
             for name, value in model.init_args.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise InputError(f"{name} is {value}; expected a finite number")
                 if get_origin(kind := signature.parameters[name].annotation) is Literal:
                     check_choice(name, value, get_args(kind))
         return model

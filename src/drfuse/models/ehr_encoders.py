@@ -25,7 +25,7 @@ class EhrEncoder(nn.Module):
         branches: Number of representations.
 
     Raises:
-        InputError: If a size is out of range.
+        InputError: If the heads do not divide the width.
     """
 
     SIZES: ClassVar[SizeNames] = ("dim", "heads", "layers", "dropout", "feedforward", "max_hours", "pooling")
@@ -33,10 +33,6 @@ class EhrEncoder(nn.Module):
     def __init__(self, n_features: int, sizes: EncoderSizes, branches: int = 1) -> None:
         super().__init__()
         dim, heads, dropout, max_hours = sizes.dim, sizes.heads, sizes.dropout, sizes.max_hours
-        if min(dim, heads, sizes.layers, max_hours) < 1 or not 0 <= dropout < 1:
-            raise InputError(
-                "expected dim, heads, layers and max_hours of at least 1, dropout from 0 to below 1"
-            )
         if dim % heads:
             raise InputError(f"dim is {dim}, which {heads} heads do not divide; choose a multiple of {heads}")
 
@@ -140,9 +136,6 @@ class EhrLstmEncoder(nn.Module):
         n_features: F, the number of features per hour.
         sizes: Reads `dim`, the width of every layer, `lstm_layers`, `dropout` of the representation, and
             `pooling` of the last layer's hidden states.
-
-    Raises:
-        InputError: If a size is out of range.
     """
 
     SIZES: ClassVar[SizeNames] = ("dim", "lstm_layers", "dropout", "pooling")
@@ -150,8 +143,6 @@ class EhrLstmEncoder(nn.Module):
     def __init__(self, n_features: int, sizes: EncoderSizes) -> None:
         super().__init__()
         dim, layers, dropout = sizes.dim, sizes.lstm_layers, sizes.dropout
-        if min(dim, layers) < 1 or not 0 <= dropout < 1:
-            raise InputError("expected dim and lstm_layers of at least 1, dropout from 0 to below 1")
         self.lstm = Lstm(n_features, dim, layers, batch_first=True)
         self.pool = None if sizes.pooling == "published" else MeanMaxLastHour(dim)
         self.dropout = nn.Dropout(dropout)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
-from drfuse.errors import check_choice
+from drfuse.arguments import as_annotated
+from drfuse.errors import InputError, check_choice
 
 BackboneSpec = str | Mapping[str, Any]
 """A new ResNet by name or by the fields of a `ResNetConfig`, or a pretrained one by folder or hub name."""
@@ -50,7 +51,16 @@ class EncoderSizes:
     cxr_backbone: BackboneSpec = "resnet50"
 
     def __post_init__(self) -> None:
-        """Check `pooling`, whose errors the encoders would not notice."""
+        """Check all but the backbone.
+
+        Raises:
+            InputError: If a size is out of range.
+        """
+        for name in ("dim", "heads", "layers", "lstm_layers", "feedforward", "max_hours"):
+            if as_annotated(name, getattr(self, name), int) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= as_annotated("dropout", self.dropout, float) < 1:
+            raise InputError(f"dropout is {self.dropout}; expected 0 to below 1")
         check_choice("pooling", self.pooling, get_args(HourPooling))
 
     def of(self, *encoders: type[_Sized]) -> dict[str, Any]:
