@@ -1,13 +1,16 @@
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from time import sleep
 from typing import Any
 
 import pytest
 
 from drfuse.explore.guard import Guard
-from drfuse.explore.opened import Opened
+from drfuse.explore.opened import Opened, open_folder
 from drfuse.inference import Predictor
+from drfuse.run import Run
 
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.extras
@@ -53,6 +56,9 @@ def test_what_does_not_exist_is_explained(client: Any) -> None:
         ("/stays/7", 400, "has no stay 7"),
         ("/stays?run=%3Cscript%3E", 400, "there is no run &#39;&lt;script&gt;&#39;"),
         ("/stays.json?label=x", 400, "label is 'x'"),
+        ("/stays.json?start=" + 5000 * "1", 400, "expected a whole number"),
+        ("/stays/" + 5000 * "1", 400, "expected a whole number"),
+        ("/stays/" + 18 * "9", 400, "has no stay"),
         ("/stays/1010/radiograph.png", 404, ""),
         ("/results/..%2Fcohort%2Fstays.parquet", 404, ""),
         ("/static/..%2Fguard.py", 404, ""),
@@ -68,6 +74,26 @@ def test_rows_and_csv(client: Any) -> None:
     lines = client.get("/stays.csv?split=test").text.splitlines()
     assert lines[0].startswith("stay_id,label,present,probability,difference,error")
     assert len(lines) == 4
+
+
+def test_a_damaged_run_is_explained_and_the_others_are_shown(explored: Opened, tmp_path: Path) -> None:
+    from starlette.testclient import TestClient
+
+    from drfuse.explore.app import make_app
+
+    shutil.copytree(explored.cohort.folder.parent, tmp_path, dirs_exist_ok=True)
+    damaged = Run(tmp_path / "runs" / "second")
+    for file, path, said in (
+        (damaged.metrics_table, "/results", "metrics.csv is damaged: it has no column"),
+        (damaged.recalibration, "/stays", "recalibration.json is damaged"),
+        (damaged.predictions, "/stays/1000", "holds no predictions"),
+    ):
+        client = TestClient(make_app(open_folder(tmp_path)))
+        file.write_text("a,b\n1,2\n")
+        answer = client.get(f"{path}?run=second")
+        assert (answer.status_code, said in answer.text) == (400, True), answer.text
+        assert '<a href="/stays?run=first">' in answer.text
+        assert client.get(f"{path}?run=first").status_code == 200
 
 
 def explain(client: Any, run: str) -> Any:

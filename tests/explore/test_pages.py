@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from drfuse.errors import InputError
 from drfuse.explore.cohort_page import CohortPage
 from drfuse.explore.one_stay import HEIGHT, WIDTH, _reference_ranges, charts, labels, radiograph
 from drfuse.explore.opened import Opened, open_folder
-from drfuse.explore.results import Results
+from drfuse.explore.results import Results, _systems
 from tests.builders import write_cohort
 
 
@@ -69,7 +70,7 @@ def test_what_cannot_be_opened_is_explained(explored: Opened, tmp_path: Path) ->
     other = write_cohort(tmp_path / "other", seed=5)
     for what, cohort, said in (
         (tmp_path, None, "is not a cohort, a finished run"),
-        (run, None, "name it too: `drfuse explore"),
+        (run, None, "choose it as well: `drfuse explore"),
         (run, other, "is not the cohort that"),
         (other, explored.cohort.folder, "is a cohort itself"),
     ):
@@ -79,16 +80,65 @@ def test_what_cannot_be_opened_is_explained(explored: Opened, tmp_path: Path) ->
         explored.predicted("x")
 
 
-def test_numbers_lead_to_their_stays(explored: Opened, tmp_path: Path) -> None:
-    label = explored.cohort.phenotypes[0]
+def test_a_run_with_modality_weights_is_the_default(explored: Opened, tmp_path: Path) -> None:
+    run = next(iter(explored.runs.values()))
+    for name in ("cxr", "drfuse", "ehr"):
+        shutil.copytree(run.folder, tmp_path / "runs" / name)
+    for name in ("cxr", "ehr"):
+        replace(run.read_predictions(), modality_weights=None).write(
+            tmp_path / "runs" / name / "predictions.parquet"
+        )
+        (tmp_path / "runs" / name / "sums.json").unlink(missing_ok=True)
+    assert list(open_folder(tmp_path, explored.cohort.folder).runs) == ["drfuse", "cxr", "ehr"]
+
+
+@pytest.fixture
+def reproduction(explored: Opened, tmp_path: Path) -> Path:
+    """Return the folder of a reproduction with one run and no table so far."""
     shutil.copytree(next(iter(explored.runs.values())).folder, tmp_path / "runs" / "second")
     (tmp_path / "tables").mkdir()
+    (tmp_path / "runs.csv").write_text("system,train_on,folder\ndrfuse,full,second\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "rows", [["late,matched,gone", "drfuse,full,second"], ["drfuse,full,second", "late,matched,gone"]]
+)
+def test_runs_that_are_not_there_are_left_out(explored: Opened, reproduction: Path, rows: list[str]) -> None:
+    (reproduction / "runs.csv").write_text("\n".join(["system,train_on,folder", *rows]))
+    found = _systems(reproduction, open_folder(reproduction, explored.cohort.folder))
+    assert found == {"DrFuse": {"full": "second"}}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("tables/t.csv", "row,column\na,b\n", "it has no column 'value'"),
+        (
+            "tables/t.csv",
+            "row,column,value,low,high,paper,note\na,b,x\n",
+            "could not convert string to float",
+        ),
+        ("tables/t.csv", "row,column,value,low,high,paper,note\na,b," + 5000 * "1", "Exceeds the limit"),
+        ("runs.csv", "folder\nsecond\n", "it has no column 'system'"),
+    ],
+)
+def test_a_damaged_table_is_one_sentence(
+    explored: Opened, reproduction: Path, file: str, text: str, said: str
+) -> None:
+    (reproduction / file).write_text(text)
+    results = Results(open_folder(reproduction, explored.cohort.folder))
+    with pytest.raises(InputError, match=f"{file} is damaged: {said}.*; run `drfuse reproduce` again"):
+        list(results.tables(""))
+
+
+def test_numbers_lead_to_their_stays(explored: Opened, reproduction: Path) -> None:
+    label, tmp_path = explored.cohort.phenotypes[0], reproduction
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "one.svg").write_text("<svg/>")
     (tmp_path / "figures" / "link.svg").symlink_to(tmp_path / "figures" / "one.svg")
     (tmp_path / "report.html").write_text("report")
     (tmp_path / "secret.html").write_text("secret")
-    (tmp_path / "runs.csv").write_text("system,train_on,folder\ndrfuse,full,second\n")
     head = "row,column,value,low,high,spread,paper,paper_low,paper_high,note,mark\n"
     cells = f"{label},DrFuse,0.5,0.4,0.6,,0.45,,,,\n{label},prevalence,12,,,,,,,,\nother,x,0.5,,,,,,,,\n"
     (tmp_path / "tables" / "table3.csv").write_text(head + cells)

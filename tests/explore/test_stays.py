@@ -42,6 +42,7 @@ def test_filters(stays: Stays, explored: Opened) -> None:
         View(split="test"): cohort.rows("test"),
         View(cxr="no"): np.flatnonzero(~cohort.has_cxr),
         View(label=label, present="yes"): np.flatnonzero(cohort.labels[:, 1] == 1),
+        View(present="no"): np.flatnonzero(cohort.labels[everyone, p.argmax(axis=1)] == 0),
         View(label=label, least=0.5): np.flatnonzero(p[:, 1] >= 0.5),
         View(most=0.9): np.flatnonzero(p.max(axis=1) <= 0.9),
         View(find="1030"): everyone[3:4],
@@ -59,11 +60,12 @@ def test_orders(stays: Stays, explored: Opened) -> None:
         View("second", sort="probability", down="yes"): p.max(axis=1),
         View("second", sort="difference", down="yes"): np.abs(p - without).max(axis=1),
         View("second", sort="error", down="yes"): np.abs(run.truth - p).max(axis=1),
+        View("second", sort="present", down="yes"): run.truth[np.arange(len(p)), p.argmax(axis=1)],
         View("second", sort="error", down="yes", label=run.labels[2]): np.abs(run.truth - p)[:, 2],
     }
     for view, size in sizes.items():
         assert stays.rows(view).tolist() == np.argsort(-size, kind="stable").tolist(), view
-        shown = np.abs(stays.table(view)[view.sort].to_numpy())
+        shown = np.abs(stays.table(view)[view.sort].cast(float).to_numpy())
         np.testing.assert_allclose(shown, np.sort(size)[::-1], rtol=1e-6)
 
 
@@ -87,4 +89,4 @@ def test_without_a_run_there_are_labels_alone(explored: Opened) -> None:
     name = explored.cohort.phenotypes[0]
     table = stays.table(View(label=name, sort="present", down="yes"))
     assert table["present"].to_list() == sorted(table["present"], reverse=True)
-    assert stays.table(View())["present"].null_count() == 12
+    assert stays.table(View(present="yes"))["present"].null_count() == 12

@@ -31,9 +31,9 @@ def make_app(opened: Opened) -> Any:
         Route("/stays", pages.stays),
         Route("/stays.json", pages.rows),
         Route("/stays.csv", pages.as_csv),
-        Route("/stays/{stay_id:int}", pages.one_stay),
-        Route("/stays/{stay_id:int}/radiograph.png", pages.radiograph),
-        Route("/stays/{stay_id:int}/explanation", pages.explanation, methods=["POST"]),
+        Route("/stays/{stay_id}", pages.one_stay),
+        Route("/stays/{stay_id}/radiograph.png", pages.radiograph),
+        Route("/stays/{stay_id}/explanation", pages.explanation, methods=["POST"]),
         Route("/results", pages.results),
         Route("/results/{name}", pages.file),
         Mount("/static", StaticFiles(packages=[("drfuse.explore", "static")])),
@@ -94,7 +94,7 @@ class _Pages:
         return Response(text, media_type="text/csv", headers=_attachment("stays.csv"))
 
     def one_stay(self, request: Any) -> Any:
-        view, stay_id = View.of(request.query_params), request.path_params["stay_id"]
+        view, stay_id = View.of(request.query_params), _whole(request.path_params, "stay_id")
         row = self._opened.cohort.row_of(stay_id)
         before, after, place, total = self._stays.around(view, row)
         predicted = self._opened.predicted(view.run)
@@ -117,12 +117,12 @@ class _Pages:
 
     def radiograph(self, request: Any) -> Any:
         cohort = self._opened.cohort
-        image = radiograph(cohort, cohort.row_of(request.path_params["stay_id"]))
+        image = radiograph(cohort, cohort.row_of(_whole(request.path_params, "stay_id")))
         return Response(status_code=404) if image is None else Response(image, media_type="image/png")
 
     def explanation(self, request: Any) -> Any:
         run = self._opened.predicted(request.query_params.get("run", "")).name
-        stay_id, label = request.path_params["stay_id"], request.query_params.get("label", "")
+        stay_id, label = _whole(request.path_params, "stay_id"), request.query_params.get("label", "")
         return JSONResponse(self._explanations.state(run, stay_id, label))
 
     def results(self, request: Any) -> Any:
@@ -165,8 +165,8 @@ class _Pages:
 
 def _whole(given: Mapping[str, str], name: str) -> int:
     text = given.get(name, "0")
-    if not text.isdecimal():
-        raise InputError(f"{name} is {text!r}; expected a whole number")
+    if not text.isdecimal() or len(text) > 18:
+        raise InputError(f"{name} is {text[:20]!r}; expected a whole number of at most 18 digits")
     return int(text)
 
 

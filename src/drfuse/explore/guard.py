@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -59,7 +58,7 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if not _from_here(headers, scope["method"]):
             await _answer(send, 403, _REFUSED)
-        elif _same(_cookies(headers).get(self._cookie), self._session):
+        elif any(_same(value, self._session) for value in _cookies(headers, self._cookie)):
             await self._app(scope, receive, _with_headers(send))
         elif _same(_token(scope), self._token):
             self._next_token()
@@ -86,11 +85,13 @@ def _token(scope: Any) -> str | None:
     return given[0] if len(given) == 1 else None
 
 
-def _cookies(headers: dict[str, str]) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
-    except CookieError:
-        return {}
+def _cookies(headers: dict[str, str], name: str) -> list[str]:
+    """Return the values of the cookies with a name, whatever else other servers of this host have set.
+
+    `http.cookies` drops all that follows a cookie that it cannot read.
+    """
+    pairs = (one.partition("=") for one in headers.get("cookie", "").split(";"))
+    return [value.strip() for given, _, value in pairs if given.strip() == name]
 
 
 def _same(given: str | None, expected: str) -> bool:

@@ -1,11 +1,14 @@
 """What the pages show: a cohort, and what runs predict of its stays."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drfuse.data.cohort import Cohort
@@ -20,7 +23,7 @@ class Opened:
 
     Attributes:
         cohort: The cohort.
-        runs: The finished runs by name; none if only the cohort was given.
+        runs: The finished runs by name, the default first; none if only the cohort was given.
         reproduction: The folder of the runs' report, tables and figures, if they come from one.
     """
 
@@ -71,7 +74,9 @@ def _read(name: str, run: Run | None, cohort: Cohort) -> Predicted:
     from drfuse.inference.table import probabilities
 
     if run.read_facts().cohort != cohort.fingerprint:
-        raise InputError(f"{cohort.folder} is not the cohort that {run.folder} was trained on; name that one")
+        raise InputError(
+            f"{cohort.folder} is not the cohort that {run.folder} was trained on; choose that one"
+        )
     found = run.read_predictions()
     rows = np.searchsorted(cohort.stay_id, found.stays["stay_id"].to_numpy())
     recalibration = Recalibration.read(run.folder, found.phenotypes)
@@ -114,7 +119,8 @@ def open_folder(what: Path, cohort: Path | None = None) -> Opened:
         runs, reproduction = {what.resolve().name: Run(what)}, None
     else:
         folders = sorted((what / "runs").iterdir()) if (what / "runs").is_dir() else []
-        runs = {one.name: Run(one) for one in folders if not one.is_symlink() and Run(one).is_finished}
+        folders = [one for one in folders if not one.is_symlink() and Run(one).is_finished]
+        runs = {one.name: Run(one) for one in sorted(folders, key=_has_no_modality_weights)}
         reproduction = what
     if not runs:
         raise InputError(f"{what} is not a cohort, a finished run, or a folder of `reproduce` or `demo`")
@@ -122,8 +128,15 @@ def open_folder(what: Path, cohort: Path | None = None) -> Opened:
         cohort = what / "cohort"
         if not (cohort / "manifest.json").is_file():
             raise InputError(
-                f"{what} does not hold the cohort of its runs; name it too: `drfuse explore {what} COHORT`"
+                f"{what} lacks the cohort of its runs; choose it as well: `drfuse explore {what} COHORT`"
             )
     opened = Opened(Cohort.open(cohort), runs, reproduction)
     opened.predicted(next(iter(runs)))  # what does not fit together is refused now, not in the browser
     return opened
+
+
+def _has_no_modality_weights(run: Path) -> bool:
+    """Return whether a run comes after those that have most to show; so does a damaged one."""
+    with suppress(OSError, pa.ArrowException):
+        return "modality_weights" not in pq.read_schema(Run(run).predictions).names
+    return True

@@ -3,9 +3,11 @@
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from drfuse.errors import InputError
 from drfuse.explore.opened import Opened, Predicted
 from drfuse.explore.stays import View
 
@@ -86,33 +88,32 @@ def _systems(folder: Path, opened: Opened) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for file in _files(folder, ".csv"):
         if file.name.startswith("runs"):
-            for row in csv.DictReader(file.read_text("utf-8").splitlines()):
-                if row.get("folder") in opened.runs:
-                    name = row.get("system", "")
-                    of_system = found.setdefault(titles.get(name, name), {})
-                of_system.setdefault(row["train_on"], row["folder"])
+            with _rows(file, "reproduce") as rows:
+                for row in (row for row in rows if row["folder"] in opened.runs):
+                    of_system = found.setdefault(titles.get(row["system"], row["system"]), {})
+                    of_system.setdefault(row["train_on"], row["folder"])
     return found
 
 
 def _of_report(file: Path, predicted: Predicted, systems: dict[str, dict[str, str]]) -> Shown:
     """Return a table of a report from its CSV file, which has a line a cell."""
-    lines = list(csv.DictReader(file.read_text("utf-8").splitlines()))
-    columns = list(dict.fromkeys(line["column"] for line in lines))
     rows: dict[str, dict[str, Cell]] = {}
-    for line in lines:
-        words = (line["row"], line["column"], *re.split("[:,] ", line["column"]))
-        view = View(
-            run=next((_run(systems[word], words) for word in words if word in systems), predicted.name),
-            split="test",
-            cxr="yes" if "tested on matched" in words or "matched" in file.stem else "",
-            label=next((word for word in words if word in predicted.labels), ""),
-        )
-        known = line["value"] and (view.label or any(word in systems for word in words))
-        link = f"/stays?{view.query(**_MOST_WRONG)}" if known else ""
-        paper = f"paper {_number(line['paper'])}" if line["paper"] else ""
-        below = " ".join(filter(None, (_interval(line["low"], line["high"]), paper)))
-        cell = Cell(_number(line["value"]) or line["note"], below, link)
-        rows.setdefault(line["row"], {})[line["column"]] = cell
+    with _rows(file, "reproduce") as lines:
+        columns = list(dict.fromkeys(line["column"] for line in lines))
+        for line in lines:
+            words = (line["row"], line["column"], *re.split("[:,] ", line["column"]))
+            view = View(
+                run=next((_run(systems[word], words) for word in words if word in systems), predicted.name),
+                split="test",
+                cxr="yes" if "tested on matched" in words or "matched" in file.stem else "",
+                label=next((word for word in words if word in predicted.labels), ""),
+            )
+            known = line["value"] and (view.label or any(word in systems for word in words))
+            link = f"/stays?{view.query(**_MOST_WRONG)}" if known else ""
+            paper = f"paper {_number(line['paper'])}" if line["paper"] else ""
+            below = " ".join(filter(None, (_interval(line["low"], line["high"]), paper)))
+            cell = Cell(_number(line["value"]) or line["note"], below, link)
+            rows.setdefault(line["row"], {})[line["column"]] = cell
     return Shown(
         file.stem.replace("-", " ").replace("_", " "),
         ["", *columns],
@@ -122,19 +123,33 @@ def _of_report(file: Path, predicted: Predicted, systems: dict[str, dict[str, st
 
 def _of_run(file: Path, predicted: Predicted) -> Iterator[Shown]:
     """Yield a table for each test set of `metrics.csv`."""
-    lines = list(csv.DictReader(file.read_text("utf-8").splitlines()))
-    for test_on in dict.fromkeys(line["test_on"] for line in lines):
-        rows = []
-        for line in (line for line in lines if line["test_on"] == test_on):
-            label = line["phenotype"] if line["phenotype"] in predicted.labels else ""
-            cxr = "yes" if test_on == "matched" else ""
-            view = View(predicted.name, "test", cxr, label)
-            numbers = [
-                Cell(_number(line[name]), _interval(line[f"{name}_low"], line[f"{name}_high"]))
-                for name in _METRICS
-            ]
-            rows.append([Cell(line["phenotype"], link=f"/stays?{view.query(**_MOST_WRONG)}"), *numbers])
-        yield Shown(f"{test_on} test set", ["label", *_METRICS.values()], rows)
+    with _rows(file, "evaluate") as lines:
+        for test_on in dict.fromkeys(line["test_on"] for line in lines):
+            rows = []
+            for line in (line for line in lines if line["test_on"] == test_on):
+                label = line["phenotype"] if line["phenotype"] in predicted.labels else ""
+                cxr = "yes" if test_on == "matched" else ""
+                view = View(predicted.name, "test", cxr, label)
+                numbers = [
+                    Cell(_number(line[name]), _interval(line[f"{name}_low"], line[f"{name}_high"]))
+                    for name in _METRICS
+                ]
+                rows.append([Cell(line["phenotype"], link=f"/stays?{view.query(**_MOST_WRONG)}"), *numbers])
+            yield Shown(f"{test_on} test set", ["label", *_METRICS.values()], rows)
+
+
+@contextmanager
+def _rows(file: Path, command: str) -> Iterator[list[dict[str, str]]]:
+    """Yield the rows of a CSV file that a command wrote.
+
+    Raises:
+        InputError: If what uses the rows finds that a column is missing or a value is not a number.
+    """
+    try:
+        yield list(csv.DictReader(file.read_text("utf-8").splitlines(), restval=""))
+    except (KeyError, ValueError, csv.Error) as error:
+        problem = f"it has no column {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{file} is damaged: {problem}; run `drfuse {command}` again") from error
 
 
 def _run(runs: dict[str, str], words: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ class View:
         cxr: Only stays with (`yes`) or without (`no`) a radiograph.
         label: The label that the numbers are of; empty for the likeliest one of each stay, or that of the
             largest difference or error if the table is sorted by these.
-        present: Only stays that have the label (`yes`), or do not (`no`).
+        present: Only stays that have the label of their row (`yes`), or do not (`no`).
         least: Lowest probability.
         most: Highest probability.
         find: Only the stays of this `stay_id` or `subject_id`.
@@ -155,13 +155,14 @@ class Stays:
         everyone = np.arange(len(self._stays))
         of = _telling(view.sort, predicted) if label is None else np.full(len(everyone), label)
         numbers = {name: values[everyone, of] for name, values in _numbers(predicted).items()}
+        truth = predicted.truth[everyone, of]
         kept = np.full(len(everyone), True)
         if view.split:
             kept &= (self._stays["split"] == view.split).to_numpy()
         if view.cxr:
             kept &= self._opened.cohort.has_cxr == (view.cxr == "yes")
-        if view.present and label is not None:
-            kept &= predicted.truth[:, label] == (view.present == "yes")
+        if view.present and (numbers or label is not None):
+            kept &= truth == (view.present == "yes")
         for limit, is_in in ((view.least, np.greater_equal), (view.most, np.less_equal)):
             if limit is not None and numbers:
                 kept &= is_in(numbers["probability"], limit)
@@ -172,8 +173,8 @@ class Stays:
             key = pl.Series(np.abs(numbers[view.sort]), nan_to_null=True)
         elif view.sort in self._stays.columns:
             key = self._stays[view.sort]
-        elif view.sort == "present" and label is not None:
-            key = pl.Series(predicted.truth[:, label], nan_to_null=True)
+        elif view.sort == "present":
+            key = pl.Series(truth, nan_to_null=True)
         else:
             key = pl.Series(np.array(predicted.labels, object)[of], dtype=pl.String)
         sorted_rows = pl.DataFrame({"row": everyone, "key": key}).filter(kept)

@@ -79,6 +79,7 @@ async function draw() {
 }
 
 async function show(push = true) {
+  form.elements.present.disabled = !columns.some(([name]) => name === "label") && !form.elements.label.value;
   const given = [...new FormData(form), ...Object.entries(order)].filter(([name, value]) => value && !(name === "sort" && value === "stay_id"));
   query = new URLSearchParams(given).toString();
   if (push) history.replaceState(null, "", query ? `/stays?${query}` : "/stays");
