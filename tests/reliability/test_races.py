@@ -39,10 +39,11 @@ def wait_for_lock(folder: Path, _: int) -> bool:
 
 
 def replace_folder(folder: Path, number: int) -> bool:
-    """Write a folder of two files, and read the one that is there: both are of the same process."""
-    with atomic_folder(folder / "whole", "thing", "one", {"one", "two"}, overwrite=True) as partial:
+    """Write a folder of two files; at the end both are of the same process."""
+    contents, at_once = {"one", "two"}, patch("drfuse.files.locked", partial(locked, seconds=0))
+    with at_once, atomic_folder(folder / "whole", "thing", "one", contents, overwrite=True) as new:
         for name in ("one", "two"):
-            (partial / name).write_text(str(number) * LINES)
+            (new / name).write_text(str(number) * LINES)
     return True
 
 

@@ -114,10 +114,10 @@ def test_what_it_started_ends_with_a_command_that_is_killed(
     with subprocess.Popen(arguments, cwd=Path(__file__).parents[2]) as command:
         wait_until(lambda: any(pids.iterdir()) or command.poll() is not None)
         (worker,) = (int(path.name) for path in pids.iterdir())
-        loaders = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+        loaders = list(map(int, Path(f"/proc/{worker}/task/{worker}/children").read_text().split()))
         command.kill()
     assert len(loaders) >= 2
-    wait_until(lambda: not any(is_running(int(pid)) for pid in (worker, *loaders)))
+    wait_until(lambda: not any(map(is_running, (worker, *loaders))))
 
 
 def test_a_search_finds_what_the_serial_one_finds(cluster: Any, small_cohort: Path, tmp_path: Path) -> None:
