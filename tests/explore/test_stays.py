@@ -1,3 +1,5 @@
+from urllib.parse import parse_qsl
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,17 @@ def test_a_table_is_read_in_parts(stays: Stays) -> None:
     assert whole.height == 12
     assert whole[3:5].equals(stays.table(view, 3, 2))
     assert stays.table(view, 12, 5).height == 0
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "-5", "1_0", "1.5", "٠", "0x1", "-0.1"])
+def test_a_probability_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected a number from 0 to 1"):
+        View.of({"least": text})
+
+
+def test_the_smallest_probability_survives_its_address() -> None:
+    view = View(least=1e-05, most=1.0)
+    assert View.of(dict(parse_qsl(view.query()))) == view
 
 
 def test_neighbours_follow_the_view(stays: Stays) -> None:

@@ -1,6 +1,9 @@
 """The table of stays: filtered, sorted, and read as far as it is scrolled."""
 
+import math
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -73,10 +76,13 @@ class View:
         """
         named: dict[str, Any] = {one.name: given[one.name] for one in fields(cls) if given.get(one.name)}
         for name in {"least", "most"} & named.keys():
-            try:
-                named[name] = float(named[name])
-            except ValueError:
-                raise InputError(f"{name} is {named[name]!r}; expected a number from 0 to 1") from None
+            number = math.nan
+            if re.fullmatch(r"[0-9.eE+-]+", named[name]):
+                with suppress(ValueError):
+                    number = float(named[name])
+            if not 0 <= number <= 1:  # NaN is not, either
+                raise InputError(f"{name} is {named[name]!r}; expected a number from 0 to 1")
+            named[name] = number
         view = cls(**named)
         check_choice("split", view.split, ("", "train", "validation", "test"))
         check_choice("sort", view.sort, (*_OF_A_STAY, *_OF_A_RUN))
