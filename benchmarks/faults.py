@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Literal
 
 from rich.console import Console
@@ -287,10 +288,12 @@ def _disturb_and_repeat(
     if kind in ("random", "small disk") and ended.code == 0:
         return None
     state, problems = state_of(bench, whole), dict[str, str]()
+    if state == "neither" and bench.command.finished and "runs failed" in ended.said:
+        state = "unfinished"  # its table and its page have the runs that did not
     if state == "neither":
         problems["lost"] = f"what is there is neither old nor new: {_differs(bench.contents(), whole.new)}"
     if kind in ("terminate", "full disk", "small disk"):
-        if left := sorted(name for name in bench.listing() if _TEMPORARY.fullmatch(name)):
+        if left := sorted(filter(_TEMPORARY.fullmatch, bench.listing() - whole.listing)):
             problems["left over"] = f"{left[0]} after exit code {ended.code}"
         if not _is_said(ended, kind, state):
             problems["not said"] = f"exit code {ended.code}: {ended.said.strip()[-500:]}"
@@ -410,7 +413,8 @@ def faults(
     targets += [Target(what, total[what], "faults", at_most=0) for what in _BAD]
     shown = ("faults", "same", *_BAD)
     kinds_shown = [_row(KINDS[kind], "fault", of_kinds[kind], shown) for kind in kinds]
-    how = _HOW.format(n=faults_per_command, seed=seed, varies=", ".join(f"`{one}`" for one in _VARIES))
+    varies = ", ".join(f"`{one}`" for one in _VARIES)
+    how = fill(_HOW.format(n=faults_per_command, seed=seed, varies=varies), 110, break_on_hyphens=False)
     report = Report("Faults", how, targets, [Table("By command", rows), Table("By fault", kinds_shown)])
     if save is not None:
         report.write(save)

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from datetime import date
 from pathlib import Path
+from textwrap import fill
 
 from benchmarks.command import command
 from benchmarks.results import Report, Table, markdown_table
@@ -32,6 +33,12 @@ others, and CI both.
 
 {sections}
 """
+
+_HOW = """\
+Each file of a small hospital, cohort and run is changed at random: bits, bytes, numbers and words, and pieces
+that are cut, doubled or lost; seed {seed}. Runs and checkpoints have no sums here, so that the damage reaches
+what reads them. *Refused*: by one sentence. *Read*: the file may hold that, or its rows are left out and
+counted. `python -m tests.reliability.fuzz FILE` looks for more, with Atheris (`pip install drfuse[fuzz]`)."""
 
 
 def reliability(
@@ -83,15 +90,8 @@ def damage(folder: Path, inputs_per_file: int, seed: int) -> Report:
         row: dict[str, str | float | None] = {"file": f"`{name}`", "inputs": n}
         row.update({kind: count[kind] for kind in ("refused", "read", "other error")})
         rows.append(row)
-    return Report(
-        "Damaged files",
-        "Each file of a small hospital, cohort and run is changed at random: bits, bytes, numbers and words, "
-        f"and pieces that are cut, doubled or lost; seed {seed}. Runs and checkpoints have no sums here, so "
-        "that the damage reaches what reads them. *Refused*: by one sentence. *Read*: the file may hold "
-        "that, or its rows are left out and counted. `python -m tests.reliability.fuzz FILE` looks for more, "
-        "with Atheris (`pip install drfuse[fuzz]`).",
-        tables=[Table("By file", rows)],
-    )
+    how = fill(_HOW.format(seed=seed), 110, break_on_hyphens=False)
+    return Report("Damaged files", how, tables=[Table("By file", rows)])
 
 
 def promises() -> list[dict[str, str | float | None]]:
