@@ -82,6 +82,7 @@ def test_every_option_has_hyphens_and_a_description(command: str, capsys: pytest
     assert "(type:" in shown
 
 
+@pytest.mark.slow
 def test_prepare_reads_options_with_hyphens_and_bare_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_prepare_reads_options_with_hyphens_and_bare_flags(
     assert shown.splitlines()[-1] == f"wrote {tmp_path / 'cohort'}: 20 stays"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [["--view=PA"], ["--view", "PA"], ["--view=[PA]"]])
 def test_a_single_view_may_follow_an_equals_sign(views: list[str], tmp_path: Path) -> None:
     mimic_iv, mimic_cxr = write_hospital(tmp_path, n_stays=20)
@@ -209,6 +211,7 @@ def test_training_says_only_what_the_user_asked_for(small_cohort: Path, tmp_path
     assert done.stdout.startswith(b"wrote ")
 
 
+@pytest.mark.slow
 def test_a_runs_own_configuration_repeats_it(small_cohort: Path, tmp_path: Path, tiny: str) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     main(["train", str(small_cohort), "--out", str(first), "--config", tiny, "--seed", "7"])
@@ -452,6 +455,7 @@ def test_an_option_takes_several_values(capsys: pytest.CaptureFixture[str]) -> N
     assert isinstance(options["alignment_weight"][0], float)
 
 
+@pytest.mark.slow
 def test_tune_shows_its_trials_and_names_the_best(
     small_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

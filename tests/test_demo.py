@@ -13,6 +13,8 @@ from drfuse.errors import InputError, MissingInputError
 from drfuse.run import Predictions
 from drfuse.simulate import Truth, simulate
 
+pytestmark = pytest.mark.slow  # a whole demo, or trained runs
+
 STAYS = 120
 
 

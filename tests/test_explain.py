@@ -20,6 +20,7 @@ def with_cxr(demo: Demo) -> int:
     return int(cohort.stay_id[np.flatnonzero(cohort.has_cxr)[0]])
 
 
+@pytest.mark.slow
 def test_a_stay_of_a_cohort_is_explained(
     small_demo: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

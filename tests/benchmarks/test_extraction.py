@@ -27,6 +27,7 @@ def cells(cohort: Path) -> int:
     return int(np.isfinite(np.delete(ehr, NAMES.index("gcs_total"), axis=2)).sum())
 
 
+@pytest.mark.slow
 def test_the_floor_finds_every_cell_where_nothing_needs_cleaning(tmp_path: Path) -> None:
     hospital = Hospital()
     stay = hospital.add_stay(hours=60)

@@ -58,6 +58,7 @@ def test_the_tables_hold_a_line_for_each_way(monkeypatch: pytest.MonkeyPatch) ->
     assert "| the device's memory, 0.0 GB |" in stored_images(8, 16, 10, 1, CPU, lambda: None)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_measured_for_each_batch_size_and_way(monkeypatch: pytest.MonkeyPatch) -> None:
     captured = []
 

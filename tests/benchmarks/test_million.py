@@ -12,6 +12,7 @@ from drfuse.data import Cohort
 from drfuse.run import Predictions
 
 
+@pytest.mark.slow
 def test_the_stages_make_a_cohort_a_run_and_its_metrics(tmp_path: Path) -> None:
     cohort, run = tmp_path / "cohort", tmp_path / "run"
     million.assemble(cohort, 600, 4)

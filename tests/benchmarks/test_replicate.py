@@ -46,6 +46,7 @@ def test_each_copy_has_all_rows_and_joins_within_itself(release: Path, tmp_path:
     assert of_all.height == 3 * of_one.height > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv.gz", "parquet"])
 def test_a_cohort_of_copies_is_the_cohort_again_and_again(release: Path, tmp_path: Path, form: Form) -> None:
     prepare(release, tmp_path / "one")

@@ -63,6 +63,7 @@ def test_steps_take_turns_and_the_first_does_not_count() -> None:
     assert seconds.keys() == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_the_tables_say_what_was_measured(monkeypatch: pytest.MonkeyPatch, small_cohort: Path) -> None:
     monkeypatch.setattr("benchmarks.training.make_cohort", lambda *_: small_cohort)
     monkeypatch.setattr("benchmarks.training.DrFuse", partial(DrFuse, dim=8, heads=2, feedforward=16))

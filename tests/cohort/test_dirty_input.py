@@ -137,6 +137,7 @@ def test_a_column_without_a_name_is_no_obstacle(hospital: Path) -> None:
     assert make(hospital)["flow"][-1]["stays"] == 30
 
 
+@pytest.mark.slow
 def test_dates_with_hyphens_and_views_in_lower_case_are_understood(hospital: Path) -> None:
     before = make(hospital)["splits"]
     path = hospital / "mimic-cxr/mimic-cxr-2.0.0-metadata.csv.gz"
@@ -233,6 +234,7 @@ def test_overwrite_keeps_what_is_not_the_cohorts(hospital: Path) -> None:
     assert (hospital / "cohort" / "stays.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_a_damaged_cohort_can_be_replaced(hospital: Path) -> None:
     make(hospital)
     (hospital / "cohort" / "manifest.json").write_text("{")

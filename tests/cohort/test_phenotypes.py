@@ -81,6 +81,7 @@ def test_the_shipped_codes_are_the_published_ones(shared: Path) -> None:
     assert read_phenotypes(None).drop("with_longer").equals(published.drop("with_longer"))
 
 
+@pytest.mark.slow
 def test_codes_since_2019_and_later_ones_have_the_phenotype_of_their_start() -> None:
     expected = {
         "I48.11": "Cardiac dysrhythmias",

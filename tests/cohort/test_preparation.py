@@ -423,6 +423,7 @@ def test_a_stay_observed_only_before_the_admission_is_left_out(tmp_path: Path) -
     assert [step.stays for step in cohort.manifest.flow] == [2, 2, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_subject_stays_on_its_side_when_the_cohort_grows(tmp_path: Path) -> None:
     hospital = Hospital()
     first = hospital.add_stay()
@@ -495,6 +496,7 @@ def test_strict_makes_an_unreadable_image_an_error(with_broken_images: Hospital,
     assert left_in(tmp_path) == {"mimic-iv", "mimic-cxr"}
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_parse_are_counted_or_refused(
     case: Example, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -680,6 +682,7 @@ def test_what_lies_at_the_output_is_kept(case: Example, tmp_path: Path) -> None:
     assert dict(tree(tmp_path)) == before
 
 
+@pytest.mark.slow
 def test_a_cohort_is_replaced_when_asked_and_only_by_a_whole_one(case: Example, tmp_path: Path) -> None:
     first = prepare_hospital(case.hospital, tmp_path, image_size=32)
     before = dict(tree(first.folder))
@@ -747,6 +750,7 @@ def test_too_little_memory_ends_in_one_sentence(tmp_path: Path) -> None:
         prepare(iv, tmp_path / "cohort", memory_limit="1MiB")
 
 
+@pytest.mark.slow
 def test_stays_without_diagnoses_are_prepared_without_labels(tmp_path: Path) -> None:
     shown = example()
     labelled = prepare_hospital(shown.hospital, tmp_path)

@@ -209,6 +209,7 @@ def test_more_stays_decode_only_new_images(tmp_path: Path) -> None:
     assert all(image.std() > 1 for image in after[5:])
 
 
+@pytest.mark.slow
 def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     hospital = with_stays(3)
     hospital.write(tmp_path / "mimic-iv")
@@ -303,6 +304,7 @@ def test_an_edited_manifest_is_not_believed(edit: dict[str, object], hospital: P
     assert make(hospital, overwrite=True) == expected
 
 
+@pytest.mark.slow
 def test_blocks_of_images_make_the_same_cohort(hospital: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Manifest.read(hospital / "cohort"), make(hospital, "seed 3", seed=3)
     for module in (reuse, radiographs):
@@ -317,6 +319,7 @@ def test_blocks_of_images_make_the_same_cohort(hospital: Path, monkeypatch: pyte
     assert listed[0].filter(kind="image").height > 4
 
 
+@pytest.mark.slow
 def test_two_stays_may_share_their_last_image(tmp_path: Path) -> None:
     hospital = Hospital()
     first = hospital.add_stay(hours=60)
@@ -332,6 +335,7 @@ def test_two_stays_may_share_their_last_image(tmp_path: Path) -> None:
     assert make(tmp_path, seed=1, overwrite=True).files["cxr.npy"] == manifest.files["cxr.npy"]
 
 
+@pytest.mark.slow
 def test_an_image_that_has_become_readable_is_read(hospital: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a chmod, or when a disk answers again: neither size nor time has changed."""
     whole = make(hospital, "whole")

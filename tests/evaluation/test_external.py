@@ -32,6 +32,7 @@ def copied(run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(run, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_on_all_stays_of_another_cohort(copied: Path, elsewhere: Path) -> None:
     own_alone = evaluate(copied, n_resamples=20)
     measured = evaluate(copied, on=elsewhere, n_resamples=20)
@@ -81,6 +82,7 @@ def test_a_variable_that_was_never_observed_has_no_mean(small_cohort: Path) -> N
     assert all(one == {"observed": 0, "mean": None, "std": None} for one in found.values())
 
 
+@pytest.mark.slow
 def test_subjects_of_the_training_are_refused(copied: Path, small_cohort: Path) -> None:
     run, stays = Run(copied), Cohort.open(small_cohort).columns("subject_id", "split")
     learned = stays.filter(pl.col("split") != "test")["subject_id"].n_unique()
@@ -91,6 +93,7 @@ def test_subjects_of_the_training_are_refused(copied: Path, small_cohort: Path) 
     assert measured[-1].n_stays == len(run.read_predictions().stays)
 
 
+@pytest.mark.slow
 def test_a_cohort_of_other_variables_or_labels_is_refused(
     copied: Path, elsewhere: Path, tmp_path: Path
 ) -> None:

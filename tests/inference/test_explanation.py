@@ -19,6 +19,8 @@ from drfuse.inference.explanation import GIVEN, shapley_values
 from drfuse.models import FittingData, LogisticEhr, LogisticLate
 from drfuse.run import Run
 
+pytestmark = pytest.mark.slow  # a whole demo, or trained runs
+
 
 @pytest.fixture(scope="module")
 def cohort(small_demo: Demo) -> Cohort:

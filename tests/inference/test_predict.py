@@ -157,6 +157,7 @@ def test_the_length_of_stay_is_predicted_for_stays_that_outlast_the_window(
         predict(run, ehr=tmp_path / "short.csv")
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(runs: list[Path], small_cohort: Path, tmp_path: Path) -> None:
     refused = partial(predict, runs[0])
     (tmp_path / "there.csv").touch()

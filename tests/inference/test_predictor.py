@@ -151,6 +151,7 @@ def test_a_run_predicts_with_nothing_beside_it(run: Path, small_cohort: Path, tm
     np.testing.assert_array_equal(predicted.logits, Predictions.read(Run(run).predictions).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -175,6 +176,7 @@ def test_a_cohort_that_does_not_fit_is_refused(
         assert len(Predictor(Predictor.open(run).model, facts).predict(cohort).stays)
 
 
+@pytest.mark.slow
 def test_what_the_model_does_not_read_may_differ(small_cohort: Path, tmp_path: Path) -> None:
     hospital, cohort = small_cohort.parent, tmp_path / "cohort"
     prepare(hospital / "mimic-iv", cohort, hospital / "mimic-cxr", image_size=32, view=("AP", "PA"))
@@ -320,6 +322,7 @@ def test_arguments_that_the_class_does_not_take_are_refused(
         Predictor.open(changed(run, tmp_path / "run", "model", "init_args", value=value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [CxrResNet, DAFT])
 def test_a_pretrained_backbone_is_not_needed_again(
     kind: Any, small_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,7 @@ def test_recomputing_is_for_training_alone() -> None:
     assert model.state_dict().keys() == again.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_compiled_encoders_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     counted = CompileCounterWithBackend("eager")  # no C++ compiler, which is slow

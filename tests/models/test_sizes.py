@@ -93,6 +93,7 @@ def test_the_defaults_of_shipped_models_are_the_published_sizes() -> None:
         assert own == ({"cxr_backbone": "resnet34"} if name == "MedFuse" else {})
 
 
+@pytest.mark.slow
 def test_the_command_line_explains_every_argument_of_every_shipped_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

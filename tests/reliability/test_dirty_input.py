@@ -300,6 +300,7 @@ REFUSED: dict[str, tuple[Change, str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_in_one_sentence(name: str, hospital: Path, told: Callable[..., str]) -> None:
     change, complaint, options = REFUSED[name]

@@ -51,6 +51,7 @@ def open_to_others(folder: Path) -> list[str]:
     return [str(path) for path in (folder, *folder.rglob("*")) if mode(path) & 0o077]
 
 
+@pytest.mark.slow
 def test_all_that_the_functions_write_is_private(tmp_path: Path, umask: int) -> None:
     out, hospital = tmp_path / "new", tmp_path / "new" / "hospital"
     simulate(hospital, stays=60, image_size=32, seed=3)

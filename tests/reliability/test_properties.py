@@ -130,6 +130,7 @@ def prepared(folder: Path, **options: Any) -> dict[str, bytes]:
     return {name: (folder / "cohort" / name).read_bytes() for name in FILES}
 
 
+@pytest.mark.slow
 @few_and_many(3, 60)
 def test_any_table_gives_the_hourly_values_of_the_reference(n_examples: int) -> None:
     def check(example: Example) -> None:
@@ -141,6 +142,7 @@ def test_any_table_gives_the_hourly_values_of_the_reference(n_examples: int) -> 
     for_all([EXAMPLES], n_examples, check)
 
 
+@pytest.mark.slow
 @few_and_many(2, 30)
 def test_any_order_of_rows_and_files_gives_the_same_cohort(n_examples: int) -> None:
     def check(example: Example, seed: int, n_parts: int) -> None:
@@ -162,6 +164,7 @@ def test_any_order_of_rows_and_files_gives_the_same_cohort(n_examples: int) -> N
     for_all([EXAMPLES, st.integers(0, 2**32 - 1), st.integers(1, 3)], n_examples, check)
 
 
+@pytest.mark.slow
 @few_and_many(2, 30)
 def test_nothing_from_outside_of_a_window_reaches_a_cell(n_examples: int) -> None:
     outside = st.builds(

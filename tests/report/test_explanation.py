@@ -27,6 +27,8 @@ from drfuse.report.explanation import (
 from tests.builders import left_in
 from tests.report.test_page import HOSTILE, Parsed
 
+pytestmark = pytest.mark.slow  # a whole demo, or trained runs
+
 VARIABLES = list(load_variables())
 LONG = "Pneumonia (except that caused by tuberculosis or sexually transmitted disease)"
 NAMES = [HOSTILE, LONG, *(f"phenotype {c}" for c in range(13))]

@@ -267,6 +267,7 @@ def test_a_users_own_system_of_another_task_in_groups(small_cohort: Path, tmp_pa
         assert row["value"].item() == n
 
 
+@pytest.mark.slow
 def test_options_reach_every_training(
     small_cohort: Path, tmp_path: Path, trained: list[dict[str, Any]]
 ) -> None:

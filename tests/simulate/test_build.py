@@ -135,6 +135,7 @@ def test_every_image_of_the_metadata_is_there_and_no_other(simulated: Simulated)
     assert len(expected) == simulated.simulation.images
 
 
+@pytest.mark.slow
 def test_the_tables_belong_together_and_are_counted(simulated: Simulated) -> None:
     tables = {name.rpartition("/")[2]: read(simulated.folder, name) for name in TABLES}
     events = tables["chartevents"].height + tables["labevents"].height
@@ -214,6 +215,7 @@ def test_another_seed_shares_no_id(simulated: Simulated, tmp_path: Path) -> None
         assert first[name].isdisjoint(second[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_blocks")
 def test_a_larger_hospital_begins_with_the_same_stays(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
@@ -254,6 +256,7 @@ def test_the_blocks_of_a_hospital_share_no_id(tmp_path: Path) -> None:
     assert taken["n"].max() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("missing", "rate"), [("mcar", 0.3), ("severity", 0), ("mcar", 1)])
 def test_each_way_of_imaging_can_be_prepared(tmp_path: Path, missing: Any, rate: float) -> None:
     simulate(tmp_path / "hospital", stays=25, cxr_rate=rate, cxr_missing=missing, image_size=32)

@@ -164,6 +164,7 @@ def test_a_less_reliable_image_is_rotated(trusted: Floats, doubted: Floats) -> N
     assert angles(doubted).std() > 2 * angles(trusted).std()
 
 
+@pytest.mark.slow
 def test_an_image_tells_every_factor_that_it_shows_and_no_other(disease: Disease) -> None:
     generator = np.random.default_rng(5)
     n = 3000

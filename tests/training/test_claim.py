@@ -59,6 +59,7 @@ def killed_while_replacing(run: Run) -> Path:
     return replaced
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_it_started_from(fit: Trainer, tmp_path: Path) -> None:
     start = fit(out=tmp_path / "start", model=partial(EhrLstm, dim=8, lstm_layers=1), epochs=1).folder
     medfuse = partial(MedFuse, dim=8, fusion_dim=8, lstm_layers=1, cxr_backbone=TINY_BACKBONE)

@@ -277,6 +277,7 @@ def test_the_learning_rate_stays_where_nothing_is_said(fit: Trainer) -> None:
     assert set(rates.of_batches) == {0.01}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_after_its_last_epoch_not_its_best(
     fit: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +330,7 @@ def test_a_run_that_was_moved_goes_on(fit: Trainer, tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(logits_of(resumed), logits_of(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"epochs": 3}, {"epochs": 30, "patience": 2, "lr": 1e-12}])
 def test_a_run_cut_before_its_predictions_trains_no_further(
     fit: Trainer, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
@@ -341,6 +343,7 @@ def test_a_run_cut_before_its_predictions_trains_no_further(
     assert Run(first.folder).predictions.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(fit: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cut(fit, 1, monkeypatch)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"PK half")
@@ -587,6 +590,7 @@ def test_an_interrupted_run_with_other_options_is_refused(fit: Trainer, tmp_path
         fit(lr=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_another_cohort_is_refused(tmp_path: Path) -> None:
     for seed in (1, 2):
         mimic_iv, mimic_cxr = write_hospital(tmp_path / str(seed), n_stays=80, seed=seed)
@@ -662,6 +666,7 @@ def test_validation_may_be_on_other_stays_than_training(
     assert (config["train_on"], config["validate_on"]) == (train_on, validate_on)
 
 
+@pytest.mark.slow
 def test_the_validation_stays_belong_to_a_run(fit: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(FusionTraining, "on_train_epoch_start", interrupt_second)
@@ -771,6 +776,7 @@ def encoder_of(run: Path, name: str) -> dict[str, torch.Tensor]:
     return dict(getattr(Predictor.open(run).model, name).named_parameters())
 
 
+@pytest.mark.slow
 def test_encoders_start_from_those_of_unimodal_runs(
     fit: Trainer, unimodal: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -957,6 +963,7 @@ def test_a_model_of_the_ehr_alone_has_no_radiograph_read(
     assert first.stays.equals(second.stays)  # has_cxr is the cohort's
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_no_result(fit: Trainer, tmp_path: Path) -> None:
     plain, again = (fit(out=tmp_path / str(on), checkpoint_activations=on) for on in (False, True))
     np.testing.assert_array_equal(logits_of(plain), logits_of(again))
@@ -968,6 +975,7 @@ def test_recomputed_activations_are_not_compiled(fit: Trainer) -> None:
         fit(compile=True, checkpoint_activations=True)
 
 
+@pytest.mark.slow
 def test_frozen_backbones_read_each_radiograph_once(
     fit: Trainer, small_cohort: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1060,6 +1068,7 @@ def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: P
     assert RunFacts.read(result.folder).val_prauc_macro == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_options_of_gradient_steps_change_nothing_about_a_fitted_model(fit: Trainer, tmp_path: Path) -> None:
     first = fit(model=LINEAR["late"], train_on="matched")
     others: dict[str, Any] = {
@@ -1078,6 +1087,7 @@ def test_options_of_gradient_steps_change_nothing_about_a_fitted_model(fit: Trai
     np.testing.assert_array_equal(logits_of(first), logits_of(second))
 
 
+@pytest.mark.slow
 def test_matched_and_full_fit_other_stays(fit: Trainer, tmp_path: Path) -> None:
     runs = {
         (kind, train_on): load_file(
@@ -1091,6 +1101,7 @@ def test_matched_and_full_fit_other_stays(fit: Trainer, tmp_path: Path) -> None:
     torch.testing.assert_close(runs["cxr", "matched"][name], runs["cxr", "full"][name])  # only those with one
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_interrupted_starts_again(fit: Trainer) -> None:
     result = fit(model=LINEAR["ehr"])
     expected = logits_of(result)

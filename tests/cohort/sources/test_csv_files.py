@@ -117,6 +117,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "BATCH_BYTES", 900)
 
 
+@pytest.mark.slow
 def test_a_selection_leaves_the_table_whole(tmp_path: Path) -> None:
     store = Store().connect()
     csv = CsvFiles(store)
@@ -143,6 +144,7 @@ def any_record(chance: random.Random) -> str:
     return ",".join(cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cells", "is_kept"),
     [
@@ -155,6 +157,7 @@ def test_cells_that_a_parser_would_misread_lose_their_row(cells: str, is_kept: b
     assert (bytes(selection.records) == f"{cells}\n".encode()) == is_kept
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("seed", range(12))
 def test_rows_and_rejected_rows_are_those_of_one_reading(

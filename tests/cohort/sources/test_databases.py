@@ -218,6 +218,7 @@ def differences(found: pa.Table, expected: pa.Table) -> list[str]:
     return sorted(rows[0] ^ rows[1])[:20]
 
 
+@pytest.mark.slow
 def test_a_duckdb_file_gives_the_same(frames: Frames, files: Path, tmp_path: Path) -> None:
     url = load_duckdb(tmp_path / "mimic.duckdb", frames)
     source = open_source(url, Store().connect())
@@ -315,6 +316,7 @@ def test_a_cohort_of_a_database_is_never_taken_for_that_of_another(
         prepare(url, tmp_path / "cohort")
 
 
+@pytest.mark.slow
 def test_bigquery_gets_queries_in_its_dialect() -> None:
     schemas = {table: unbound_schema(table) for table in SCHEMAS if table != "metadata"}
 

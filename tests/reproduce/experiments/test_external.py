@@ -64,6 +64,7 @@ def test_the_shift_is_a_table() -> None:
     assert table.rows[1].cells[3] == Number(7.4, digits=2)
 
 
+@pytest.mark.slow
 def test_a_run_predicts_the_other_cohort_once(
     small_cohort: Path, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
