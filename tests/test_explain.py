@@ -14,6 +14,8 @@ from drfuse.demo import Demo, run_of
 from drfuse.errors import InputError
 from drfuse.explain import explain
 
+pytestmark = pytest.mark.slow  # trained runs
+
 
 def with_cxr(demo: Demo) -> int:
     cohort = Cohort.open(demo.folder / "cohort")

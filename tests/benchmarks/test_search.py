@@ -34,6 +34,7 @@ def test_hospitals_are_of_different_seeds(tmp_path: Path, seeds: tuple[int, ...]
         development_cohorts(tmp_path, seeds)
 
 
+@pytest.mark.slow
 def test_a_hospital_of_other_options_is_not_taken_for_the_one_that_is_asked_for(tmp_path: Path) -> None:
     (cohort,) = development_cohorts(tmp_path, (101,), stays=60, cxr_rate=0.6, image_size=32)
     (again,) = development_cohorts(tmp_path, (101,), stays=60, cxr_rate=0.6, image_size=32)

@@ -149,6 +149,7 @@ def test_dates_with_hyphens_and_views_in_lower_case_are_understood(hospital: Pat
     assert make(hospital, overwrite=True)["splits"] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", ["", "abc", "NaN", "inf", "240000", "129999", "126000", "-1"])
 def test_a_radiograph_without_a_readable_time_is_counted(
     hospital: Path, time: str, caplog: pytest.LogCaptureFixture
@@ -225,6 +226,7 @@ def test_a_split_file_whose_name_is_a_pattern_is_read_itself(hospital: Path) -> 
     assert make(hospital, split_file=hospital / "s[1].csv")["splits"]["train"]["stays"] == 30
 
 
+@pytest.mark.slow
 def test_overwrite_keeps_what_is_not_the_cohorts(hospital: Path) -> None:
     make(hospital)
     (hospital / "cohort" / "run").mkdir()
@@ -256,6 +258,7 @@ def test_what_a_killed_command_left_is_cleared_away(hospital: Path) -> None:
     assert left_in(hospital) == {"cohort", "mimic-cxr", "mimic-iv"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b", "it's", "a?b", "a[1]", "ä", "~x", "back\\slash"])
 def test_any_folder_name_will_do(hospital: Path, name: str) -> None:
     (hospital / name).mkdir()
@@ -273,6 +276,7 @@ def test_options_out_of_range_are_refused(hospital: Path, options: dict[str, obj
         make(hospital, **options)
 
 
+@pytest.mark.slow
 def test_few_bad_rows_are_left_out_wherever_they_stand(hospital: Path) -> None:
     path = hospital / "mimic-iv/icu/chartevents.csv.gz"
     rows = pl.read_csv(path, infer_schema=False)
@@ -288,6 +292,7 @@ def test_a_stray_image_hides_no_patients(hospital: Path) -> None:
     assert make(hospital, overwrite=True)["splits"] == before
 
 
+@pytest.mark.slow
 def test_what_a_replaced_cohort_left_is_no_obstacle(hospital: Path) -> None:
     make(hospital)
     (hospital / ".cohort.0123456789abcdef.replaced").mkdir()

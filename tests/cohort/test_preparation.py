@@ -269,6 +269,7 @@ def test_formats_may_be_mixed(case: Example, cohort: Prepared, tmp_path: Path) -
     assert manifest.files == cohort.manifest.files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_a_table_may_be_a_folder_of_parts(
     suffix: Suffix, case: Example, cohort: Prepared, tmp_path: Path
@@ -334,6 +335,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_resized_images_may_lie_in_one_folder(case: Example, cohort: Prepared, tmp_path: Path) -> None:
     cxr = case.hospital.write_radiographs(tmp_path / "cxr", flat="resized")
     assert not (cxr / "files").exists()

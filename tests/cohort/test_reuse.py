@@ -169,6 +169,7 @@ def test_nothing_of_a_cohort_by_older_rules_is_kept(hospital: Path) -> None:
         make(hospital, overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_cohort_is_made_anew(hospital: Path) -> None:
     expected = Manifest.read(hospital / "cohort")
     (hospital / "cohort/normalization.json").write_text("{}")
@@ -188,6 +189,7 @@ def with_stays(n: int) -> Hospital:
     return hospital
 
 
+@pytest.mark.slow
 def test_more_stays_decode_only_new_images(tmp_path: Path) -> None:
     def write(n: int) -> Path:
         with_stays(n).write(tmp_path / "mimic-iv")
@@ -359,6 +361,7 @@ def test_an_image_that_has_become_readable_is_read(hospital: Path, monkeypatch: 
     assert make(hospital, "lacking", overwrite=True) == whole
 
 
+@pytest.mark.slow
 def test_a_missing_image_is_looked_for_in_every_folder(tmp_path: Path) -> None:
     hospital = with_stays(3)
     hospital.write(tmp_path / "mimic-iv")
@@ -370,6 +373,7 @@ def test_a_missing_image_is_looked_for_in_every_folder(tmp_path: Path) -> None:
     assert make(tmp_path, overwrite=True).warnings["unreadable_images"] == []
 
 
+@pytest.mark.slow
 def test_a_disk_where_a_file_has_one_name_only_will_do(
     hospital: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

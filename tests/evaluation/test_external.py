@@ -122,6 +122,7 @@ def test_a_run_of_an_earlier_version_does_not_say_what_was_observed(copied: Path
     assert all(one.share is not None for one in of_variable)
 
 
+@pytest.mark.slow
 def test_overwriting_a_run_removes_what_was_measured_elsewhere(
     copied: Path, elsewhere: Path, small_cohort: Path
 ) -> None:

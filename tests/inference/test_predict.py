@@ -99,6 +99,7 @@ def test_stays_without_a_prediction_are_counted(
     assert f"{n_without} of 80 stays have no prediction" in caplog.text
 
 
+@pytest.mark.slow
 def test_records_are_predicted_without_diagnoses(
     runs: list[Path], small_cohort: Path, tmp_path: Path
 ) -> None:

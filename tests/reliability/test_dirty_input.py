@@ -430,6 +430,7 @@ def test_it_is_left_out_counted_and_said(
     assert_no_patient(told(), hospital)
 
 
+@pytest.mark.slow
 def test_ids_written_as_decimals_are_the_same_ids(hospital: Path) -> None:
     expected = run(hospital).files
     for file in (CHART, ICU, LAB):

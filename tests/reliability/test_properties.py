@@ -199,6 +199,7 @@ def test_nothing_from_outside_of_a_window_reaches_a_cell(n_examples: int) -> Non
     for_all([EXAMPLES, st.lists(outside, min_size=10, max_size=40)], n_examples, check)
 
 
+@pytest.mark.slow
 @few_and_many(20, 500)
 def test_no_subject_changes_sides_whatever_the_growth_or_seed(n_examples: int) -> None:
     subjects = st.lists(st.integers(1, 2**40), min_size=1, max_size=50)

@@ -104,6 +104,7 @@ def read_results(run: Path, cohort: Path) -> None:
 SUMMED = ["predictions.parquet", "model.safetensors", "config.json", "recalibration.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUMMED)
 def test_a_flipped_bit_is_refused_by_whatever_reads_a_result(run: Run, cohort: Path, name: str) -> None:
     readers: list[Callable[[], Any]] = [

@@ -602,6 +602,7 @@ def test_an_interrupted_run_on_another_cohort_is_refused(tmp_path: Path) -> None
         train(tmp_path / "cohort", tmp_path / "run", TINY, epochs=1, crop_size=32)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_kept_unless_told_otherwise(fit: Trainer) -> None:
     first = fit(epochs=1)
     before = Run(first.folder).predictions.read_bytes()
@@ -651,6 +652,7 @@ def test_matched_trains_and_validates_on_stays_with_a_radiograph(fit: Trainer, s
     assert result.val_prauc == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_on", ["matched", "full"])
 def test_validation_may_be_on_other_stays_than_training(
     fit: Trainer, small_cohort: Path, train_on: str
@@ -850,6 +852,7 @@ def test_callbacks_are_called_and_progress_is_shown_if_asked(
     assert ("Epoch 1" in capsys.readouterr().out) == progress
 
 
+@pytest.mark.slow
 def test_a_validation_split_without_positives_is_refused(tmp_path: Path) -> None:
     mimic_iv, _ = write_hospital(tmp_path, n_stays=60)
     codes = tmp_path / "codes.csv"
@@ -1045,6 +1048,7 @@ LINEAR: dict[str, Callable[..., FusionModel]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LINEAR)
 def test_a_fitted_model_makes_a_run_like_any_other(fit: Trainer, small_cohort: Path, kind: str) -> None:
     result = fit(model=LINEAR[kind], epochs=7)

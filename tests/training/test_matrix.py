@@ -265,6 +265,7 @@ def test_a_finished_run_that_is_damaged_is_trained_again(
     assert whole.run.model.stat().st_mtime_ns == untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_failing", [1, 2])
 def test_runs_that_fail_keep_the_others(run: Specify, n_failing: int) -> None:
     failing = [run(f"too large {crop_size}", crop_size=crop_size) for crop_size in (512, 600)[:n_failing]]

@@ -328,6 +328,7 @@ def test_a_point_that_cannot_be_trained_is_a_trial_and_the_search_goes_on(
     assert found["lr"].n_unique() == 2  # not the same point again
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_trial(tpe: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("drfuse.training.search.train_one", lambda *_, **__: OSError("no room"))

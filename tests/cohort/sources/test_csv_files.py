@@ -194,6 +194,7 @@ def comments(path: Path, records: Sequence[str]) -> list[str | None]:
     return [row["comment"] for row in store.to_pyarrow(rows).to_pylist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [40, 64, 101, 4096])
 def test_cells_of_several_lines_are_read_wherever_blocks_end(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
