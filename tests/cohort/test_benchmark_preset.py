@@ -29,6 +29,8 @@ import pytest
 from drfuse.cohort import prepare
 from tests.cohort.prepared import Prepared, open_cohort
 
+pytestmark = pytest.mark.slow
+
 COMPARED_AS_TEXT = {
     "heart_rate",
     "respiratory_rate",

@@ -151,6 +151,7 @@ def test_what_no_longer_holds_is_read_again(
         make(hospital, overwrite=True, **options)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_cohort_by_older_rules_is_kept(hospital: Path) -> None:
     expected = Manifest.read(hospital / "cohort")
     by_older_rules(hospital / "cohort")

@@ -19,6 +19,8 @@ from drfuse.run import Run
 from drfuse.training import train
 from tests.training.own_model import FirstHour
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {"epochs": 1, "crop_size": 32, "accelerator": "cpu"}
 
 

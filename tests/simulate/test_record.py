@@ -34,6 +34,8 @@ from tests.mimic import (
 )
 from tests.simulate.samples import Floats, Recorded, admit_stays, held_out_r2, slopes
 
+pytestmark = pytest.mark.slow
+
 ARTERIAL_SYSTOLIC, CAPILLARY_REFILL_LEFT, HEART_RHYTHM = 220050, 224308, 220048
 TEXTS = (GCS_EYE, GCS_VERBAL, GCS_MOTOR, CAPILLARY_REFILL, CAPILLARY_REFILL_LEFT, HEART_RHYTHM)
 HOURS = np.arange(-12, 60)  # of a course

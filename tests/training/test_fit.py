@@ -256,6 +256,7 @@ class Rates(Callback):
         self.of_batches.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_learning_rate_rises_and_falls_over_the_steps_of_all_epochs(
     fit: Trainer, accumulate: int
@@ -313,6 +314,7 @@ def test_a_kill_between_two_checkpoints_changes_nothing(
     np.testing.assert_array_equal(logits_of(resumed), logits_of(whole))
 
 
+@pytest.mark.slow
 def test_out_may_be_a_link(fit: Trainer, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -544,6 +546,7 @@ def test_the_contract_check_leaves_every_modules_mode(small_cohort: Path) -> Non
         check_contract(FloatPart(len(data.dataset.features), 25), data.example(), 25)
 
 
+@pytest.mark.slow
 def test_a_cohort_without_radiographs_trains(tmp_path: Path) -> None:
     mimic_iv, _ = write_hospital(tmp_path, n_stays=60)
     prepare(mimic_iv, tmp_path / "cohort", image_size=32)
@@ -622,6 +625,7 @@ def test_a_folder_that_is_no_run_is_never_touched(fit: Trainer, tmp_path: Path) 
     assert (tmp_path / "run" / "config.yaml").read_text() == "theme: dark\n"
 
 
+@pytest.mark.slow
 def test_training_stops_when_validation_no_longer_improves(fit: Trainer) -> None:
     result = fit(epochs=30, patience=2, lr=1e-12)
     assert result.epochs == 3

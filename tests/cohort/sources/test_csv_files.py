@@ -206,6 +206,7 @@ def test_cells_of_several_lines_are_read_wherever_blocks_end(
     assert sorted(map(str, comments(tmp_path / "chartevents.csv.gz", records))) == sorted(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("after", [0, 1, 2, 500])
 @pytest.mark.parametrize("before", [0, 3, 400])
@@ -246,6 +247,7 @@ def test_a_file_of_only_a_header_is_an_empty_table(tmp_path: Path) -> None:
     assert comments(tmp_path / "chartevents.csv", []) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "end"),
     [

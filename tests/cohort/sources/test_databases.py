@@ -304,6 +304,7 @@ def test_what_a_database_refuses_is_said_in_its_words(server: Server, frames: Fr
     assert left_in(tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_a_cohort_of_a_database_is_never_taken_for_that_of_another(
     frames: Frames, files: Path, tmp_path: Path
 ) -> None:
