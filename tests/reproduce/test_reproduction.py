@@ -38,16 +38,26 @@ MAIN = (*LINEAR, "transformer", "resnet50", "late-fusion", "mmtm", "daft", "medf
 VARIANTS = ("drfuse-no-disentangling", "drfuse-mse", "drfuse-no-ranking")
 TABLES = [
     *("table1", "table2", "table2-tests", "table3", "table3-tests", "table4", "table4-tests"),
-    *("figure3-numbers", "missing-matched", "missing-full", "calibration", "net-benefit"),
+    *("figure3-numbers", "missing-matched", "missing-full", "advantage", "calibration", "net-benefit"),
     *(f"subgroups-{name}" for name in MAIN),
     *("settings", "systems"),
 ]
 FIGURES = {
-    *("table2", "table3", "figure3", "missing-1", "missing-2", "calibration", "decisions", "subgroups")
+    *(
+        "table2",
+        "table3",
+        "figure3",
+        "missing-1",
+        "missing-2",
+        "advantage",
+        "calibration",
+        "decisions",
+        "subgroups",
+    )
 }
 SECTIONS = [
     *("table1", "table2", "table3", "table4", "figure3"),
-    *("missing", "calibration", "decisions", "subgroups", "settings"),
+    *("missing", "advantage", "calibration", "decisions", "subgroups", "settings"),
 ]
 
 Run = Callable[..., Reproduced]
