@@ -68,7 +68,7 @@ def advantage_table(advantages: Mapping[System, Floats]) -> Table:
         rows.append(Row(system.title, numbers))
     return Table(
         key="advantage",
-        title="Which modality tells more, by each system's own predictions",
+        title="Which modality tells more, by the predictions of each system",
         caption="Over the matched test stays and labels, trained on full. The advantage of the radiograph "
         "is the gain in log-likelihood, in nats, that a system expects when it predicts from the radiograph "
         "alone in place of the EHR alone. Shown: the share above 0 (± standard deviation over seeds), the "
