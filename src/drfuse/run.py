@@ -585,28 +585,30 @@ class Predictions:
         return next((f"{count} {what}" for what, count in counts.items() if count), None)
 
     @staticmethod
-    def join(parts: Sequence[Path], path: Path, of: Run | None = None) -> None:
+    def join(parts: Sequence[Path], path: Path, before: Callable[[Path], object] | None = None) -> None:
         """Write the predictions in several files to one, in the order given, and delete the parts.
 
-        `of` is the run that they finish.
+        `before` is called with the whole file before it appears at `path`.
         """
         with atomic_file(path) as partial:
             with pq.ParquetWriter(partial, pq.read_schema(parts[0]), **_FORM) as whole:
                 for part in map(pq.ParquetFile, parts):
                     for number in range(part.num_row_groups):
                         whole.write_table(part.read_row_group(number))
-            if of is not None:
-                of.write_sums(partial)
+            if before is not None:
+                before(partial)
         for part in parts:
             part.unlink()
 
 
 @contextmanager
-def predictions_file(path: Path, of: Run | None = None) -> Iterator[Callable[[Predictions], None]]:
+def predictions_file(
+    path: Path, before: Callable[[Path], object] | None = None
+) -> Iterator[Callable[[Predictions], None]]:
     """Yield a function that appends predictions to a new file, which appears when the context ends.
 
     What is appended is written at once, so that the predictions of a large cohort need not fit in memory.
-    `of` is the run that they finish.
+    `before` is called with the whole file before it appears at `path`.
     """
     with atomic_file(path) as partial:
         with ExitStack() as opened:
@@ -620,5 +622,5 @@ def predictions_file(path: Path, of: Run | None = None) -> Iterator[Callable[[Pr
                 writer.write_table(table)
 
             yield append
-        if of is not None:
-            of.write_sums(partial)
+        if before is not None:
+            before(partial)

@@ -1,5 +1,6 @@
 """From a cohort to a run on disk."""
 
+import json
 import math
 import os
 import shutil
@@ -343,6 +344,26 @@ def test_a_run_cut_before_its_predictions_trains_no_further(
     monkeypatch.setattr("drfuse.training.fit._fit", None)  # training would fail
     assert fit(**options) == first
     assert Run(first.folder).predictions.read_bytes() == before
+
+
+def test_a_run_that_is_finished_has_its_recalibration(
+    fit: Trainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, calls = Run(tmp_path / "run"), list[bool]()
+
+    def interrupted(*_: object) -> None:
+        calls.append(run.is_finished)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("drfuse.training.fit.recalibrate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+    assert calls == [False]
+    assert not run.is_finished
+    fit()
+    run.check()
+    assert {"recalibration.json", "predictions.parquet"} <= json.loads(run.sums.read_text()).keys()
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def predict_elsewhere(
     for folder in (run.external, files.folder):
         make_own_folder(folder)
     if not files.is_finished:
-        with predictions_file(files.predictions, files) as append:
+        with predictions_file(files.predictions, files.write_sums) as append:
             for block in predictor.predict_blocks(cohort, rows, progress=progress):
                 append(block.as_split("test"))
     shift = input_shift(predictor.facts, trained, cohort, dataset.task)

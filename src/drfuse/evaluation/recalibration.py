@@ -135,13 +135,18 @@ class Recalibration:
                 raise InputError(f"the curve of {label} leaves the range of probabilities")
 
 
-def recalibrate(run: Run) -> Recalibration | None:
+def recalibrate(run: Run, predictions: Path | None = None) -> Recalibration | None:
     """Learn the recalibration of a run with `fit_recalibration`, and write its `recalibration.json`.
+
+    Args:
+        run: The run.
+        predictions: Its predictions, if they are not in their place yet.
 
     Returns:
         The recalibration; None, with a warning, if it cannot be learned.
     """
-    found = fit_recalibration(run.read_predictions("validation", logits_only=True))
+    stored = Predictions.read(predictions or run.predictions, "validation", logits_only=True)
+    found = fit_recalibration(stored)
     if found is None:
         message = "%s has too few predicted stays in the validation split to recalibrate its probabilities"
         logger.warning(message, run.folder)

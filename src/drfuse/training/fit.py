@@ -129,8 +129,6 @@ def fit_run(
         network.load_state_dict(load_file(run.model))  # in every process
         predictor = Predictor(network.eval(), run.read_facts()).to(trainer.strategy.root_device)
         _write_predictions(run, predictor, data, ranks, progress and ranks.is_first)
-        if ranks.is_first:
-            recalibrate(run)
     return result
 
 
@@ -215,16 +213,23 @@ def _save_best(run: Run, fusion: FusionTraining, data: CohortDataModule) -> Trai
 def _write_predictions(
     run: Run, predictor: Predictor, data: CohortDataModule, ranks: Ranks, progress: bool
 ) -> None:
-    """Write the predictions of every stay; several processes write a part each, which the first one joins."""
-    alone = run if ranks.is_alone else None
+    """Write the predictions of every stay; several processes write a part each, which the first one joins.
+
+    The file finishes the run, so its recalibration and its sums are there before it appears.
+    """
+
+    def finish(predictions: Path) -> None:
+        recalibrate(run, predictions)
+        run.write_sums(predictions)
+
     part = run.predictions if ranks.is_alone else beside(run.predictions, f"part-{ranks.rank}")
     rows = np.array_split(data.rows, ranks.size)[ranks.rank]
-    with predictions_file(part, alone) as append:
+    with predictions_file(part, finish if ranks.is_alone else None) as append:
         for block in predictor.predict_blocks(data.dataset.cohort, rows, data.num_workers, progress):
             append(block)
     parts = ranks.gather(part)
     if ranks.is_first and not ranks.is_alone:
-        Predictions.join(parts, run.predictions, run)
+        Predictions.join(parts, run.predictions, finish)
 
 
 def _fit_in_one_call(network: FittedModel, data: CohortDataModule) -> float:
