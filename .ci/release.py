@@ -16,13 +16,13 @@ if subprocess.run(["git", "status", "--porcelain"], cwd=root, check=True, captur
 project, changelog = root / "pyproject.toml", root / "CHANGELOG.md"
 changes = changelog.read_text(encoding="utf-8")
 if not re.search(r"^## Unreleased\n+(?!## )\S", changes, re.MULTILINE):
-    sys.exit("CHANGELOG.md has nothing under Unreleased")
+    sys.exit("CHANGELOG.md has nothing under Unreleased; say there what changed")
 day = datetime.now(UTC).date()
 headed = changes.replace("## Unreleased\n", f"## Unreleased\n\n## {version} ({day})\n", 1)
 text, n = re.subn(
     r'(?m)^version = ".*"$', f'version = "{version}"', project.read_text(encoding="utf-8"), count=1
 )
 if n != 1:
-    sys.exit("pyproject.toml has no version")
+    sys.exit('pyproject.toml has no line version = "..."; add one')
 project.write_text(text, encoding="utf-8")
 changelog.write_text(headed, encoding="utf-8")

@@ -11,11 +11,19 @@ from pathlib import Path
 import yaml
 
 from benchmarks.command import command
-from benchmarks.training import Step, in_turns, make_batch, make_task, n_images_of, table, training_step
+from benchmarks.training import (
+    Precision,
+    Step,
+    in_turns,
+    make_batch,
+    make_task,
+    n_images_of,
+    table,
+    training_step,
+)
 from drfuse.imports import import_class
 from drfuse.models import FusionModel
 from drfuse.reproduce.systems import paper_systems
-from drfuse.training import Precision
 
 SYSTEMS = ("drfuse", "additive-evidence", "late-fusion", "mmtm", "daft", "medfuse", "medfuse-ii")
 
@@ -44,7 +52,7 @@ def fusions(
     for name in systems:
         described = paper_systems()[name].with_arguments(options.get("model_args", {}))
         model = partial(import_class(described["class_path"], FusionModel), **described["init_args"])
-        steps[name] = training_step(make_task(model, precision), [batch], precision)  # type: ignore[arg-type]
+        steps[name] = training_step(make_task(model, precision), [batch], precision)
     seconds = in_turns(steps, repeats)
     first = seconds[systems[0]]
     rows = [

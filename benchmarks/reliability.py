@@ -21,8 +21,8 @@ _ROOT, _TESTS = Path(__file__).parents[1], "tests/reliability"
 _HEAD = """\
 # What drfuse promises when things go wrong
 
-Written by `make faults` on {day}; nothing here is typed in. [Security](security.md) says what is protected
-from whom.
+Written by `make faults` on {day}; no number is typed by hand. [Security](security.md) says
+what drfuse protects you from.
 
 ## Promises
 

@@ -118,7 +118,7 @@ def n_images_of(batch_size: int) -> int:
 
 
 def make_task(
-    model: Callable[[int, int], DrFuse],
+    model: Callable[[int, int], FusionModel],
     precision: Precision = "32-true",
     seed: int = 0,
     device: torch.device | str = "cpu",

@@ -1,6 +1,6 @@
 """What one run says, held against the truth of its simulated hospital."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from drfuse.evaluation import SeededPrauc, calibration, missing_curve, modality_
 from drfuse.inference import Predictor
 from drfuse.reproduce.representations import FOLDS, probe_origin
 from drfuse.run import Predictions, Run
-from drfuse.simulate import Disease, Truth
+from drfuse.simulate import Disease, Reader, Truth
+from drfuse.subsets import Subset
 
 N_RESAMPLES = 500
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -80,12 +81,13 @@ def measure_perfect(hospital: Path, cohort: Cohort, seed: int) -> dict[str, Meas
     columns = stays.select("subject_id", "stay_id", "split", "has_cxr")
     tested = truth.of(stays["stay_id"].to_numpy()[cohort.rows("test", "matched")])
     found = {}
-    for name, reader, readings in (
+    readers: Sequence[tuple[str, Reader, Sequence[Modality]]] = (
         ("perfect reader of the EHR", "ehr", ("ehr",)),
         ("perfect reader of the radiograph", "cxr", ("cxr",)),
         ("perfect reader of both", "fused", ("ehr", "cxr")),
-    ):
-        logits = logit(truth.read_by(reader))  # type: ignore[arg-type]
+    )
+    for name, reader, readings in readers:
+        logits = logit(truth.read_by(reader))
         gone = logit(truth.read_by("ehr")) if reader != "cxr" else None
         one = Predictions(truth.phenotypes, columns, logits, labels, None, gone)
         praucs = _praucs(one, seed)
@@ -109,12 +111,13 @@ def _knowable_factors(truth: Truth, *modalities: Modality) -> dict[str, float]:
 def _praucs(predictions: Predictions, seed: int) -> dict[str, SeededPrauc]:
     """Return the macro PRAUC of each test set whose stays are all predicted."""
     found = {}
-    for name, test_on, logits in (
+    test_sets: Sequence[tuple[str, Subset, Floats | None]] = (
         ("matched", "matched", predictions.logits),
         ("gone", "matched", predictions.logits_without_cxr),
         ("full", "full", predictions.logits),
-    ):
-        rows = predictions.rows("test", test_on)  # type: ignore[arg-type]
+    )
+    for name, test_on, logits in test_sets:
+        rows = predictions.rows("test", test_on)
         if logits is None or np.isnan(logits[rows]).any():
             continue
         subjects = predictions.stays["subject_id"].to_numpy()[rows]

@@ -80,7 +80,7 @@ def test_a_table_is_read_in_parts(stays: Stays) -> None:
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999", "-5", "1_0", "1.5", "٠", "0x1", "-0.1"])
-def test_a_probability_that_is_none_is_refused(text: str) -> None:
+def test_a_probability_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="expected a number from 0 to 1"):
         View.of({"least": text})
 

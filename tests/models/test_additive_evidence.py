@@ -129,6 +129,6 @@ def test_every_part_of_the_loss_counts_with_its_weight(alignment: Any, disentang
 
 @pytest.mark.parametrize(("weight", "said"), [(-1.0, "at least 0"), (float("nan"), "a finite number")])
 @pytest.mark.parametrize("name", ["alignment_weight", "disentanglement_weight"])
-def test_a_weight_that_is_none_is_refused(name: str, weight: float, said: str) -> None:
+def test_a_weight_out_of_range_is_refused(name: str, weight: float, said: str) -> None:
     with pytest.raises(InputError, match=f"{name} is {weight}; expected {said}"):
         tiny(**{name: weight})

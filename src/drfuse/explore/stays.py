@@ -72,7 +72,7 @@ class View:
         """Return the view of an address, whose other parameters do not count.
 
         Raises:
-            InputError: If a value is none that it may have.
+            InputError: If a value is not allowed.
         """
         named: dict[str, Any] = {one.name: given[one.name] for one in fields(cls) if given.get(one.name)}
         for name in {"least", "most"} & named.keys():
@@ -131,7 +131,7 @@ class Stays:
         rows = self.rows(view)[start:][:count]
         predicted = self._opened.predicted(view.run)
         label = _number_of(view.label, predicted)
-        of = _telling(view.sort, predicted)[rows] if label is None else np.full(len(rows), label)
+        of = _label_of_each(view.sort, predicted)[rows] if label is None else np.full(len(rows), label)
         table = self._stays[rows].with_columns(
             label=pl.Series(np.array(predicted.labels, object)[of], dtype=pl.String),
             present=pl.Series(predicted.truth[rows, of], nan_to_null=True).cast(pl.Boolean),
@@ -159,7 +159,7 @@ class Stays:
         predicted = self._opened.predicted(view.run)
         label = _number_of(view.label, predicted)
         everyone = np.arange(len(self._stays))
-        of = _telling(view.sort, predicted) if label is None else np.full(len(everyone), label)
+        of = _label_of_each(view.sort, predicted) if label is None else np.full(len(everyone), label)
         numbers = {name: values[everyone, of] for name, values in _numbers(predicted).items()}
         truth = predicted.truth[everyone, of]
         kept = np.full(len(everyone), True)
@@ -203,7 +203,7 @@ def _numbers(predicted: Predicted) -> dict[str, Floats]:
 
 
 @lru_cache(maxsize=8)
-def _telling(sort: str, predicted: Predicted) -> NDArray[np.int64]:
+def _label_of_each(sort: str, predicted: Predicted) -> NDArray[np.int64]:
     """Return the label of each stay (N,) with the largest number of those sorted by, or probability."""
     numbers = _numbers(predicted)
     if not numbers:

@@ -71,7 +71,7 @@ class AdditiveEvidence(FusionModel):
 
     `modality_weights` are not attention, and no gradient flows through them. With p the predicted
     probability, and p_k that of the bias and one part alone (distinct or shared), the weights are the softmax
-    over the present parts of p log p_k + (1 - p) log(1 - p_k): the better a part alone foretells what all of
+    over the present parts of p log p_k + (1 - p) log(1 - p_k): the better a part alone predicts what all of
     them say, the more weight it has. The ratio of two weights is exp(A), with A their posterior advantage.
 
     Args:

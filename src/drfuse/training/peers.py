@@ -49,7 +49,7 @@ class _Watch:
         self._before, self._after = (rank - 1) % size, (rank + 1) % size
         self._group, self._number = _ring(), next(_numbers)
         self._word = torch.zeros(1, dtype=torch.int64)
-        self._telling, self._has_told, self._has_left = threading.Lock(), False, threading.Event()
+        self._lock, self._has_told, self._has_left = threading.Lock(), False, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -82,7 +82,7 @@ class _Watch:
             os._exit(2)
 
     def _tell(self, word: int) -> None:
-        with self._telling, suppress(RuntimeError):  # the next process has ended
+        with self._lock, suppress(RuntimeError):  # the next process has ended
             if not self._has_told:
                 self._has_told = True
                 self._word.fill_(word)
