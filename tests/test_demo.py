@@ -12,6 +12,7 @@ from drfuse.demo import Demo, demo
 from drfuse.errors import InputError, MissingInputError
 from drfuse.run import Predictions
 from drfuse.simulate import Truth, simulate
+from tests.report.test_page import Parsed
 
 pytestmark = pytest.mark.slow  # a whole demo, or trained runs
 
@@ -23,6 +24,7 @@ def test_it_writes_hospital_cohort_and_three_runs(small_demo: Demo) -> None:
         "hospital",
         "cohort",
         "runs",
+        "report.html",
     }
     assert [contestant.run.name for contestant in small_demo.contestants] == ["ehr", "cxr", "fused"]
     assert all((one.run / "metrics.json").is_file() for one in small_demo.contestants)
@@ -49,14 +51,30 @@ def test_the_patient_is_a_test_stay_with_a_radiograph_and_its_likeliest_phenotyp
     assert predictions.stays["split"][row] == "test"
     assert predictions.stays["has_cxr"][row]
     likeliest = small_demo.patient.likeliest
-    best = sorted(zip(predictions.logits[row], predictions.phenotypes, strict=True), reverse=True)[:5]
+    explained = small_demo.explanation
+    assert explained.stay_id == small_demo.patient.stay_id
+    best = sorted(zip(explained.probabilities["both"], explained.phenotypes, strict=True), reverse=True)[:5]
     assert likeliest["phenotype"].to_list() == [name for _, name in best]
+    np.testing.assert_allclose(likeliest["probability"], [probability for probability, _ in best], atol=1e-5)
     weights = likeliest.select("ehr_distinct", "shared", "cxr_distinct").to_numpy()
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
     truth = Truth.read(small_demo.folder / "hospital").of([small_demo.patient.stay_id])
     columns = [truth.phenotypes.index(name) for name in likeliest["phenotype"]]
     assert likeliest["present"].to_list() == truth.labels[0, columns].tolist()
     np.testing.assert_array_equal(likeliest["cxr_advantage"], truth.cxr_advantage[0, columns])
+
+
+def test_the_page_has_every_model_the_patient_and_its_pictures(small_demo: Demo) -> None:
+    page = Parsed(small_demo.report.read_text(encoding="utf-8"))
+    shown = {section["id"] for section in page.all("section")}
+    assert shown >= {"comparison", "probabilities", "weights", "modalities", "record", "radiograph"}
+    assert len(page.all("svg")) == 6
+    text = " ".join(page.text)
+    for one in small_demo.contestants:
+        assert f"{one.measured['matched'].prauc_macro.value:.3f}" in text
+        assert f"{one.ceiling['matched'].prauc_macro.value:.3f}" in text
+    for row in small_demo.patient.likeliest.iter_rows(named=True):
+        assert row["phenotype"] in text
 
 
 def test_again_it_does_nothing_that_is_done(

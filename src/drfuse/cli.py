@@ -1,6 +1,7 @@
 """The `drfuse` command: each sub-command is one function; its signature and docstring give the options."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ def _show_demo(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa
     yield f"wrote {result.folder / 'hospital'}: raw files in MIMIC's layout, and truth.parquet"
     yield f"wrote {result.folder / 'cohort'}: the cohort that `drfuse prepare` made from them"
     yield f"wrote {result.folder / 'runs'}: trained models, predictions and metrics"
+    yield f"wrote {result.report}: all of this as a page, with pictures"
+    yield f"to look at every stay: drfuse explore {shlex.quote(str(result.folder))}"
 
 
 def _show_reproduced(result: Any, arguments: dict[str, Any]) -> Iterator[Any]:  # noqa: ARG001

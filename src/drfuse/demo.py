@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
-from scipy.special import expit
 
 from drfuse.cohort import prepare
 from drfuse.data import Cohort, EhrFeatures
 from drfuse.errors import InputError
-from drfuse.evaluation import Evaluation, evaluate, evaluate_test_set
+from drfuse.evaluation import Evaluation, Recalibration, evaluate, evaluate_test_set
+from drfuse.explain import explain
+from drfuse.inference import Explanation
+from drfuse.inference.table import probabilities
 from drfuse.models import CxrResNet, DrFuse, EhrTransformer, FusionModel
 from drfuse.models.hub import describe_model
-from drfuse.run import Predictions, Run
+from drfuse.report.demo import write_demo_page
+from drfuse.run import Run
 from drfuse.simulate import Disease, Reader, Truth, oracle, simulate
 from drfuse.subsets import Subset
 from drfuse.training import TrainOptions, train
@@ -45,6 +48,9 @@ MODELS: dict[Reader, _Model] = {
 """Small models by what they read."""
 
 NAMES: dict[Reader, str] = {"ehr": "EHR Transformer", "cxr": "CXR ResNet", "fused": "DrFuse"}
+READS: dict[Reader, str] = {"ehr": "the record", "cxr": "the radiograph", "fused": "both"}
+
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,14 @@ class Contestant:
 
     Attributes:
         name: Its name in the table.
+        reads: What it reads, in words.
         run: Its run.
         measured: Its metrics on each test set whose stays it can all predict.
         ceiling: The metrics of the perfect model.
     """
 
     name: str
+    reads: str
     run: Path
     measured: dict[Subset, Evaluation]
     ceiling: dict[Subset, Evaluation]
@@ -81,11 +89,24 @@ class Patient:
 
 @dataclass(frozen=True)
 class Demo:
-    """The result of the demo."""
+    """The result of the demo.
+
+    Attributes:
+        folder: What it wrote.
+        contestants: The models, and how well they predict.
+        patient: What DrFuse predicts of one of the stays.
+        explanation: Why: what `drfuse explain` says of the likeliest phenotype of that stay.
+    """
 
     folder: Path
     contestants: list[Contestant]
     patient: Patient
+    explanation: Explanation
+
+    @property
+    def report(self) -> Path:
+        """The page with all of it."""
+        return self.folder / REPORT
 
 
 def demo(
@@ -95,7 +116,8 @@ def demo(
 
     Half of the stays have a radiograph. Steps that `out` already holds are skipped; an interrupted training
     resumes. Everything is small: images of 64 pixels, a ResNet of four blocks. Training uses float32:
-    networks this small gain nothing from bfloat16, which is slow on processors that lack it.
+    networks this small gain nothing from bfloat16, which is slow on processors that lack it. `report.html`
+    has the comparison and one patient, with pictures.
 
     Args:
         out: Folder for the simulated hospital, the cohort and the runs.
@@ -126,8 +148,12 @@ def demo(
     logger.info("evaluating the models and the perfect ones")
     truth = Truth.read(out / "hospital")
     contestants = [_compare(reader, run_of(out, reader), truth) for reader in MODELS]
-    fused = run_of(out, "fused").read_predictions()
-    return Demo(out, contestants, _first_patient(fused, truth))
+    fused = run_of(out, "fused")
+    patient = _first_patient(fused, truth)
+    explained = explain(fused.folder, out / "cohort", patient.stay_id)
+    found = Demo(out, contestants, patient, explained.explanation)
+    write_demo_page(found, found.report)
+    return found
 
 
 def run_of(out: Path, model: str) -> Run:
@@ -231,18 +257,22 @@ def _compare(reader: Reader, run: Run, truth: Truth) -> Contestant:
     perfect = oracle(truth, run.read_predictions())[reader]
     return Contestant(
         NAMES[reader],
+        READS[reader],
         run.folder,
         measured={test_set: evaluate(run.folder, test_set)[0] for test_set in test_sets},
         ceiling={test_set: evaluate_test_set(perfect, test_set) for test_set in test_sets},
     )
 
 
-def _first_patient(predictions: Predictions, truth: Truth, n_phenotypes: int = 5) -> Patient:
-    """Return the prediction for the first test stay with a radiograph."""
+def _first_patient(run: Run, truth: Truth, n_phenotypes: int = 5) -> Patient:
+    """Return the prediction for the first test stay with a radiograph, recalibrated as for `explain`."""
+    predictions = run.read_predictions()
     stays = predictions.stays
     row = int(np.flatnonzero((stays["split"] == "test").to_numpy() & stays["has_cxr"].to_numpy())[0])
     stay_id = stays["stay_id"][row]
-    likeliest = np.argsort(-predictions.logits[row], kind="stable")[:n_phenotypes]
+    recalibration = Recalibration.read(run.folder, predictions.phenotypes)
+    (probability,) = probabilities(predictions.logits[[row]], recalibration)
+    likeliest = np.argsort(-probability, kind="stable")[:n_phenotypes]
     if predictions.modality_weights is None:
         raise ValueError("expected a run with modality weights; pass one of DrFuse")
     weights = predictions.modality_weights[row, likeliest]
@@ -251,7 +281,7 @@ def _first_patient(predictions: Predictions, truth: Truth, n_phenotypes: int = 5
         pl.DataFrame(
             {
                 "phenotype": [predictions.phenotypes[c] for c in likeliest],
-                "probability": expit(predictions.logits[row, likeliest]),
+                "probability": probability[likeliest],
                 "present": predictions.labels[row, likeliest].astype(bool),
                 "ehr_distinct": weights[:, 0],
                 "shared": weights[:, 1],

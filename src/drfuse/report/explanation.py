@@ -222,6 +222,12 @@ def explanation_page(explanation: "Explanation", figures: dict[str, tuple[str, F
         ("Phenotype explained", explanation.phenotype),
         ("Its probability", _percent(given["both"][c])),
     ]
+    title = f"Why {explanation.model} predicts what it predicts for stay {explanation.stay_id}"
+    return render_page(title, facts, explanation_sections(explanation, figures), "explanation.html")
+
+
+def explanation_sections(explanation: "Explanation", figures: dict[str, tuple[str, Figure]]) -> list[Section]:
+    """Return the parts of the page."""
     sections = [
         Section(
             "modalities",
@@ -260,8 +266,7 @@ def explanation_page(explanation: "Explanation", figures: dict[str, tuple[str, F
         "says how often they point at what truly did.",
     ]
     sections.append(Section("notes", "Read with care", "\n\n".join(notes)))
-    title = f"Why {explanation.model} predicts what it predicts for stay {explanation.stay_id}"
-    return render_page(title, facts, sections, "explanation.html")
+    return sections
 
 
 def _phenotypes_on_screen(explanation: "Explanation") -> ScreenTable:

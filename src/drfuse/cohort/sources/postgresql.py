@@ -11,7 +11,7 @@ import pyarrow as pa
 from drfuse.cohort.sources.mimic_iv import find_mimic_iv
 from drfuse.cohort.sources.source import Source, missing_driver
 from drfuse.cohort.store import Store
-from drfuse.errors import InputError, reason_of
+from drfuse.errors import InputError
 
 _CONNECT_SECONDS = 30
 
@@ -53,7 +53,7 @@ class PostgreSQL(Source):
             client.execute("SET extra_float_digits = 3")  # every digit of a float, on old servers too
             client.execute("SET cursor_tuple_fraction = 1")  # every query is fetched to its end
         except psycopg.Error as error:
-            reason = reason_of(error)
+            reason = " ".join(str(error).split())  # the server's word on the connection, never a cell
             if secret := options.get("password"):
                 reason = reason.replace(str(secret), "***")
             raise InputError(
