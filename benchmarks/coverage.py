@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.progress import track
 from scipy.special import expit
 
 from benchmarks.command import command
@@ -34,6 +33,7 @@ from drfuse.evaluation import (
 from drfuse.evaluation.estimate import macro_of_seeds
 from drfuse.evaluation.resampling import too_few
 from drfuse.files import write_whole
+from drfuse.logs import tracked
 from drfuse.simulate.disease import Disease
 
 Floats = NDArray[np.float64]
@@ -196,7 +196,7 @@ def _intervals(
     true_error = {name: _true_error(one, people.probability) for name, one in given.items()}
     true_brier = float(np.mean((given["overconfident"] - labels) ** 2))
     shares = _true_shares(given["overconfident"], people.probability)
-    for k, rows in enumerate(track(people.test_sets(n_stays, n_sets), f"{n_stays} stays", n_sets)):
+    for k, rows in enumerate(tracked(people.test_sets(n_stays, n_sets), f"{n_stays} stays", n_sets)):
         y, units, seed = labels[rows], people.subjects[rows], k
         found = seeded_prauc(y, [logits[rows]], units, resamples, seed)
         tally.note("bias of macro PRAUC", found.mean.value - float(prauc.mean()))

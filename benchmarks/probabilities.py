@@ -14,7 +14,6 @@ from typing import get_args
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.progress import track
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
@@ -31,6 +30,7 @@ from drfuse.evaluation import (
 )
 from drfuse.evaluation.recalibration import Method
 from drfuse.files import write_whole
+from drfuse.logs import tracked
 from drfuse.run import Predictions
 from drfuse.subsets import Split
 
@@ -123,7 +123,7 @@ def _means(hospital: Hospital, n_validation: int, n_test: int, sets: int, resamp
     net_benefit, fpr_gap = hospital.net_benefit(), hospital.fpr_gap()
     tally, methods = Tally(), Counter[str]()
     n_stays = n_validation + n_test
-    for k, rows in enumerate(track(hospital.people.test_sets(n_stays, sets), f"{n_stays} stays", sets)):
+    for k, rows in enumerate(tracked(hospital.people.test_sets(n_stays, sets), f"{n_stays} stays", sets)):
         subjects = hospital.people.subjects[rows]
         start = int(
             np.flatnonzero(subjects == subjects[n_validation])[0]

@@ -33,7 +33,7 @@ from drfuse.imports import (
     import_class,
     importable_here,
 )
-from drfuse.logs import Terminal, log_to
+from drfuse.logs import ERRORS, log_to
 from drfuse.yaml_files import read_yaml
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z]\w*(?:[.-]\w+)*")
@@ -131,14 +131,13 @@ def run_command(
     Raises:
         SystemExit: With exit code 2 after invalid input, 130 or 143 after an interruption; stderr says why.
     """
-    errors = Terminal(stderr=True)
     given, debug = split_debug(list(sys.argv[1:] if arguments is None else arguments))
-    with explained_failures(program, errors, debug):
+    with explained_failures(program, ERRORS, debug):
         if isinstance(function, str):  # imported here, so that an interruption is caught as well
             module, _, name = function.rpartition(".")
-            with errors.status(f"{program}: loading"):
+            with ERRORS.status(f"{program}: loading"):
                 function = cast(Callable[..., Any], getattr(import_module(module), name))
-        log_to(errors)
+        log_to(ERRORS)
         parameters = _as_parameters(given, function)
         classes = _Signature.of(function).classes
         named = _named_classes(parameters, classes) if classes else []
@@ -148,7 +147,7 @@ def run_command(
             return dict(parser.instantiate(parser.parse_args(parameters)).items())
 
         def load(name: str) -> Any:
-            with errors.status(f"{program}: loading"):
+            with ERRORS.status(f"{program}: loading"):
                 return _import_classes(parse, classes, named)[name]
 
         shown = re.compile(rf"--(print|({'|'.join(classes)})\.help)")  # what shows the options of a class

@@ -1,18 +1,21 @@
-"""What the terminal shows: log messages, in a command's own process and in those that it starts."""
+"""What the terminal shows beside results: log messages and progress bars, on standard error."""
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
+from rich.progress import Progress, ProgressColumn
 from rich.segment import Segment
 from rich.text import Text
 
 from drfuse.escapes import printable, without_secrets
 from drfuse.failures import traceback_of
+
+_Item = TypeVar("_Item")
 
 
 class Terminal(Console):
@@ -29,6 +32,31 @@ class Terminal(Console):
         """Yield the parts of what is shown."""
         for part in super().render(renderable, options):
             yield part if part.control else part._replace(text=printable(part.text))
+
+
+ERRORS = Terminal(stderr=True)
+"""Standard error, the same for messages and bars, so that a message appears above a bar."""
+
+
+def progress_bars(*columns: str | ProgressColumn, shown: bool = True) -> Progress:
+    """Return progress bars that vanish at their end; none is shown where nobody looks, such as in a file."""
+    looked_at = ERRORS.is_terminal or ERRORS.is_jupyter
+    return Progress(*columns, console=ERRORS, transient=True, disable=not (shown and looked_at))
+
+
+def tracked(
+    items: Iterable[_Item], title: str, total: int | None = None, shown: bool = True
+) -> Iterator[_Item]:
+    """Yield items, with a progress bar over them.
+
+    Args:
+        items: The items.
+        title: What is done with them.
+        total: Their number, if they have no length.
+        shown: Whether to show the bar.
+    """
+    with progress_bars(shown=shown) as progress:
+        yield from progress.track(items, total, description=title)
 
 
 class _Formatter(logging.Formatter):

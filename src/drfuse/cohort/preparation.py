@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 import ibis
 import polars as pl
-from rich.progress import Progress
 
 from drfuse import __version__
 from drfuse.cohort.assembly import (
@@ -31,6 +30,7 @@ from drfuse.cohort.timeseries import KINDS_OF_EVENTS, count_unobserved, last_of_
 from drfuse.cohort.variables import Preset, load_variables
 from drfuse.errors import InputError, check_choice
 from drfuse.files import atomic_folder, recover_interrupted_write
+from drfuse.logs import progress_bars
 from drfuse.sums import sha256
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _write_cohort(
     )
     reused = ({"events"} if series else set()) | ({"diagnoses"} if labelled else set())
     ehr, stays_file = folder / "ehr.npy", folder / "stays.parquet"
-    with Progress(transient=True) as progress:
+    with progress_bars() as progress:
         bar = progress.add_task("reading stays", total=None)
         source.check_typed_tables(reused | ({"diagnoses"} if codes is None else set()))
         candidates = find_candidates(source, options["window_hours"])

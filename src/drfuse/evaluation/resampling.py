@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rich.progress import track
 
 from drfuse.errors import check_choice
 from drfuse.evaluation.estimate import Estimate, Intervals
+from drfuse.logs import tracked
 
 LANES = 64
 """The most resamples in a block: their counts of one row fill a cache line."""
@@ -82,12 +82,11 @@ class Resamples:
     ) -> "Resamples":
         """Return the original and what `resample` yields; with a title, a progress bar is shown."""
         unit_of_row, n_units = number_units(units)
-        drawn = track(
+        drawn = tracked(
             _draw_units(n_units, n_resamples, seed, intervals),
             title or "",
             math.ceil(n_resamples / LANES),
-            transient=True,
-            disable=title is None,
+            shown=title is not None,
         )
         stored = [_Bits.of(block) if intervals == "half-sampling" else block for block in drawn]
         return cls(unit_of_row, stored)

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
 from drfuse.data import Batch, Cohort, EhrFeatures, StayDataset, Task
@@ -20,6 +19,7 @@ from drfuse.data.augmentation import CxrTransform
 from drfuse.data.dataset import CxrContent
 from drfuse.data.loader import EvaluationBatches, explain_killed_workers, split_rows
 from drfuse.errors import InputError, check_choice
+from drfuse.logs import tracked
 from drfuse.models import FusionModel
 from drfuse.models.hub import load_model
 from drfuse.models.losses import at_least_float32
@@ -246,7 +246,7 @@ class Predictor:
             half = None
         transform = CxrTransform(self.facts.crop_size)
         read = EvaluationBatches(dataset, transform, batches, num_workers, self.device)
-        shown = track(read, "predicting", len(batches), disable=not progress, transient=True)
+        shown = tracked(read, "predicting", len(batches), shown=progress)
         with explain_killed_workers():
             for batch in shown:
                 with (

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from drfuse.data import Cohort, Task
 from drfuse.errors import InputError
 from drfuse.evaluation import Recalibration, SeededPrauc, fit_recalibration, seeded_prauc
 from drfuse.evaluation.external import Shift, predict_elsewhere
+from drfuse.logs import tracked
 from drfuse.reproduce.systems import System
 from drfuse.run import Predictions
 from drfuse.subsets import Split, Subset
@@ -107,7 +107,7 @@ class Results:
         read = lru_cache(_RUNS_IN_MEMORY)(partial(Predictions.read, split="test"))
         files: dict[tuple[str, Subset], list[Path]] = {}
         shift: Sequence[Shift] = ()
-        for cell, spec in track(self.cells.items(), f"predicting {other.folder.name}", transient=True):
+        for cell, spec in tracked(self.cells.items(), f"predicting {other.folder.name}", len(self.cells)):
             found, external = predict_elsewhere(spec.run, other, other_people, accelerator, progress=False)
             files.setdefault((cell.system, cell.train_on), []).append(found.predictions)
             shift = external.shift

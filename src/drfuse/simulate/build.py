@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 import polars as pl
 import pyarrow.parquet as pq
-from rich.progress import Progress
 
 from drfuse import __version__
 from drfuse.cohort.sources.mimic_cxr import image_path
 from drfuse.errors import InputError, check_choice
 from drfuse.files import atomic_folder, write_whole
+from drfuse.logs import progress_bars
 from drfuse.simulate.block import INDICES_PER_BLOCK, STAYS_PER_BLOCK, Block, n_blocks
 from drfuse.simulate.disease import Disease, Kind
 from drfuse.simulate.entangled import KINDS
@@ -118,7 +118,7 @@ def simulate(
     with (
         atomic_folder(Path(out), "simulated hospital", SETTINGS, _CONTENTS, overwrite) as folder,
         _Tables(folder, {"phenotypes": json.dumps(disease.phenotypes), **of_kind}) as tables,
-        Progress(transient=True) as progress,
+        progress_bars() as progress,
     ):
         task = progress.add_task("simulating stays", total=stays)
         for number in range(n_blocks(stays)):

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
 from drfuse.data import Cohort
 from drfuse.errors import BusyError, DamagedRunError, InputError, describe_os_error
 from drfuse.files import is_locked, make_folder
 from drfuse.imports import describe_error, import_class, import_path
-from drfuse.logs import Terminal, log_to
+from drfuse.logs import Terminal, log_to, progress_bars
 from drfuse.models import FusionModel
 from drfuse.processes import end_with_parent
 from drfuse.run import Run
@@ -195,7 +195,7 @@ def train_all(specs: Sequence[RunSpec], workers: int = 1, ray: bool | str = Fals
     logger.info("training %d of %d runs", len(left), len({spec.folder for spec in specs}))
     parallel = bool(ray) or workers > 1  # otherwise Lightning shows a bar for each run
     columns = ("training", BarColumn(), MofNCompleteColumn(), "runs", TimeElapsedColumn())
-    with Progress(*columns, disable=not parallel, transient=True) as progress:
+    with progress_bars(*columns, shown=parallel) as progress:
         bar = progress.add_task("", total=len(left))
         while left:
             jobs = [spec for spec in left.values() if spec.is_done or not is_locked(spec.folder)]
