@@ -1,5 +1,6 @@
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
@@ -56,6 +57,7 @@ def test_what_does_not_exist_is_explained(client: Any) -> None:
         ("/stays/7", 400, "has no stay 7"),
         ("/stays?run=%3Cscript%3E", 400, "there is no run &#39;&lt;script&gt;&#39;"),
         ("/stays.json?label=x", 400, "label is 'x'"),
+        ("/stays?label=x", 400, "label is &#39;x&#39;"),
         ("/stays.json?start=" + 5000 * "1", 400, "expected a whole number"),
         ("/stays/" + 5000 * "1", 400, "expected a whole number"),
         ("/stays/" + 18 * "9", 400, "has no stay"),
@@ -105,6 +107,13 @@ def explain(client: Any, run: str) -> Any:
             assert shares == sorted(shares) or state["evaluated"] > 76  # steps were doubled
             return state
         sleep(0.05)
+
+
+def test_nothing_is_computed_for_an_unknown_label(client: Any) -> None:
+    for _ in range(3):
+        answer = client.post("/stays/1000/explanation?run=first&label=x")
+        assert (answer.status_code, "label is 'x'" in answer.json()["problem"]) == (400, True)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("explanations")]
 
 
 def test_attributions_are_those_of_the_stay(client: Any, explored: Opened) -> None:

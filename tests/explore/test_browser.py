@@ -154,6 +154,26 @@ def test_the_radiograph_follows_mouse_and_keys(page: Any) -> None:
     assert window.inner_text() == "level 128, width 256, 100 %"
 
 
+def test_two_fingers_zoom_the_radiograph(page: Any) -> None:
+    page.goto("/stays/1000")
+    window = page.locator("#window")
+    playwright.expect(window).to_have_text("level 128, width 256, 100 %")
+    box = page.locator("#viewer").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    browser = page.context.new_cdp_session(page)
+    browser.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(kind: str, *distances: float) -> None:
+        points = [{"x": x + of, "y": y, "id": finger} for finger, of in enumerate(distances)]
+        browser.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", -40)
+    touch("touchStart", -40, 40)
+    touch("touchMove", -80, 80)
+    touch("touchEnd")
+    playwright.expect(window).to_have_text("level 128, width 256, 200 %")
+
+
 def test_attributions_on_demand(page: Any) -> None:
     page.goto("/stays/1000")
     page.keyboard.press("e")

@@ -72,6 +72,7 @@ class _Pages:
     def stays(self, request: Any) -> Any:
         view = View.of(request.query_params)
         predicted = self._opened.predicted(view.run)
+        self._stays.rows(view)  # what cannot be shown is said here, not by the request for rows
         return self._page(
             "stays",
             request,

@@ -2,12 +2,13 @@
 
 import logging
 from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from drfuse.errors import InputError
+from drfuse.errors import InputError, check_choice
 from drfuse.explore.opened import Opened
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class _Job:
     result: dict[str, Any] | None = None
     problem: str = ""
     is_over: bool = False
+    future: "Future[None] | None" = None
 
 
 class _ClosingError(Exception):
@@ -40,7 +42,9 @@ class Explanations:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._jobs: OrderedDict[tuple[str, int, str], _Job] = OrderedDict()
-        self._one_at_a_time, self._starting = Lock(), Lock()
+        self._starting = Lock()
+        # one at a time: an explanation changes the model while it lasts
+        self._worker = ThreadPoolExecutor(1, "explanations")
         self._is_closing = False
         self._predictor = lru_cache(maxsize=2)(self._open)
 
@@ -52,18 +56,22 @@ class Explanations:
             `problem`, a sentence, if there is none.
 
         Raises:
-            InputError: If there is no such run or stay.
+            InputError: If there is no such run, stay or label.
         """
         if run not in self._opened.runs:
             raise InputError(f"there is no run {run!r}")
+        if label:
+            check_choice("label", label, self._opened.predicted(run).labels)
         row, key = self._opened.cohort.row_of(stay_id), (run, stay_id, label)
         with self._starting:
             job = self._jobs.get(key)
             if job is None:
                 job = self._jobs[key] = _Job()
                 if len(self._jobs) > _MOST_KEPT:
-                    self._jobs.popitem(last=False)
-                Thread(target=self._work, args=(job, run, row, label), daemon=True).start()
+                    _, forgotten = self._jobs.popitem(last=False)
+                    if forgotten.future is not None:
+                        forgotten.future.cancel()
+                job.future = self._worker.submit(self._work, job, run, row, label)
         expected = _FIRST_EVALUATIONS
         while job.evaluated > expected:  # steps are doubled until the attributions add up
             expected *= 2
@@ -73,14 +81,11 @@ class Explanations:
     def close(self) -> None:
         """End what is being computed: PyTorch must not be at work when Python ends."""
         self._is_closing = True
-        with self._one_at_a_time:
-            pass
+        self._worker.shutdown(cancel_futures=True)
 
     def _work(self, job: _Job, run: str, row: int, label: str) -> None:
         try:
-            with self._one_at_a_time:  # an explanation changes the model while it lasts
-                if not self._is_closing:
-                    job.result = self._explain(job, run, row, label)
+            job.result = self._explain(job, run, row, label)
         except _ClosingError:
             pass
         except InputError as error:

@@ -75,21 +75,34 @@ function ready(image) {
   context.drawImage(image, 0, 0);
   film.pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
   paint();
+  const held = new Map(); // where the mouse button or each finger is
+  const between = (a, b) => Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY);
+  const about = (factor, x, y) => { // a point of the window
+    const box = viewer.getBoundingClientRect();
+    zoom(factor, x - box.x - box.width / 2, y - box.y - box.height / 2);
+  };
   viewer.addEventListener("pointerdown", (event) => {
     if (event.button > 1) return;
+    held.set(event.pointerId, event);
     viewer.setPointerCapture(event.pointerId);
     viewer.focus();
     event.preventDefault();
   });
   viewer.addEventListener("pointermove", (event) => {
-    if (!viewer.hasPointerCapture(event.pointerId)) return;
-    if (event.buttons & 4) { film.x += event.movementX; film.y += event.movementY; paint(); }
+    const before = held.get(event.pointerId);
+    if (!before) return;
+    held.set(event.pointerId, event);
+    if (held.size > 1) {
+      const other = [...held.values()].find((one) => one.pointerId !== event.pointerId);
+      const x = (event.clientX + other.clientX) / 2, y = (event.clientY + other.clientY) / 2;
+      about(between(event, other) / Math.max(between(before, other), 1), x, y);
+    } else if (event.buttons & 4) { film.x += event.movementX; film.y += event.movementY; paint(); }
     else adjust(event.movementX, event.movementY / 2);
   });
+  for (const end of ["pointerup", "pointercancel"]) viewer.addEventListener(end, (event) => held.delete(event.pointerId));
   viewer.addEventListener("wheel", (event) => {
     event.preventDefault();
-    const box = viewer.getBoundingClientRect();
-    zoom(2 ** (-event.deltaY / 400), event.clientX - box.x - box.width / 2, event.clientY - box.y - box.height / 2);
+    about(2 ** (-event.deltaY / 400), event.clientX, event.clientY);
   }, { passive: false });
   viewer.addEventListener("dblclick", tools.reset);
   viewer.addEventListener("keydown", (event) => {
