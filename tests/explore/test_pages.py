@@ -12,7 +12,7 @@ from PIL import Image
 from drfuse.cohort.variables import load_variables
 from drfuse.errors import InputError
 from drfuse.explore.cohort_page import CohortPage
-from drfuse.explore.one_stay import HEIGHT, WIDTH, _reference_ranges, charts, labels, radiograph
+from drfuse.explore.one_stay import HEIGHT, WIDTH, _chart, _reference_ranges, charts, labels, radiograph
 from drfuse.explore.opened import Opened, open_folder
 from drfuse.explore.results import Results, _systems
 from tests.builders import write_cohort
@@ -38,6 +38,12 @@ def test_charts_tell_what_was_observed_from_what_stands_in(explored: Opened) -> 
         assert chart.carried.count("M") == len(hours) + 1
         assert chart.carried.endswith(f"H{WIDTH * n_hours / cohort.ehr.shape[1]}")
         assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y, _, _ in chart.points)
+
+
+def test_a_variable_with_one_value_has_an_axis_of_its_size() -> None:
+    (oxygen,) = (one for one in load_variables() if one.name == "fraction_inspired_oxygen")
+    chart = _chart(oxygen, np.full(4, np.nan, np.float32), 4)
+    assert (chart.low, chart.high) == pytest.approx((0.1995, 0.2205))
 
 
 def test_reference_ranges_are_of_known_variables() -> None:

@@ -110,7 +110,8 @@ def _chart(variable: Variable, values: NDArray[np.float32], n_hours: int) -> Cha
         shown = [variable.valid_low, variable.valid_high]
     low, high = (min(shown), max(shown)) if shown else (variable.normal, variable.normal)
     if high <= low:
-        low, high = low - 1, high + 1
+        margin = abs(low) / 20 or 1  # a single value stands in the middle
+        low, high = low - margin, high + margin
 
     def y(value: float) -> float:
         share = (min(max(value, low), high) - low) / (high - low)
