@@ -3,7 +3,7 @@
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,8 +14,8 @@ from typing import Any
 
 from drfuse.errors import InputError, reason_of
 
-_from_here: list[str] = []
-"""The modules that came from the current folder; see `importable_here`."""
+_from_here: dict[str, str] = {}
+"""The modules that came from what was then the current folder, and that folder; see `importable_here`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class LazyClass:
 
 
 @contextmanager
-def importable_here(paths: Iterable[str]) -> Iterator[None]:
+def importable_here(paths: Iterable[str], folder: str | None = None) -> Iterator[None]:
     """While classes that the user named are imported, also look for modules in the current folder.
 
     The folder is not searched if their modules are installed, nor ever for the imports of drfuse itself: it
@@ -78,30 +78,31 @@ def importable_here(paths: Iterable[str]) -> Iterator[None]:
 
     Args:
         paths: Import paths of the classes.
+        folder: The folder to search in place of the current one.
     """
     modules = [path.rpartition(".")[0] for path in paths]
     missing = [module for module in modules if module and not _is_installed(module.partition(".")[0])]
-    folder = str(Path.cwd())
     if not missing:
         yield
         return
+    folder = folder or str(Path.cwd())
     sys.path.append(folder)
     try:
         yield
     finally:
         sys.path.remove(folder)
-        _from_here.extend(module for module in missing if module in sys.modules)
+        _from_here.update(dict.fromkeys((module for module in missing if module in sys.modules), folder))
 
 
-def modules_from_here() -> list[str]:
-    """Return the modules that came from the current folder, for `import_here` in another process."""
-    return list(_from_here)
+def modules_from_here() -> dict[str, str]:
+    """Return the modules that `importable_here` found, and their folders, for `import_here` elsewhere."""
+    return {module: folder for module, folder in _from_here.items() if module in sys.modules}
 
 
-def import_here(modules: Iterable[str]) -> None:
-    """Import modules that may lie in the current folder."""
-    for module in modules:
-        with importable_here([f"{module}."]):
+def import_here(modules: Mapping[str, str]) -> None:
+    """Import what another process found, from the same folders: it may have changed its own since."""
+    for module, folder in modules.items():
+        with importable_here([f"{module}."], folder):
             import_module(module)
 
 

@@ -133,12 +133,16 @@ def test_the_current_folder_is_searched_for_the_named_class_alone(here: Path) ->
     path = list(sys.path)
     assert import_class("mine_a.Mine", FusionModel).__name__ == "Mine"
     assert sys.path == path
-    assert "mine_a" in modules_from_here()
+    found = modules_from_here()
+    assert found["mine_a"] == str(here)
     with importable_here(["drfuse.models.DrFuse", "DrFuse"]):
         assert sys.path == path
     del sys.modules["mine_a"]
-    import_here(["mine_a"])
+    assert "mine_a" not in modules_from_here()
+    os.chdir("/")
+    import_here(found)
     assert "mine_a" in sys.modules
+    assert sys.path == path
     assert not (here / "ran").exists()
 
 

@@ -243,7 +243,7 @@ def start_ranks(function: Callable[..., _Result], arguments: Mapping[str, Any], 
             raise
 
 
-def _begin_rank(pids: Any, port: int, n_threads: int, level: int, modules: Sequence[str]) -> None:
+def _begin_rank(pids: Any, port: int, n_threads: int, level: int, modules: Mapping[str, str]) -> None:
     """Give this process the next free rank."""
     with pids.get_lock():
         rank = pids[:].index(0)
