@@ -119,8 +119,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         try:
             yield partial
             partial.replace(path)
-        except BaseException:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename in (partial, str(partial)):
+                error.filename, error.filename2 = str(path), None  # the file that the user knows
             raise
 
 
@@ -135,7 +137,11 @@ def _new_file(path: Path) -> Iterator[Path]:
     """Make an empty temporary file for `path`, and lock it, which tells it from those of killed commands."""
     while True:
         partial = _temporary(path, "partial")
-        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        try:
+            descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         try:
             with suppress(OSError):  # some network file systems have no such locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -224,3 +224,10 @@ def test_what_was_read_can_be_released_and_read_again(tmp_path: Path) -> None:
     cohort.release()
     np.testing.assert_array_equal(cohort.ehr, values)
     np.testing.assert_array_equal(cohort.cxr, pixels)
+
+
+def test_brackets_in_a_path_are_no_pattern(small_cohort: Path, elsewhere: Path, tmp_path: Path) -> None:
+    shutil.copytree(elsewhere, tmp_path / "c9")  # what the other name is a pattern of
+    copied = shutil.copytree(small_cohort, tmp_path / "c[9]")
+    assert Cohort.open(copied).column_names == Cohort.open(small_cohort).column_names
+    assert Cohort.open(copied).stays.equals(Cohort.open(small_cohort).stays)

@@ -195,6 +195,9 @@ def test_a_test_set_without_positives_is_refused(test_on: str) -> None:
 
 
 def test_a_folder_without_predictions_is_refused(tmp_path: Path) -> None:
+    for n_resamples in (0, 100_001):
+        with pytest.raises(InputError, match=f"n_resamples is {n_resamples}; expected 1 to 100000"):
+            evaluate(tmp_path, n_resamples=n_resamples)
     with pytest.raises(InputError, match=r"has no predictions\.parquet"):
         evaluate(tmp_path)
 

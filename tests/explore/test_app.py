@@ -98,6 +98,51 @@ def test_a_damaged_run_is_explained_and_the_others_are_shown(explored: Opened, t
         assert client.get(f"{path}?run=first").status_code == 200
 
 
+@pytest.fixture
+def changing(explored: Opened, tmp_path: Path) -> Iterator[tuple[Any, Path]]:
+    """Return a client, and the folder of what is served, which a test may change."""
+    from starlette.testclient import TestClient
+
+    from drfuse.explore.app import make_app
+
+    folder = shutil.copytree(explored.cohort.folder.parent, tmp_path / "served")
+    with TestClient(make_app(open_folder(folder)), "http://127.0.0.1:80") as client:
+        yield client, folder
+
+
+@pytest.mark.parametrize(
+    "address", ["/", "/stays", "/stays/1000", "/stays.json", "/stays/1000/radiograph.png"]
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_nothing_is_shown_of_a_cohort_that_was_replaced(
+    changing: tuple[Any, Path], address: str, back: bool
+) -> None:
+    client, folder = changing
+    shutil.move(folder / "cohort", folder / "moved")
+    if back:
+        shutil.copytree(folder / "moved", folder / "cohort")
+    answer = client.get(address)
+    assert (answer.status_code, "was replaced while it was shown" in answer.text) == (400, True), answer.text
+
+
+def test_nothing_is_shown_of_a_run_that_was_replaced(changing: tuple[Any, Path]) -> None:
+    client, folder = changing
+    assert client.get("/stays?run=first").status_code == 200
+    shutil.copy(folder / "runs" / "second" / "predictions.parquet", folder / "runs" / "first")
+    answer = client.post("/stays/1000/explanation?run=first")
+    assert (answer.status_code, "first was replaced" in answer.text) == (400, True)
+
+
+def test_what_failed_is_tried_again(changing: tuple[Any, Path]) -> None:
+    client, folder = changing
+    config = folder / "runs" / "first" / "config.json"
+    client.get("/stays?run=first")
+    shutil.move(config, folder / "config.json")
+    assert explain(client, "first")["problem"]
+    shutil.move(folder / "config.json", config)
+    assert not explain(client, "first")["problem"]
+
+
 def explain(client: Any, run: str) -> Any:
     shares = []
     while True:

@@ -138,6 +138,21 @@ def test_a_damaged_table_is_one_sentence(
         list(results.tables(""))
 
 
+def test_a_number_leads_to_stays_of_its_own_system_or_nowhere(explored: Opened, reproduction: Path) -> None:
+    label = explored.cohort.phenotypes[0]
+    shutil.copytree(explored.runs["first"].folder, reproduction / "runs" / "first")
+    runs = "system,title,train_on,folder\ndrfuse,DrFuse,full,second\nadditive-evidence,,full,first\n"
+    (reproduction / "runs.csv").write_text(runs + "mine,My own,full,first\nlate,Late,full,gone\n")
+    head = "row,column,value,low,high,spread,paper,paper_low,paper_high,note,mark\n"
+    titles = ("DrFuse", "additive evidence", "My own", "Late")
+    cells = "".join(f"{label},{title},0.5,,,,,,,,\n" for title in titles)
+    (reproduction / "tables" / "table3.csv").write_text(head + cells)
+    (table,) = Results(open_folder(reproduction, explored.cohort.folder)).tables("")
+    (_, *numbers) = table.rows[0]
+    led = [one.link.partition("&")[0] for one in numbers]
+    assert led == ["/stays?run=second", "/stays?run=first", "/stays?run=first", ""]
+
+
 def test_numbers_lead_to_their_stays(explored: Opened, reproduction: Path) -> None:
     label, tmp_path = explored.cohort.phenotypes[0], reproduction
     (tmp_path / "figures").mkdir()

@@ -216,8 +216,12 @@ def test_a_temporary_file_is_removed_when_its_command_is_dead(tmp_path: Path) ->
 
 def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError) as caught:
         write_whole(tmp_path / "metrics.json", "new")
+    assert caught.value.filename == str(tmp_path / "metrics.json")
+    with pytest.raises(FileNotFoundError) as caught_in:
+        write_whole(tmp_path / "gone" / "metrics.json", "new")
+    assert ".partial" not in str(caught_in.value)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 

@@ -306,7 +306,8 @@ def test_options_reach_every_training(
     [
         ({"what": "table5"}, "what is 'table5'; expected one of 'advantage'"),
         ({"seeds": []}, "expected at least one seed"),
-        ({"n_resamples": 0}, "n_resamples of at least 1"),
+        ({"n_resamples": 100_001}, "n_resamples is 100001; expected 1 to 100000"),
+        ({"n_resamples": 0}, "n_resamples is 0; expected 1 to 100000"),
         ({"crop_size": 64}, "crop_size is 64, but the cohort's radiographs are only 48 pixels"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'constant', 'cosine'"),

@@ -77,7 +77,7 @@ class Cohort:
         if verify and (changed := changed_file(folder, manifest.files)) is not None:
             raise InputError(f"{folder}/{changed} is not what `drfuse prepare` wrote; run it again")
         try:
-            columns = set(pl.read_parquet_schema(folder / "stays.parquet"))
+            columns = set(_columns_of(folder / "stays.parquet"))
             ehr = np.load(folder / "ehr.npy", mmap_mode="r")
             cxr = np.load(folder / "cxr.npy", mmap_mode="r")
             normalization = json.loads((folder / "normalization.json").read_text(encoding="utf-8"))
@@ -111,13 +111,17 @@ class Cohort:
         cohort.check_unchanged()
         return cohort
 
+    def changed_file(self) -> str | None:
+        """Return the name of a file that is not the one that was opened; None if there is none."""
+        return None if self.opened is None else self.opened.first_changed()
+
     def check_unchanged(self) -> None:
         """Check that the files are still those that were opened.
 
         Raises:
             InputError: If one was replaced, changed or deleted.
         """
-        if self.opened is not None and (name := self.opened.first_changed()) is not None:
+        if (name := self.changed_file()) is not None:
             raise InputError(
                 f"{self.folder}/{name} was replaced while it was in use, so what was computed mixes two "
                 "cohorts; run the same command again"
@@ -199,7 +203,7 @@ class Cohort:
         """The names of all columns of the stays."""
         if self.table is not None:
             return self.table.columns
-        return list(pl.read_parquet_schema(self.folder / "stays.parquet"))
+        return _columns_of(self.folder / "stays.parquet")
 
     def _read(self, names: list[str] | None) -> pl.DataFrame:
         if self.table is not None:
@@ -293,6 +297,11 @@ def _reopen(folder: Path, fingerprint: str) -> Cohort:
     if cohort.fingerprint != fingerprint:
         raise InputError(f"{folder} was replaced while it was in use; run the same command again")
     return cohort
+
+
+def _columns_of(path: Path) -> list[str]:
+    """Return the names of a Parquet file's columns; a bracket in the path is no pattern."""
+    return pl.scan_parquet(path, glob=False).collect_schema().names()
 
 
 def from_bytes(labels: NDArray[np.int8]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from drfuse.choices import check_n_resamples
 from drfuse.errors import InputError, MissingInputError, check_choice
 from drfuse.escapes import csv_of
 from drfuse.evaluation.calibration import Calibration, calibration
@@ -161,10 +162,9 @@ def evaluate(
         InputError: If `run` is not a finished run, a test set has no stay or no positive, or `cohort` lacks
             stays of the run.
     """
-    if n_resamples < 1 or seed < 0:
-        raise InputError(
-            f"n_resamples is {n_resamples} and seed {seed}; expected at least 1 resample and a seed from 0"
-        )
+    check_n_resamples(n_resamples)
+    if seed < 0:
+        raise InputError(f"seed is {seed}; expected at least 0")
     files = Run(Path(run))
     files.check()
     predictions = files.read_predictions("test", logits_only=True)

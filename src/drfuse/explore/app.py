@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from drfuse.errors import InputError
+from drfuse.errors import InputError, describe_os_error
 from drfuse.escapes import csv_of, printable
 from drfuse.explore.cohort_page import CohortPage
 from drfuse.explore.explanations import Explanations
@@ -26,15 +26,16 @@ _REPORT = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inl
 def make_app(opened: Opened) -> Any:
     """Return the pages on a cohort and its runs as an ASGI application."""
     pages = _Pages(opened)
+    of_one_cohort = opened.answered_from_what_was_opened
     routes = [
-        Route("/", pages.cohort),
-        Route("/stays", pages.stays),
-        Route("/stays.json", pages.rows),
-        Route("/stays.csv", pages.as_csv),
-        Route("/stays/{stay_id}", pages.one_stay),
-        Route("/stays/{stay_id}/radiograph.png", pages.radiograph),
-        Route("/stays/{stay_id}/explanation", pages.explanation, methods=["POST"]),
-        Route("/results", pages.results),
+        Route("/", of_one_cohort(pages.cohort)),
+        Route("/stays", of_one_cohort(pages.stays)),
+        Route("/stays.json", of_one_cohort(pages.rows)),
+        Route("/stays.csv", of_one_cohort(pages.as_csv)),
+        Route("/stays/{stay_id}", of_one_cohort(pages.one_stay)),
+        Route("/stays/{stay_id}/radiograph.png", of_one_cohort(pages.radiograph)),
+        Route("/stays/{stay_id}/explanation", of_one_cohort(pages.explanation), methods=["POST"]),
+        Route("/results", of_one_cohort(pages.results)),
         Route("/results/{name}", pages.file),
         Mount("/static", StaticFiles(packages=[("drfuse.explore", "static")])),
     ]
@@ -44,7 +45,11 @@ def make_app(opened: Opened) -> Any:
         yield
         pages.close()
 
-    return Starlette(routes=routes, exception_handlers={InputError: pages.problem}, lifespan=until_the_end)
+    return Starlette(
+        routes=routes,
+        exception_handlers=dict.fromkeys((InputError, OSError), pages.problem),
+        lifespan=until_the_end,
+    )
 
 
 class _Pages:
@@ -147,9 +152,10 @@ class _Pages:
 
     def problem(self, request: Any, error: Exception) -> Any:
         """Show what cannot be shown, and why."""
+        said = describe_os_error(error)
         if request.url.path.endswith((".json", "/explanation")):
-            return JSONResponse({"problem": str(error)}, status_code=400)
-        return self._page("problem", request, status=400, problem=str(error))
+            return JSONResponse({"problem": said}, status_code=400)
+        return self._page("problem", request, status=400, problem=said)
 
     def _page(self, name: str, request: Any, status: int = 200, **shown: Any) -> Any:
         html = self._templates.get_template(f"{name}.html").render(

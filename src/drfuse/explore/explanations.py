@@ -8,7 +8,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from drfuse.errors import InputError, check_choice
+from drfuse.errors import InputError, check_choice, describe_os_error
 from drfuse.explore.opened import Opened
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ class Explanations:
         while job.evaluated > expected:  # steps are doubled until the attributions add up
             expected *= 2
         share = 1.0 if job.is_over else job.evaluated / (expected + 1)
+        if job.is_over and job.problem:  # told now; who asks again wants another try
+            with self._starting:
+                if self._jobs.get(key) is job:
+                    del self._jobs[key]
         return {"share": share, "evaluated": job.evaluated, "result": job.result, "problem": job.problem}
 
     def close(self) -> None:
@@ -88,8 +92,8 @@ class Explanations:
             job.result = self._explain(job, run, row, label)
         except _ClosingError:
             pass
-        except InputError as error:
-            job.problem = str(error)
+        except (InputError, OSError) as error:
+            job.problem = describe_os_error(error)
         except Exception:
             logger.exception("an explanation failed")
             job.problem = "it failed; the terminal of `drfuse explore` says why"

@@ -1,10 +1,11 @@
 """What the pages show: a cohort, and what runs predict of its stays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drfuse.data.cohort import Cohort
+from drfuse.data.opened import OpenedFiles
 from drfuse.errors import InputError
 from drfuse.run import Run
 
@@ -29,7 +31,8 @@ class Opened:
 
     def __init__(self, cohort: Cohort, runs: Mapping[str, Run], reproduction: Path | None = None) -> None:
         self.cohort, self.runs, self.reproduction = cohort, runs, reproduction
-        self._read = lru_cache(maxsize=4)(lambda name: _read(name, runs.get(name), cohort))
+        self._files: dict[str, OpenedFiles] = {}
+        self._read = lru_cache(maxsize=4)(self._read_run)
 
     def predicted(self, name: str) -> "Predicted":
         """Return what a run predicts, by default the first; the last few that were asked for are kept.
@@ -43,6 +46,42 @@ class Opened:
         if name and name not in self.runs:
             raise InputError(f"there is no run {name!r}; choose one of {', '.join(self.runs) or 'none'}")
         return self._read(name)
+
+    def answered_from_what_was_opened(self, answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return a function that refuses an answer that may mix what was opened with what took its place.
+
+        Its InputError, also in place of whatever the function raised of it, says what was replaced.
+        """
+
+        def answered(request: Any) -> Any:
+            try:
+                return answer(request)
+            finally:
+                self._check_unchanged()
+
+        return answered
+
+    def _check_unchanged(self) -> None:
+        if self.cohort.changed_file() is not None:
+            raise InputError(
+                f"{self.cohort.folder} was replaced while it was shown; start `drfuse explore` again"
+            )
+        for name, files in list(self._files.items()):
+            if files.first_changed() is not None:
+                raise InputError(
+                    f"the run {name} was replaced while it was shown; start `drfuse explore` again"
+                )
+
+    def _read_run(self, name: str) -> "Predicted":
+        run = self.runs.get(name)
+        if run is None:
+            return _read(name, run, self.cohort)
+        files = OpenedFiles.of(
+            run.folder, [one.relative_to(run.folder).as_posix() for one in (run.model, run.predictions)]
+        )
+        found = _read(name, run, self.cohort)
+        self._files[name] = files
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,15 +82,17 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 def _systems(folder: Path, opened: Opened) -> dict[str, dict[str, str]]:
     """Return the first run of each system, by the name that tables have for it and what it was trained on."""
-    from drfuse.reproduce.systems import choose_systems
+    from drfuse.reproduce.systems import paper_systems
 
-    titles = {system.name: system.title for system in choose_systems(None)}
+    shipped = {system.name: system.title for system in paper_systems().values()}
     found: dict[str, dict[str, str]] = {}
     for file in _files(folder, ".csv"):
         if file.name.startswith("runs"):
             with _rows(file, "reproduce") as rows:
                 for row in (row for row in rows if row["folder"] in opened.runs):
-                    of_system = found.setdefault(titles.get(row["system"], row["system"]), {})
+                    of_system = found.setdefault(
+                        row.get("title") or shipped.get(row["system"], row["system"]), {}
+                    )
                     of_system.setdefault(row["train_on"], row["folder"])
     return found
 
@@ -102,14 +104,15 @@ def _of_report(file: Path, predicted: Predicted, systems: dict[str, dict[str, st
         columns = list(dict.fromkeys(line["column"] for line in lines))
         for line in lines:
             words = (line["row"], line["column"], *re.split("[:,] ", line["column"]))
+            run = next((_run(systems[word], words) for word in words if word in systems), None)
             view = View(
-                run=next((_run(systems[word], words) for word in words if word in systems), predicted.name),
+                run=run or predicted.name,
                 split="test",
                 cxr="yes" if "tested on matched" in words or "matched" in file.stem else "",
                 label=next((word for word in words if word in predicted.labels), ""),
             )
-            known = line["value"] and (view.label or any(word in systems for word in words))
-            link = f"/stays?{view.query(**_MOST_WRONG)}" if known else ""
+            # a number of a system whose runs are not here has no stays to show
+            link = f"/stays?{view.query(**_MOST_WRONG)}" if line["value"] and run else ""
             paper = f"paper {_number(line['paper'])}" if line["paper"] else ""
             below = " ".join(filter(None, (_interval(line["low"], line["high"]), paper)))
             cell = Cell(_number(line["value"]) or line["note"], below, link)

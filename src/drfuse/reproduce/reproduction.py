@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from drfuse.arguments import check_arguments
+from drfuse.choices import check_n_resamples
 from drfuse.cohort.manifest import Manifest
 from drfuse.errors import InputError
 from drfuse.reproduce.names import ExperimentName
@@ -86,11 +87,9 @@ def reproduce(
     Raises:
         InputError: If the cohort or an option cannot be used, or if runs failed; the report has the others.
     """
-    if not seeds or n_resamples < 1:
-        raise InputError(
-            f"got {len(seeds)} seeds and n_resamples {n_resamples}; expected at least one seed, and "
-            "n_resamples of at least 1"
-        )
+    check_n_resamples(n_resamples)
+    if not seeds:
+        raise InputError("seeds is empty; expected at least one")
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
     options = options.changed(**changes)

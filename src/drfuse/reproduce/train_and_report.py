@@ -188,10 +188,11 @@ def _write(report: Path, results: Results, sections: Sequence[Section]) -> None:
 
 def _runs_as_csv(results: Results) -> str:
     """Return the runs as CSV, each with its best epoch on the validation split."""
-    columns = ("system", "train_on", "seed", "folder", "best_epoch", "val_prauc_macro")
+    columns = ("system", "title", "train_on", "seed", "folder", "best_epoch", "val_prauc_macro")
+    titles = {system.name: system.title for system in results.systems}
     rows = []
     for cell, spec in results.cells.items():
         facts = spec.run.read_facts()
-        run = (cell.system, cell.train_on, cell.seed, spec.folder.name)
+        run = (cell.system, titles.get(cell.system, cell.system), cell.train_on, cell.seed, spec.folder.name)
         rows.append((*run, facts.best_epoch, facts.val_prauc_macro))
     return csv_of(pl.DataFrame(rows, schema=columns, orient="row"))
