@@ -20,6 +20,8 @@ OURS = "additive-evidence"
 TEST_SETS = {"matched": "matched", "gone": "matched, radiographs removed", "full": "full"}
 _PREDICTED_FROM = ("both", "EHR alone", "radiograph alone")
 _CORRELATIONS = ("pooled", "between", "within phenotypes", "within stays")
+_NO_FUSION = ("logistic-ehr", "logistic-cxr", "logistic-late", "transformer", "resnet50", "late-fusion")
+"""What reads one modality, or averages two predictions."""
 _HIGHLIGHTED = (OURS, "drfuse", "late-fusion", "logistic-late", "transformer")
 _GREY = "#b4bcc6"
 
@@ -39,9 +41,13 @@ def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str], ablatio
         changed = {name: ablations[name] for name in hospitals[0] if name in ablations}
         perfect = {name: name for name in hospitals[0] if name not in (systems | changed)}
         lines += prauc_table(hospitals, systems | perfect)
+        lines += fusion_table(hospitals, systems)
         if OURS in systems:
             lines += [line for one in TEST_SETS for line in gain_table(hospitals, OURS, systems, one)]
         lines += part_table(hospitals, systems, "missing", [f"{100 * share:.0f} %" for share in SHARES])
+        if any(hospitals[0][name].numbers.get("products") for name in systems):
+            columns = ["a product of both modalities", "no product"]
+            lines += part_table(hospitals, systems | perfect, "products", columns)
         lines += weights_table(hospitals, systems)
         lines += part_table(hospitals, systems, "calibration", list(_PREDICTED_FROM))
         lines += part_table(hospitals, systems, "aligned", ["own", "others", "origin"])
@@ -52,6 +58,7 @@ def report(measured: Mapping[str, Hospitals], titles: Mapping[str, str], ablatio
 
 
 _TITLES = {
+    "products": "macro PRAUC (matched) of the phenotypes whose log-odds have",
     "missing": "macro PRAUC (matched) with this share of radiographs removed",
     "calibration": "calibration error (matched) of the prediction from",
     "aligned": "shared representations: correlation of a stay's own pair, of two stays', accuracy of a probe",
@@ -107,6 +114,31 @@ def gain_table(hospitals: Hospitals, ours: str, names: Mapping[str, str], test_s
         interval = f"({found.low:+.3f}, {found.high:+.3f})"
         cells = [f"{found.value:+.3f}", interval, f"{spread.p:.3f}", f"{corrected[name]:.3f}"]
         lines.append(_row(names[name], cells))
+    return [*lines, ""]
+
+
+def fusion_table(hospitals: Hospitals, names: Mapping[str, str]) -> list[str]:
+    """Return by how much each fusion is better than what does not fuse, on the matched test set.
+
+    The p-values are corrected by Holm within a column.
+    """
+    fusions = [name for name in names if name not in _NO_FUSION]
+    columns: dict[str, dict[str, str]] = {}
+    for other in (name for name in _NO_FUSION if name in names):
+        spreads = {
+            name: spread
+            for name in fusions
+            if (spread := gain(hospitals, name, other, "matched")) is not None
+        }
+        corrected = holm([spread.p for spread in spreads.values()])
+        columns[other] = {
+            name: f"{found.value:+.3f} ({found.low:+.3f}, {found.high:+.3f}), p {p:.3f}"
+            for (name, spread), p in zip(spreads.items(), corrected, strict=True)
+            for found in [spread.estimate(bounded=False)]
+        }
+    lines = _head("matched, less (p corrected within a column)", [names[other] for other in columns])
+    for name in fusions:
+        lines.append(_row(names[name], [of_column.get(name, "") for of_column in columns.values()]))
     return [*lines, ""]
 
 
@@ -171,7 +203,10 @@ def ablation_table(hospital: Mapping[str, Measured], names: Mapping[str, str]) -
         "pairs' correlation": ("aligned", "own"),
         "modality told": ("aligned", "origin"),
         "shared factors from `shared`": ("factors", "shared -> shared"),
+        "shared factors from `ehr_distinct`": ("factors", "ehr_distinct -> shared"),
         "EHR-only from `ehr_shared`": ("factors", "ehr_shared -> EHR-only"),
+        "shared factors from `cxr_distinct`": ("factors", "cxr_distinct -> shared"),
+        "CXR-only from `cxr_shared`": ("factors", "cxr_shared -> CXR-only"),
     }
     lines = _head("first hospital", shown)
     for name, title in names.items():
@@ -182,7 +217,7 @@ def ablation_table(hospital: Mapping[str, Measured], names: Mapping[str, str]) -
 
 
 def figures(measured: Mapping[str, Hospitals], titles: Mapping[str, str], out: Path) -> None:
-    """Write `missing.svg` and `weights.svg`: what predictions lose, and how well weights follow the truth."""
+    """Write `claims-missing`, what predictions lose, and `claims-weights`, how weights follow the truth."""
     write_figure(missing_figure(measured, titles), out, "claims-missing")
     write_figure(weights_figure(measured, titles), out, "claims-weights")
 

@@ -23,6 +23,7 @@ from drfuse.inference import Predictor
 from drfuse.reproduce.representations import FOLDS, probe_origin
 from drfuse.run import Predictions, Run
 from drfuse.simulate import Disease, Reader, Truth
+from drfuse.simulate.entangled import EntangledDisease
 from drfuse.subsets import Subset
 
 N_RESAMPLES = 500
@@ -41,7 +42,8 @@ class Measured:
     """What was measured of one run on one hospital.
 
     Attributes:
-        numbers: By part (`prauc`, `missing`, `weights`, `aligned`, `factors`, `calibration`) and name.
+        numbers: By part (`prauc`, `missing`, `products`, `weights`, `aligned`, `factors`, `calibration`) and
+            name.
         praucs: By test set (`matched`, `gone`, `full`), the macro PRAUC with its resamples, the same
             ones for all runs of a hospital.
     """
@@ -66,6 +68,7 @@ def measure_run(run: Path, hospital: Path, cohort: Cohort, seed: int) -> Measure
     numbers = {
         "prauc": {name: float(one.values[0]) for name, one in praucs.items()},
         "missing": _missing(predictions, matched),
+        "products": _by_product(praucs["matched"], truth.disease) if "matched" in praucs else {},
         "weights": _weights(predictions, truth, matched),
         "calibration": _calibration(predictions, matched),
         **_representations(run, cohort, hospital),
@@ -93,6 +96,7 @@ def measure_perfect(hospital: Path, cohort: Cohort, seed: int) -> dict[str, Meas
         praucs = _praucs(one, seed)
         numbers = {
             "prauc": {key: float(of.values[0]) for key, of in praucs.items()},
+            "products": _by_product(praucs["matched"], truth.disease),
             "factors": _knowable_factors(tested, *readings),
         }
         found[name] = Measured(numbers, praucs)
@@ -123,6 +127,17 @@ def _praucs(predictions: Predictions, seed: int) -> dict[str, SeededPrauc]:
         subjects = predictions.stays["subject_id"].to_numpy()[rows]
         found[name] = seeded_prauc(predictions.labels[rows], [logits[rows]], subjects, N_RESAMPLES, seed)
     return found
+
+
+def _by_product(prauc: SeededPrauc, disease: Disease) -> dict[str, float]:
+    """Return the mean PRAUC of the phenotypes that need a product of both modalities, and of the others."""
+    if not isinstance(disease, EntangledDisease):
+        return {}
+    needs_both, of_label = disease.products != 0, prauc.label_values[0]
+    return {
+        "a product of both modalities": float(np.nanmean(of_label[needs_both])),
+        "no product": float(np.nanmean(of_label[~needs_both])),
+    }
 
 
 def _missing(predictions: Predictions, rows: NDArray[np.bool_]) -> dict[str, float]:

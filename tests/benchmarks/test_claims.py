@@ -8,11 +8,12 @@ import pytest
 import yaml
 from scipy.stats import spearmanr
 
-from benchmarks.claim_tables import OURS, figures, gain, report
+from benchmarks.claim_tables import OURS, figures, fusion_table, gain, report
 from benchmarks.claims import ABLATIONS, SYSTEMS, claims
 from benchmarks.truths import (
     PARTS,
     Measured,
+    _by_product,
     correlations,
     factor_groups,
     measure_perfect,
@@ -27,6 +28,7 @@ from drfuse.evaluation import evaluate_test_set, seeded_prauc
 from drfuse.reproduce.systems import paper_systems
 from drfuse.run import Predictions
 from drfuse.simulate import KINDS, Truth
+from drfuse.simulate.entangled import EntangledDisease
 
 TITLES = {"drfuse": "DrFuse", "late-fusion": "late fusion", OURS: "additive evidence"}
 
@@ -47,6 +49,7 @@ def made_up(seed: int, gain: float = 0.0) -> Measured:
             for said in ("advantage", "own", "knowable")
             for key in ("pooled", "between", "within phenotypes", "within stays")
         },
+        "products": {"a product of both modalities": 0.4, "no product": 0.5},
         "calibration": {"both": 0.01, "EHR alone": 0.02, "radiograph alone": 0.03},
         "aligned": {"own": 0.5, "others": 0.0, "origin": 0.9},
         "factors": {
@@ -81,7 +84,7 @@ def test_every_number_is_shown(measured: dict[str, list[dict[str, Measured]]], t
     ):
         assert said in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert min(widths) >= 4
+    assert min(widths) >= 3
     figures(measured, TITLES, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         f"claims-{what}.{kind}" for what in ("missing", "weights") for kind in ("svg", "png")
@@ -115,6 +118,19 @@ def test_a_gain_is_paired_by_hospital(measured: dict[str, list[dict[str, Measure
     ]
     assert better.value == pytest.approx(np.mean(of_hospitals))
     assert better.p < 0.05
+
+
+def test_every_fusion_is_held_against_what_does_not_fuse(
+    measured: dict[str, list[dict[str, Measured]]],
+) -> None:
+    hospitals = measured["independent"]
+    head, _, *rows, _ = fusion_table(hospitals, TITLES)
+    assert head.endswith("| late fusion |")
+    assert [row.split("|")[1].strip() for row in rows] == ["DrFuse", "additive evidence"]
+    for row, name in zip(rows, ("drfuse", OURS), strict=True):
+        spread = gain(hospitals, name, "late-fusion", "matched")
+        assert spread is not None
+        assert f"| {spread.estimate(bounded=False).value:+.3f} (" in row
 
 
 def test_correlations_are_spearman_s() -> None:
@@ -198,3 +214,15 @@ def test_the_benchmark_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert len(trained) == len(systems)
     assert claims(out, tmp_path / "small.yaml", systems=systems, **options) == text  # type: ignore[arg-type]
     assert trained == {path: path.stat().st_mtime_ns for path in trained}
+
+
+def test_phenotypes_with_a_product_are_told_from_the_others() -> None:
+    disease = EntangledDisease.load()
+    labels = (np.random.default_rng(0).random((300, len(disease.phenotypes))) < 0.3).astype(np.uint8)
+    prauc = seeded_prauc(labels, [np.where(labels, 1.0, 0.0)], np.arange(300), 10, 0)
+    assert _by_product(prauc, disease) == {"a product of both modalities": 1.0, "no product": 1.0}
+    needs_both = disease.products != 0
+    one_sided = seeded_prauc(labels, [np.where(needs_both, 1 - labels, labels)], np.arange(300), 10, 0)
+    found = _by_product(one_sided, disease)
+    assert found["a product of both modalities"] < found["no product"] == 1.0
+    assert _by_product(prauc, KINDS["independent"].load()) == {}
