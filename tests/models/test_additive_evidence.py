@@ -56,7 +56,7 @@ def test_logits_are_the_sum_of_the_evidence_that_is_there() -> None:
     torch.testing.assert_close(model(batch.matched_without_cxr()).logits, without)
 
 
-def test_the_loss_trains_every_subset_over_the_stays_that_have_it() -> None:
+def test_the_loss_trains_what_is_there_and_every_smaller_subset() -> None:
     model, batch = tiny(alignment="none"), make_batch(cxr_of=(1, 3))
     output = model(batch)
     h, labels = output.representations, batch.labels

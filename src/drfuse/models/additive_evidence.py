@@ -66,8 +66,8 @@ class AdditiveEvidence(FusionModel):
 
     with products and quotients taken for each dimension: mu_S is the mean of a Gaussian with a standard
     normal prior. A modality that is absent adds neither a term nor precision, so no value stands for it.
-    The loss is the cross entropy of l_S for every subset S of the modalities, over the stays that have it,
-    and the alignment and disentanglement losses below.
+    The loss is the cross entropy of l_S with S what each stay has, that of l_S for every smaller subset S of
+    the modalities, over the stays that have it, and the alignment and disentanglement losses below.
 
     `modality_weights` are not attention, and no gradient flows through them. With p the predicted
     probability, and p_k that of the bias and one part alone (distinct or shared), the weights are the softmax
@@ -137,16 +137,16 @@ class AdditiveEvidence(FusionModel):
         (ehr,) = self.ehr_encoder(batch.ehr, batch.n_hours)
         encoded = {"ehr": ehr, "cxr": self.cxr_encoder(batch)}
         evidence = {name: self.evidence[name](one) for name, one in encoded.items()}
-        parts = self._parts(evidence, batch)
-        logits = self.bias + torch.stack([*parts.values()]).sum(dim=0)
-        representations = {"shared": self._pool(evidence, batch)}
+        shared = self._pool(evidence, batch)
+        parts = self._parts(evidence, shared, batch)
+        representations = {"shared": shared}
         for name, one in evidence.items():
             representations |= {
                 f"{name}_shared": one.mean,
                 f"{name}_precision": one.precision,
                 f"{name}_distinct": one.distinct,
             }
-        return FusionOutput(logits, self._weigh(parts, batch), representations)
+        return FusionOutput(self._sum(parts), self._weigh(parts, batch), representations)
 
     def loss(self, output: FusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return `total` and its parts without their weights.
@@ -159,8 +159,7 @@ class AdditiveEvidence(FusionModel):
         parts = {"prediction": mean_cross_entropy(output.logits, batch.labels)}
         if self.subsets == "every":
             for subset in _proper_subsets(evidence):
-                chosen = {name: evidence[name] for name in subset}
-                logits = self.bias + torch.stack([*self._parts(chosen, batch).values()]).sum(dim=0)
+                logits = self._logits_of({name: evidence[name] for name in subset}, batch)
                 rows = _rows_of(subset, batch)
                 parts[f"only_{'_'.join(subset)}"] = mean_cross_entropy(logits[rows], batch.labels[rows])
         if self.alignment != "none":
@@ -180,8 +179,7 @@ class AdditiveEvidence(FusionModel):
     def logits_without_ehr(self, batch: Batch, mean_hour: Tensor) -> Tensor:  # noqa: ARG002
         """Return the logits (M, C) of the radiographs alone: l_S of S = {CXR}."""
         cxr = self.evidence["cxr"](self.cxr_encoder(batch))
-        parts = self._parts({"cxr": cxr}, batch)
-        return (self.bias + torch.stack([*parts.values()]).sum(dim=0))[batch.cxr_of]
+        return self._logits_of({"cxr": cxr}, batch)[batch.cxr_of]
 
     def shared_encoders(self) -> SharedEncoders:
         """Return the encoders."""
@@ -194,9 +192,16 @@ class AdditiveEvidence(FusionModel):
             for name in self.evidence
         }
 
-    def _parts(self, evidence: Mapping[str, Evidence], batch: Batch) -> dict[str, Tensor]:
+    def _logits_of(self, evidence: Mapping[str, Evidence], batch: Batch) -> Tensor:
+        """Return l_S (B, C) of the modalities that are given."""
+        return self._sum(self._parts(evidence, self._pool(evidence, batch), batch))
+
+    def _sum(self, parts: Mapping[str, Tensor]) -> Tensor:
+        return self.bias + torch.stack([*parts.values()]).sum(dim=0)
+
+    def _parts(self, evidence: Mapping[str, Evidence], shared: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the logits (B, C): `shared`, and each modality's distinct one by its name."""
-        parts = {"shared": self.shared_head(self._pool(evidence, batch))}
+        parts = {"shared": self.shared_head(shared)}
         for name, one in evidence.items():
             parts[name] = _at_rows(self.distinct_heads[name](one.distinct), name, batch)
         return parts
@@ -249,8 +254,8 @@ def _proper_subsets(names: Iterable[str]) -> Sequence[tuple[str, ...]]:
 
 def _rows_of(subset: Iterable[str], batch: Batch) -> Tensor:
     """Return the rows of the stays that have every modality of a subset."""
-    everyone = torch.arange(len(batch), device=batch.cxr_of.device)
-    return batch.cxr_of if "cxr" in subset else everyone
+    has = {"ehr": torch.ones_like(batch.has_cxr), "cxr": batch.has_cxr}
+    return torch.stack([has[name] for name in subset]).all(dim=0).nonzero()[:, 0]
 
 
 def _at_rows(values: Tensor, modality: str, batch: Batch) -> Tensor:
