@@ -21,7 +21,8 @@ _ROOT, _TESTS = Path(__file__).parents[1], "tests/reliability"
 _HEAD = """\
 # What drfuse promises when things go wrong
 
-Written by `make faults` on {day}; no number is typed by hand. [Security](security.md) says
+Written on {day} by `{command}`;
+no number is typed by hand. [Security](security.md) says
 what drfuse protects you from.
 
 ## Promises
@@ -38,7 +39,7 @@ _HOW = """\
 Each file of a small hospital, cohort and run is changed at random: bits, bytes, numbers and words, and pieces
 that are cut, doubled or lost; seed {seed}. Runs and checkpoints have no sums here, so that the damage reaches
 what reads them. *Refused*: by one sentence. *Read*: the file may hold that, or its rows are left out and
-counted. `python -m tests.reliability.fuzz FILE` looks for more, with Atheris (`pip install drfuse[fuzz]`)."""
+counted. `python -m tests.reliability.fuzz FILE` looks for more, with Atheris (`pip install '.[fuzz]'`)."""
 
 
 def reliability(
@@ -64,9 +65,12 @@ def reliability(
             subprocess.run([sys.executable, "-m", "benchmarks.faults", *options], check=True, cwd=_ROOT)
         of_commands = Report.read(saved)
         of_files = damage(Path(scratch, "files"), inputs_per_file, seed)
-    sections = (f"{of_commands.markdown()}\n\n`python -m benchmarks.faults`", of_files.markdown())
+    sections = (of_commands.markdown(), of_files.markdown())
+    options = {"faults-per-command": faults_per_command, "inputs-per-file": inputs_per_file, "seed": seed}
+    words = " ".join(f"--{name}={value}" for name, value in options.items())
     text = _HEAD.format(
         day=date.today().isoformat(),
+        command=f"python -m benchmarks.reliability --out docs/reliability.md {words}",
         promises=markdown_table(promises()),
         sections="\n\n".join(sections),
     )

@@ -422,5 +422,5 @@ def test_ray_predicts_the_same(run: Specify, small_cohort: Path, tmp_path: Path)
 
 def test_ray_that_is_not_there_is_named(run: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"--ray needs Ray; install it with: pip install 'drfuse\[ray\]'"):
+    with pytest.raises(InputError, match=r"--ray needs Ray; install it with `pip install '\.\[ray\]'`"):
         train_all([run()], ray=True)

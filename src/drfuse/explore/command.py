@@ -31,7 +31,9 @@ def explore(what: Path, cohort: Path | None = None, port: int = 0, model: str | 
             `explore` is not installed.
     """
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
-        raise InputError(f"{missing[0]} is not installed; run `pip install 'drfuse[explore]'`")
+        raise InputError(
+            f"{missing[0]} is not installed; run `pip install '.[explore]'` in drfuse's checkout"
+        )
     if not 0 <= port <= 65535:
         raise InputError(f"port is {port}; expected 0 to 65535")
     import uvicorn

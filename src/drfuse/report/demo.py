@@ -171,5 +171,5 @@ def _further(folder: Path) -> Section:
         "further",
         "Look further",
         f"Every stay, its record, radiograph and predictions: drfuse explore {shlex.quote(str(folder))}\n\n"
-        "It needs the extra: pip install 'drfuse[explore]'",
+        "It needs the extra: pip install '.[explore]', in drfuse's checkout",
     )

@@ -335,7 +335,9 @@ def _on_ray(
     try:
         import ray
     except ImportError as error:
-        raise InputError("--ray needs Ray; install it with: pip install 'drfuse[ray]'") from error
+        raise InputError(
+            "--ray needs Ray; install it with `pip install '.[ray]'` in drfuse's checkout"
+        ) from error
     try:
         if isinstance(address, str) and ":" in address:  # Ray itself would keep trying for minutes
             host, _, port = address.removeprefix("ray://").rpartition(":")

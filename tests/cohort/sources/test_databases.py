@@ -405,7 +405,7 @@ def test_a_driver_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "py4j.protocol", None)
-    with pytest.raises(MissingInputError, match=rf"pip install 'drfuse\[{scheme}\]'"):
+    with pytest.raises(MissingInputError, match=rf"pip install '\.\[{scheme}\]'"):
         open_source(f"{scheme}://localhost:7077/mimic", Store().connect())
 
 

@@ -371,4 +371,6 @@ def literal_table(columns: Mapping[str, Sequence[float]], types: Mapping[str, st
 
 def missing_driver(extra: str) -> MissingInputError:
     """Return the error that tells the user to install an extra."""
-    return MissingInputError(f"this database's driver is not installed; run pip install 'drfuse[{extra}]'")
+    return MissingInputError(
+        f"this database's driver is not installed; run `pip install '.[{extra}]'` in drfuse's checkout"
+    )
