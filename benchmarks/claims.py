@@ -11,7 +11,7 @@ interrupted, and writes `DIR/claims.json`, `DIR/claims.md` and two figures; `doc
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from benchmarks.truths import Measured, measure_perfect, measure_run
 from drfuse import __version__
 from drfuse.data import Cohort
 from drfuse.errors import InputError
+from drfuse.logs import tracked
 from drfuse.reproduce.plan import OWN_OPTIONS
 from drfuse.reproduce.systems import System, paper_systems
 from drfuse.simulate import Kind
 from drfuse.training import TrainOptions
-from drfuse.training.matrix import RunSpec, specify, train_all
+from drfuse.training.matrix import RunSpec, specify, spread, train_all
 
 SYSTEMS = (
     "logistic-ehr",
@@ -115,13 +116,23 @@ def claims(
     every = [spec for of_kind in specs.values() for of_seed in of_kind.values() for spec in of_seed.values()]
     if failed := train_all(every, workers):
         raise InputError(f"{len(failed)} runs failed, the first of them {failed[0]}")
-    measured: dict[str, list[dict[str, Measured]]] = {}
-    for kind in kinds:
-        measured[kind] = []
-        for seed, of_seed in specs[kind].items():
-            hospital, cohort = out / f"{kind}-{seed}" / "hospital", cohorts[kind, seed]
-            found = {name: measure_run(spec.folder, hospital, cohort, seed) for name, spec in of_seed.items()}
-            measured[kind].append(found | measure_perfect(hospital, cohort, seed))
+    hospitals = {(kind, seed): out / f"{kind}-{seed}" / "hospital" for kind, seed in cohorts}
+    jobs = [
+        _Job(kind, name, spec.folder, hospitals[kind, seed], cohorts[kind, seed], seed)
+        for kind, of_kind in specs.items()
+        for seed, of_seed in of_kind.items()
+        for name, spec in of_seed.items()
+    ]
+    done = spread(_measure, jobs, workers, ray=False)
+    found = {(job.kind, job.seed, job.name): one for job, one in tracked(done, "measuring", total=len(jobs))}
+    measured = {
+        kind: [
+            {name: found[kind, seed, name] for name in of_seed}
+            | measure_perfect(hospitals[kind, seed], cohorts[kind, seed], seed)
+            for seed, of_seed in of_kind.items()
+        ]
+        for kind, of_kind in specs.items()
+    }
     (out / "claims.json").write_text(json.dumps(_numbers(measured), indent=1) + "\n", encoding="utf-8")
     titles = {system.name: system.title for system in chosen}
     settings = {"stays": stays, "cxr_rate": cxr_rate, "image_size": image_size, "seeds": list(seeds)}
@@ -130,6 +141,22 @@ def claims(
     (out / "claims.md").write_text(text, encoding="utf-8")
     figures(measured, titles, out)
     return text
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run to measure: its hospital's kind and seed, its name, its folder, and what it is measured on."""
+
+    kind: str
+    name: str
+    run: Path
+    hospital: Path
+    cohort: Cohort
+    seed: int
+
+
+def _measure(job: _Job) -> Measured:
+    return measure_run(job.run, job.hospital, job.cohort, job.seed)
 
 
 def _specify(system: System, cohort: Cohort, runs: Path, shared: Mapping[str, Any], seed: int) -> RunSpec:

@@ -66,8 +66,8 @@ def reliability(
         of_commands = Report.read(saved)
         of_files = damage(Path(scratch, "files"), inputs_per_file, seed)
     sections = (of_commands.markdown(), of_files.markdown())
-    options = {"faults-per-command": faults_per_command, "inputs-per-file": inputs_per_file, "seed": seed}
-    words = " ".join(f"--{name}={value}" for name, value in options.items())
+    counts = {"faults-per-command": faults_per_command, "inputs-per-file": inputs_per_file, "seed": seed}
+    words = " ".join(f"--{name}={value}" for name, value in counts.items())
     text = _HEAD.format(
         day=date.today().isoformat(),
         command=f"python -m benchmarks.reliability --out docs/reliability.md {words}",
