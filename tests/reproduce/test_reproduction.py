@@ -253,7 +253,7 @@ def test_table_1_trains_nothing(small_cohort: Path, tmp_path: Path, trained: lis
     assert found.report == tmp_path / "out" / "report-table1.html"
     assert sections_of(found.report) == ["table1", "settings"]
     runs = pl.read_csv(tmp_path / "out" / "runs-table1.csv")
-    assert (runs.height, runs.columns[:2]) == (0, ["system", "train_on"])
+    assert (runs.height, runs.columns[:2]) == (0, ["system", "title"])
 
 
 def test_a_users_own_system_of_another_task_in_groups(small_cohort: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def reproduce(
     """
     check_n_resamples(n_resamples)
     if not seeds:
-        raise InputError("seeds is empty; expected at least one")
+        raise InputError("seeds is empty; expected at least one seed")
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
     options = options.changed(**changes)
