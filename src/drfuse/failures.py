@@ -42,7 +42,7 @@ def explained_failures(program: str, console: Console, debug: bool = False) -> I
     Raises:
         SystemExit: With exit code 2 after an error, 130 after SIGINT and 143 after SIGTERM.
     """
-    with _interrupting_sigterm() as received:
+    with _interrupting_sigterm() as received, _silent_threads_on_a_full_disk():
         try:
             yield
         except KeyboardInterrupt:
@@ -60,6 +60,22 @@ def explained_failures(program: str, console: Console, debug: bool = False) -> I
             if shown := traceback_of(error) if debug else own:
                 console.print(shown, markup=False, highlight=False, soft_wrap=True)
             raise SystemExit(2) from None
+
+
+@contextmanager
+def _silent_threads_on_a_full_disk() -> Iterator[None]:
+    """Show no traceback of a thread that a full disk ended, such as TensorBoard's: the command says why."""
+    before = threading.excepthook
+
+    def show(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is None or not is_full_disk(arguments.exc_value):
+            before(arguments)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _sentence(error: Exception) -> str | None:
