@@ -365,8 +365,8 @@ Each command runs on a simulated hospital of 100 stays: undisturbed, twice; then
 each kind, seed {seed}. *Operations*: those that change the folder that it runs in, as an audit hook of Python
 sees them. *Old*, *new*, *unfinished*: what lies there after the fault, to the byte; what is unfinished lacks
 the file that marks a finished output. Then the same command runs again. *Same*: what is there then is, to the
-byte, what the undisturbed command leaves (it may say that this exists); not compared are {varies}. *Lost*: the
-second command fails or makes other bytes, or what lay there after the fault was neither old nor new. *Left
+byte, what the undisturbed command leaves (it may say that this exists); not compared are {varies}. *Lost*:
+the second command fails or makes other bytes, or what lay there after the fault was neither old nor new. *Left
 over*: a temporary file is there after an end that was not a kill, or after the second command. *Not said*: a
 command that was not killed did not end with its sentence."""
 
