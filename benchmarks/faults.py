@@ -366,9 +366,9 @@ each kind, seed {seed}. *Operations*: those that change the folder that it runs 
 sees them. *Old*, *new*, *unfinished*: what lies there after the fault, to the byte; what is unfinished lacks
 the file that marks a finished output. Then the same command runs again. *Same*: what is there then is, to the
 byte, what the undisturbed command leaves (it may say that this exists); not compared are {varies}. *Lost*:
-the second command fails or makes other bytes, or what lay there after the fault was neither old nor new. *Left
-over*: a temporary file is there after an end that was not a kill, or after the second command. *Not said*: a
-command that was not killed did not end with its sentence."""
+the second command fails or makes other bytes, or what lay there after the fault was neither old nor new.
+*Left over*: a temporary file is there after an end that was not a kill, or after the second command. *Not said*:
+a command that was not killed did not end with its sentence."""
 
 
 def faults(
