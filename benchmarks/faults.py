@@ -367,8 +367,8 @@ sees them. *Old*, *new*, *unfinished*: what lies there after the fault, to the b
 the file that marks a finished output. Then the same command runs again. *Same*: what is there then is, to the
 byte, what the undisturbed command leaves (it may say that this exists); not compared are {varies}. *Lost*:
 the second command fails or makes other bytes, or what lay there after the fault was neither old nor new.
-*Left over*: a temporary file is there after an end that was not a kill, or after the second command. *Not said*:
-a command that was not killed did not end with its sentence."""
+*Left over*: a temporary file is there after an end that was not a kill, or after the second command.
+*Not said*: a command that was not killed did not end with its sentence."""
 
 
 def faults(
