@@ -52,7 +52,7 @@ def tracked(
     Args:
         items: The items.
         title: What is done with them.
-        total: Their number, if they have no length.
+        total: How many there are; needed for a generator, which has no length.
         shown: Whether to show the bar.
     """
     with progress_bars(shown=shown) as progress:

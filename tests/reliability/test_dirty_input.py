@@ -4,7 +4,6 @@ import gzip
 import json
 import logging
 import os
-import re
 import shutil
 import traceback
 from collections.abc import Callable
@@ -82,15 +81,12 @@ def told(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) ->
 
 
 def assert_no_patient(said: str, folder: Path) -> None:
-    """Check that no id and no cell of a hospital's tables is in what was said, as a word of its own."""
+    """Check that no id and no cell of a hospital's tables is in what was said."""
     said = said.replace(str(folder), "")
     for table in (*folder.glob("mimic-*/**/*.csv"), *folder.glob("codes.csv")):
         lines = table.read_bytes().decode("utf-8", "replace").split("\n")[1:]
         cells = {cell.strip('" \0') for line in lines for cell in line.split(",")}
-        # within a longer number it is the address of an object in a log, by chance
-        assert not [
-            cell for cell in cells if len(cell) > 4 and re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", said)
-        ]
+        assert not [cell for cell in cells if len(cell) > 4 and cell in said]
 
 
 def becomes(file: str, content: str | bytes) -> Change:

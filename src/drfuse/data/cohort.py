@@ -300,7 +300,7 @@ def _reopen(folder: Path, fingerprint: str) -> Cohort:
 
 
 def _columns_of(path: Path) -> list[str]:
-    """Return the names of a Parquet file's columns; a bracket in the path is no pattern."""
+    """Return the names of a Parquet file's columns, also where the path has brackets."""
     return pl.scan_parquet(path, glob=False).collect_schema().names()
 
 

@@ -227,7 +227,7 @@ def explanation_page(explanation: "Explanation", figures: dict[str, tuple[str, F
 
 
 def explanation_sections(explanation: "Explanation", figures: dict[str, tuple[str, Figure]]) -> list[Section]:
-    """Return the parts of the page."""
+    """Return the sections of the page, which the demo's page shows as well."""
     sections = [
         Section(
             "modalities",
